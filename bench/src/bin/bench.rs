@@ -1,0 +1,123 @@
+//! `keyrelay-bench`: measures the released `keyrelay` binary and prints what it found.
+//!
+//! Started by `cargo xtask bench`, which builds all three binaries beside each other first.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, ValueEnum};
+use keyrelay_bench::report::{Report, Table};
+use keyrelay_bench::runs::{self, Setting};
+
+/// Measure the keyrelay binary beside the floor, on this machine.
+#[derive(Parser)]
+struct Arguments {
+    /// The runs to make; all but `floor` when none is named.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Run>,
+    /// Rounds of each measurement.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    rounds: u8,
+    /// Length of one measurement, in seconds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=60))]
+    seconds: u8,
+    /// Numbers of connections for the grants.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64])]
+    connections: Vec<usize>,
+    /// Numbers of client applications in the database for the run over sizes.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 10_000, 1_000_000])]
+    clients: Vec<u64>,
+    /// Also write the report to this file, as Markdown.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Where the databases are made, on a disk and not in memory; beside this program when not given.
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+    /// The binary to measure; the one beside this program when not given.
+    #[arg(long)]
+    keyrelay: Option<PathBuf>,
+    /// The floor; the one beside this program when not given.
+    #[arg(long)]
+    floor: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Run {
+    /// Grants a second, beside the floor.
+    Grants,
+    /// Rotations a second, beside raw commits of the same file.
+    Rotations,
+    /// Time to the first healthy answer.
+    Startup,
+    /// Memory and grants with few and many client applications.
+    Sizes,
+    /// The floor alone.
+    Floor,
+}
+
+const ALL: [Run; 4] = [Run::Grants, Run::Rotations, Run::Startup, Run::Sizes];
+
+impl Run {
+    fn make(self, setting: &Setting) -> Result<Table> {
+        match self {
+            Self::Grants => runs::grants::run(setting),
+            Self::Rotations => runs::rotations::run(setting),
+            Self::Startup => runs::startup::run(setting),
+            Self::Sizes => runs::sizes::run(setting),
+            Self::Floor => runs::grants::run_floor(setting),
+        }
+    }
+
+    fn needs_product(self) -> bool {
+        self != Self::Floor
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let chosen = if arguments.only.is_empty() { ALL.to_vec() } else { arguments.only.clone() };
+    let setting = setting(&arguments, &chosen)?;
+    let mut report = Report::new();
+    println!("{}\n", report.machine);
+    for run in chosen {
+        let table = run.make(&setting)?;
+        println!("{table}");
+        report.tables.push(table);
+    }
+    if let Some(file) = &arguments.markdown {
+        std::fs::write(file, report.markdown()).context("writing the Markdown file")?;
+    }
+    Ok(())
+}
+
+fn setting(arguments: &Arguments, chosen: &[Run]) -> Result<Setting> {
+    let keyrelay = match &arguments.keyrelay {
+        Some(path) => path.clone(),
+        None => runs::sibling("keyrelay")?,
+    };
+    ensure!(
+        keyrelay.is_file() || !chosen.iter().any(|run| run.needs_product()),
+        "there is no keyrelay binary to measure; build it with --release, or name it with --keyrelay"
+    );
+    let floor = match &arguments.floor {
+        Some(path) => path.clone(),
+        None => runs::sibling("keyrelay-floor")?,
+    };
+    let scratch = match &arguments.scratch {
+        Some(path) => path.clone(),
+        None => runs::sibling("bench-scratch")?,
+    };
+    std::fs::create_dir_all(&scratch).context("making the folder for the databases")?;
+    let absolute = |path: PathBuf| std::path::absolute(path).context("finding a path");
+    Ok(Setting {
+        keyrelay: absolute(keyrelay)?,
+        floor: absolute(floor)?,
+        scratch: absolute(scratch)?,
+        rounds: usize::from(arguments.rounds),
+        duration: Duration::from_secs(u64::from(arguments.seconds)),
+        connections: arguments.connections.clone(),
+        clients: arguments.clients.clone(),
+    })
+}

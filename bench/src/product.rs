@@ -1,0 +1,311 @@
+//! The product as a user runs it: the released binary, its data directory, and the calls the runs need to make.
+//!
+//! Everything goes through the front door (command line and HTTP), so a figure here is a figure a user would see.
+//! Secrets live only in memory here, and are part of no error text and no report.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::clock;
+use crate::http::{self, Target};
+use crate::load::Source;
+use crate::process::{Server, tail};
+
+const TOKEN_PATH: &str = "/oauth2/token";
+const FORM: &str = "application/x-www-form-urlencoded";
+/// How long making the clients of one database may take.
+const SEED_WAIT: Duration = Duration::from_mins(30);
+
+/// An installation: the binary and a data directory of its own, removed when the value goes.
+#[derive(Debug)]
+pub struct Installation {
+    binary: PathBuf,
+    dir: TempDir,
+}
+
+/// The id and secret of a client application. No `Debug`, so that no report can print one.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Credentials {
+    /// The id, not a secret.
+    pub client_id: String,
+    /// The secret, in clear.
+    pub client_secret: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Bootstrap {
+    project_id: String,
+    #[serde(flatten)]
+    credentials: Credentials,
+}
+
+#[derive(Deserialize)]
+struct Seeded {
+    clients: Vec<Credentials>,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    access_token: String,
+}
+
+#[derive(Deserialize)]
+struct Created {
+    id: String,
+    secret: String,
+}
+
+/// The Super Admin of a running installation.
+pub struct Admin {
+    target: Target,
+    project_id: String,
+    authorization: String,
+}
+
+impl Installation {
+    /// A new, empty installation in `scratch`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(binary: &Path, scratch: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("keyrelay-bench-")
+            .tempdir_in(scratch)
+            .context("making a data directory")?;
+        Ok(Self { binary: binary.to_owned(), dir })
+    }
+
+    /// Starts the server on a free port.
+    ///
+    /// # Errors
+    /// When it does not become healthy.
+    pub fn start(&self) -> Result<Server> {
+        let mut command = self.command();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
+        command.arg(self.data_dir());
+        Server::start(command, &self.log())
+    }
+
+    /// Makes `clients` client applications in the database, with the server stopped, and returns up to 64 of them.
+    ///
+    /// # Errors
+    /// When the binary has no `seed` command, fails, or takes longer than half an hour.
+    pub fn seed(&self, clients: u64) -> Result<Vec<Credentials>> {
+        let samples = self.dir.path().join("samples.json");
+        let mut command = self.command();
+        command.args(["seed", "--clients", &clients.to_string(), "--data-dir"]);
+        command
+            .arg(self.data_dir())
+            .stdin(Stdio::null())
+            .stdout(File::create(&samples)?)
+            .stderr(File::create(self.log())?);
+        let mut child = command.spawn().context("starting `keyrelay seed`")?;
+        let start = clock::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if clock::since(start) > SEED_WAIT {
+                kill_process(Pid::from_child(&child), Signal::TERM)?;
+                child.wait()?;
+                bail!("`keyrelay seed` took longer than {} seconds", SEED_WAIT.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        ensure!(
+            status.success(),
+            "`keyrelay seed` ended with {status}; its log ends with:\n{}",
+            tail(&self.log())
+        );
+        let text = std::fs::read_to_string(&samples)?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with('{'))
+            .context("`keyrelay seed` printed no line of JSON")?;
+        let seeded: Seeded = serde_json::from_str(line).context("reading what `keyrelay seed` printed")?;
+        ensure!(!seeded.clients.is_empty(), "`keyrelay seed` named no client");
+        Ok(seeded.clients)
+    }
+
+    /// Signs in as the client application that the first start made.
+    ///
+    /// # Errors
+    /// When there is no `bootstrap.json`, or the grant is refused.
+    pub fn admin(&self, server: &Server) -> Result<Admin> {
+        let text = std::fs::read(self.data_dir().join("bootstrap.json")).context("reading bootstrap.json")?;
+        let bootstrap: Bootstrap = serde_json::from_slice(&text).context("reading bootstrap.json")?;
+        let body = bootstrap.credentials.form();
+        let answer =
+            http::request(server.target(), "POST", TOKEN_PATH, &[("content-type", FORM)], body.as_bytes())?;
+        let granted: Granted = answer.json(200).context("signing in as the Super Admin")?;
+        Ok(Admin {
+            target: server.target(),
+            project_id: bootstrap.project_id,
+            authorization: format!("Bearer {}", granted.access_token),
+        })
+    }
+
+    /// The SQLite file in the data directory.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn database(&self) -> Result<PathBuf> {
+        for entry in std::fs::read_dir(self.data_dir())? {
+            let path = entry?.path();
+            if path.is_file() && crate::commits::is_sqlite(&path)? {
+                return Ok(path);
+            }
+        }
+        bail!("there is no SQLite database in the data directory")
+    }
+
+    /// Bytes of all files in the data directory.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(self.data_dir())? {
+            bytes += entry?.metadata()?.len();
+        }
+        Ok(bytes)
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("server.log")
+    }
+
+    /// The binary without any setting of its own in the environment, and with a quiet log.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("KEYRELAY_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("KEYRELAY_LOG", "warn").current_dir(self.dir.path());
+        command
+    }
+}
+
+impl Credentials {
+    /// The body of a client credentials grant. Both values are made of characters that need no escape.
+    fn form(&self) -> String {
+        format!(
+            "grant_type=client_credentials&client_id={}&client_secret={}",
+            self.client_id, self.client_secret
+        )
+    }
+
+    /// A client credentials grant, as bytes for the wire.
+    #[must_use]
+    pub fn grant(&self, target: Target) -> Vec<u8> {
+        let headers = [("content-type", FORM)];
+        http::prepared(target, "POST", TOKEN_PATH, &headers, self.form().as_bytes())
+    }
+}
+
+impl Admin {
+    /// Creates a client application with a secret and a membership.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn create_client(&self, name: &str) -> Result<Credentials> {
+        let path = format!("/admin/projects/{}/client", self.project_id);
+        let headers = [("content-type", "application/json"), ("authorization", &self.authorization)];
+        let body = serde_json::to_vec(&serde_json::json!({ "name": name }))?;
+        let answer = http::request(self.target, "POST", &path, &headers, &body)?;
+        let created: Created = answer.json(201).context("creating a client application")?;
+        Ok(Credentials { client_id: created.id, client_secret: created.secret })
+    }
+
+    /// Rotates the secret of `client` again and again, each time with the secret that the last answer named.
+    #[must_use]
+    pub fn rotations(&self, client: Credentials) -> Rotations {
+        let mut rotations = Rotations {
+            target: self.target,
+            path: format!("/fhir/R4/ClientApplication/{}/$rotate-secret", client.client_id),
+            authorization: self.authorization.clone(),
+            secret: client.client_secret,
+            request: Vec::new(),
+        };
+        rotations.prepare();
+        rotations
+    }
+}
+
+/// A chain of rotations of one client application.
+pub struct Rotations {
+    target: Target,
+    path: String,
+    authorization: String,
+    secret: String,
+    request: Vec<u8>,
+}
+
+impl Rotations {
+    fn prepare(&mut self) {
+        let headers = [("content-type", "application/json"), ("authorization", self.authorization.as_str())];
+        let body = format!("{{\"secret\":\"{}\"}}", self.secret);
+        self.request = http::prepared(self.target, "POST", &self.path, &headers, body.as_bytes());
+    }
+}
+
+impl Source for Rotations {
+    fn request(&mut self) -> &[u8] {
+        &self.request
+    }
+
+    fn answered(&mut self, status: u16, body: &[u8]) {
+        #[derive(Deserialize)]
+        struct Rotated<'a> {
+            #[serde(borrow)]
+            secret: Cow<'a, str>,
+        }
+        if status != 200 {
+            return;
+        }
+        // An answer without a secret leaves the old one, whose next use is refused and counted.
+        if let Ok(rotated) = serde_json::from_slice::<Rotated<'_>>(body) {
+            self.secret.clear();
+            self.secret.push_str(&rotated.secret);
+            self.prepare();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_sends_the_secret_of_the_last_answer() -> Result<()> {
+        let admin = Admin {
+            target: Target::parse("http://127.0.0.1:1/")?,
+            project_id: String::new(),
+            authorization: "Bearer t".to_owned(),
+        };
+        let mut rotations =
+            admin.rotations(Credentials { client_id: "c".to_owned(), client_secret: "first".to_owned() });
+        assert!(rotations.request().ends_with(br#"{"secret":"first"}"#));
+        rotations.answered(200, br#"{"retiringSecret":"first","secret":"second"}"#);
+        assert!(rotations.request().ends_with(br#"{"secret":"second"}"#));
+        rotations.answered(400, br#"{"secret":"third"}"#);
+        assert!(rotations.request().ends_with(br#"{"secret":"second"}"#));
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! A data directory with all that belongs to it: the lock, the master key, the database.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use keyrelay_core::keyring::Keyring;
+use keyrelay_core::random::SystemEntropy;
+use keyrelay_core::time::SystemClock;
+use keyrelay_server::{App, BaseUrl, Config};
+use keyrelay_store::{DataDirLock, Store};
+use zeroize::Zeroizing;
+
+use crate::settings::Settings;
+
+/// An open installation. The lock is held as long as it lives.
+#[derive(Debug)]
+pub struct Installation {
+    /// What answers requests.
+    pub app: App,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    _lock: DataDirLock,
+}
+
+impl Installation {
+    /// Opens the data directory that the settings name; makes what is missing on a first start.
+    pub async fn open(settings: &Settings, base_url: BaseUrl) -> anyhow::Result<Self> {
+        let data_dir = settings.data_dir();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&data_dir)
+            .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+        let lock = DataDirLock::take(&data_dir)?;
+        let database = database_file(settings, &data_dir)?;
+        let keyring = keyring(settings, &data_dir, &database)?;
+        let store = Store::open_sqlite(&database)
+            .await
+            .with_context(|| format!("cannot open the database {}", database.display()))?;
+        let config = Config { base_url, secret_policy: settings.secret_policy() };
+        let app = App::start(config, store, keyring, Arc::new(SystemClock), Arc::new(SystemEntropy)).await?;
+        Ok(Self { app, data_dir, _lock: lock })
+    }
+
+    /// Where the credentials of the first client are written.
+    pub fn bootstrap_file(&self) -> PathBuf {
+        self.data_dir.join("bootstrap.json")
+    }
+}
+
+fn database_file(settings: &Settings, data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let Some(url) = &settings.database_url else { return Ok(data_dir.join("keyrelay.sqlite")) };
+    if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
+        return Ok(PathBuf::from(path));
+    }
+    // The URL may hold a password, so it is not repeated.
+    bail!("this version keeps its data in SQLite only: --database-url must be sqlite://PATH")
+}
+
+fn keyring(settings: &Settings, data_dir: &Path, database: &Path) -> anyhow::Result<Keyring> {
+    let named = settings.master_key_file.clone();
+    let path = named.clone().unwrap_or_else(|| data_dir.join("master.key"));
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => Zeroizing::new(text),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() && !database.exists() => {
+            let text = Keyring::new_file(&SystemEntropy);
+            write_private(&path, &text)?;
+            text
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+            "the master key file {} is not there; the secrets in the database cannot be used without it: put it back, \
+             or name the right one with --master-key-file",
+            path.display()
+        ),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read the master key file {}", path.display()));
+        }
+    };
+    let mode = fs::metadata(&path).map_or(0, |meta| meta.permissions().mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(file = %path.display(), "the master key file can be read by others: chmod 600 it");
+    }
+    Keyring::parse_file(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// Writes a file that only its owner can read, and makes sure that it is on the disk.
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let write = || {
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

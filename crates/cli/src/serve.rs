@@ -1,0 +1,83 @@
+//! `keyrelay serve`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use keyrelay_server::bootstrap::{FirstClient, first_start};
+use keyrelay_server::{BaseUrl, Server};
+use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
+
+use crate::installation::Installation;
+use crate::logging;
+use crate::settings::Settings;
+
+/// The flags of `keyrelay serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// The configuration file [default: ./keyrelay.toml, if it is there]
+    #[arg(long, env = "KEYRELAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the server until `SIGTERM` or `SIGINT`.
+pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let settings = args.settings.or_file(args.config.as_deref())?;
+    logging::start(&settings)?;
+    let server = Server::bind(settings.listen()?).await?;
+    let installation = Installation::open(&settings, base_url(&settings, server.address())?).await?;
+    let chosen = chosen_first_client(&settings)?;
+    let file = installation.bootstrap_file();
+    if first_start(&installation.app, chosen, &file).await? {
+        tracing::info!(file = %file.display(), "first start: the credentials of the Super Admin client are in this file");
+    }
+    let stop = stop_signal()?;
+    // One plain line on standard output, for whoever started the process and waits for it.
+    let mut out = std::io::stdout();
+    writeln!(out, "keyrelay listening on http://{}/", server.address()).and_then(|()| out.flush()).ok();
+    server.run(installation.app.clone(), stop).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The base URL that is set, or the one that the address gives.
+pub fn base_url(settings: &Settings, address: SocketAddr) -> anyhow::Result<BaseUrl> {
+    if let Some(url) = &settings.base_url {
+        return BaseUrl::parse(url).context("--base-url");
+    }
+    if address.ip().is_unspecified() {
+        tracing::warn!(
+            "listening on all addresses without --base-url: tokens will name {address} as their issuer"
+        );
+    }
+    Ok(BaseUrl::parse(&format!("http://{address}/"))?)
+}
+
+/// The credentials in the two bootstrap variables. They are variables only: flags show in lists of
+/// processes.
+fn chosen_first_client(settings: &Settings) -> anyhow::Result<Option<FirstClient>> {
+    let id = std::env::var("KEYRELAY_BOOTSTRAP_CLIENT_ID").ok();
+    let secret = std::env::var("KEYRELAY_BOOTSTRAP_CLIENT_SECRET").ok().map(Zeroizing::new);
+    match (id, secret) {
+        (Some(id), Some(secret)) => Ok(Some(FirstClient::chosen(&id, secret, settings.secret_policy())?)),
+        (None, None) => Ok(None),
+        _ => bail!("set both KEYRELAY_BOOTSTRAP_CLIENT_ID and KEYRELAY_BOOTSTRAP_CLIENT_SECRET, or neither"),
+    }
+}
+
+/// Ready when the process is asked to stop.
+pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

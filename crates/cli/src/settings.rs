@@ -1,0 +1,174 @@
+//! Where settings come from: `keyrelay.toml`, overridden by `KEYRELAY_*` variables, overridden by
+//! flags. An unknown key in the file is an error, for a setting that is misspelt is not set.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+/// The file that is read if none is named.
+const DEFAULT_FILE: &str = "keyrelay.toml";
+const DEFAULT_LISTEN: &str = "127.0.0.1:8103";
+const DEFAULT_DATA_DIR: &str = "keyrelay-data";
+const DEFAULT_LOG: &str = "info";
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which secrets may be written directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretPolicy {
+    /// At least 32 characters.
+    Strong,
+    /// Any, also short ones.
+    Any,
+}
+
+/// The settings, as flags, variables and keys of the file.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Address to listen on [default: 127.0.0.1:8103; port 0 takes a free one]
+    #[arg(long, env = "KEYRELAY_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// The URL under which clients reach this server, the issuer of its tokens [default: http://{listen}/]
+    #[arg(long, env = "KEYRELAY_BASE_URL")]
+    pub base_url: Option<String>,
+    /// Directory of the database, its lock and the master key [default: ./keyrelay-data]
+    #[arg(long, env = "KEYRELAY_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The database [default: the SQLite file in the data directory]
+    #[arg(long, env = "KEYRELAY_DATABASE_URL")]
+    pub database_url: Option<String>,
+    /// The file with the master keys [default: master.key in the data directory]
+    #[arg(long, env = "KEYRELAY_MASTER_KEY_FILE")]
+    pub master_key_file: Option<PathBuf>,
+    /// Which secrets an admin may write directly [default: strong]
+    #[arg(long, env = "KEYRELAY_SECRET_POLICY")]
+    pub secret_policy: Option<SecretPolicy>,
+    /// What is logged, as a tracing filter [default: info]
+    #[arg(long, env = "KEYRELAY_LOG")]
+    pub log: Option<String>,
+    /// How log lines look [default: pretty on a terminal, else json]
+    #[arg(long, env = "KEYRELAY_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// The keys of the file, to suggest the nearest.
+const KEYS: [&str; 8] = [
+    "listen",
+    "base_url",
+    "data_dir",
+    "database_url",
+    "master_key_file",
+    "secret_policy",
+    "log",
+    "log_format",
+];
+
+impl Settings {
+    /// Adds what the file says to what flags and variables have not set.
+    pub fn or_file(self, file: Option<&Path>) -> anyhow::Result<Self> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound && file.is_none() => return Ok(self),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let file = parse(&text).with_context(|| format!("in {}", path.display()))?;
+        Ok(Self {
+            listen: self.listen.or(file.listen),
+            base_url: self.base_url.or(file.base_url),
+            data_dir: self.data_dir.or(file.data_dir),
+            database_url: self.database_url.or(file.database_url),
+            master_key_file: self.master_key_file.or(file.master_key_file),
+            secret_policy: self.secret_policy.or(file.secret_policy),
+            log: self.log.or(file.log),
+            log_format: self.log_format.or(file.log_format),
+        })
+    }
+
+    /// The address to listen on.
+    pub fn listen(&self) -> anyhow::Result<SocketAddr> {
+        self.listen.map_or_else(|| DEFAULT_LISTEN.parse().context("the default address"), Ok)
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR))
+    }
+
+    /// What is logged.
+    pub fn log(&self) -> &str {
+        self.log.as_deref().unwrap_or(DEFAULT_LOG)
+    }
+
+    /// The secret policy, in the server's words.
+    pub fn secret_policy(&self) -> keyrelay_server::SecretPolicy {
+        match self.secret_policy {
+            Some(SecretPolicy::Any) => keyrelay_server::SecretPolicy::Any,
+            Some(SecretPolicy::Strong) | None => keyrelay_server::SecretPolicy::Strong,
+        }
+    }
+}
+
+fn parse(text: &str) -> anyhow::Result<Settings> {
+    let table: toml::Table = text.parse()?;
+    for key in table.keys() {
+        if !KEYS.contains(&key.as_str()) {
+            let near = KEYS.iter().max_by(|a, b| strsim::jaro(a, key).total_cmp(&strsim::jaro(b, key)));
+            bail!("unknown key {key:?}: did you mean {:?}?", near.unwrap_or(&KEYS[0]));
+        }
+    }
+    Ok(table.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_sets_what_flags_do_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "listen = \"127.0.0.1:1\"\nlog = \"debug\"\nsecret_policy = \"any\"\n")
+            .unwrap();
+        let flags = Settings { log: Some("warn".to_owned()), ..Settings::default() };
+        let settings = flags.or_file(Some(file.path())).unwrap();
+        assert_eq!(settings.listen().unwrap().port(), 1);
+        assert_eq!(settings.log(), "warn");
+        assert_eq!(settings.secret_policy(), keyrelay_server::SecretPolicy::Any);
+    }
+
+    #[test]
+    fn a_misspelt_key_names_the_nearest() {
+        let error = parse("listn = \"127.0.0.1:1\"").unwrap_err().to_string();
+        assert_eq!(error, "unknown key \"listn\": did you mean \"listen\"?");
+        assert!(parse("listen = \"nowhere\"").is_err());
+        assert!(parse("= 1").is_err());
+    }
+
+    #[test]
+    fn all_keys_are_known() {
+        let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\nlog = \"x\"\nlog_format = \"json\"\n";
+        assert_eq!(text.lines().count(), KEYS.len());
+        assert!(parse(text).is_ok());
+    }
+
+    #[test]
+    fn a_named_file_must_be_there() {
+        assert!(Settings::default().or_file(Some(Path::new("/nonexistent/keyrelay.toml"))).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! A client application as the token path needs it: its secrets and settings, its membership and
+//! its project, all as of one moment. [`ClientAccess::admit`] is the one place that decides whether
+//! a client may come in at all; every route that lets someone in asks it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::{ClientId, MembershipId, ProjectId};
+use crate::keyring::SecretVisibility;
+use crate::limits::{TOKEN_LIFETIME_DEFAULT, TOKEN_LIFETIME_MAX, TOKEN_LIFETIME_MIN};
+use crate::policy::{AccessPolicy, Caller, Role};
+use crate::scope::Scope;
+use crate::slots::{Presented, SecretSlots, Verified};
+
+/// All that decides whether a client gets in, read in one query.
+#[derive(Clone, Debug)]
+pub struct ClientAccess {
+    /// The client.
+    pub client: ClientId,
+    /// Its name, for people.
+    pub name: Option<String>,
+    /// Whether `ClientApplication.status` is `active`, or absent.
+    pub active: bool,
+    /// The secrets that let it in.
+    pub slots: SecretSlots,
+    /// `ClientApplication.accessTokenLifetime`.
+    pub access_token_lifetime: Option<Duration>,
+    /// `ClientApplication.grantType`; `None` where the client names none, which allows all.
+    pub grant_types: Option<Vec<String>>,
+    /// `ClientApplication.defaultScope`.
+    pub default_scope: Option<String>,
+    /// Its membership in its project, if it has one.
+    pub membership: Option<MembershipAccess>,
+    /// Its project.
+    pub project: ProjectAccess,
+}
+
+/// The part of a ProjectMembership that decides.
+#[derive(Clone, Debug)]
+pub struct MembershipAccess {
+    /// The membership.
+    pub id: MembershipId,
+    /// `ProjectMembership.active`; absent is true.
+    pub active: bool,
+    /// `ProjectMembership.admin`.
+    pub admin: bool,
+    /// The policy that the membership is under.
+    pub policy: Option<Arc<AccessPolicy>>,
+}
+
+/// The part of a Project that decides.
+#[derive(Clone, Debug)]
+pub struct ProjectAccess {
+    /// The project.
+    pub id: ProjectId,
+    /// `Project.name`.
+    pub name: Option<String>,
+    /// `Project.active`; absent is true. False once it is deleted.
+    pub active: bool,
+    /// `Project.superAdmin`.
+    pub super_admin: bool,
+    /// `Project.setting` `secretVisibility`.
+    pub secret_visibility: SecretVisibility,
+}
+
+/// A client is not let in. Why is for the log, never for the client (P5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is no such client.
+    #[error("unknown client")]
+    UnknownClient,
+    /// The presented value is none of its secrets.
+    #[error("wrong secret")]
+    WrongSecret,
+    /// `status` is not `active`.
+    #[error("client is not active")]
+    ClientOff,
+    /// It has no membership, or an inactive one.
+    #[error("no active membership")]
+    NoMembership,
+    /// Its project is inactive.
+    #[error("project is not active")]
+    ProjectOff,
+    /// Its access policy blocks the address.
+    #[error("address is blocked")]
+    AddressBlocked,
+}
+
+/// Proves a client by a presented secret. An unknown client costs the same digest and the same two
+/// comparisons as a known one (P5).
+pub fn authenticate(
+    access: Option<&ClientAccess>,
+    presented: &Presented,
+    from: IpAddr,
+) -> Result<(Caller, Verified), Refused> {
+    let Some(access) = access else {
+        let _ = SecretSlots::empty().verify(presented);
+        return Err(Refused::UnknownClient);
+    };
+    let verified = access.slots.verify(presented).ok_or(Refused::WrongSecret)?;
+    let caller = access.admit(from, verified.id, Scope::default())?;
+    Ok((caller, verified))
+}
+
+impl ClientAccess {
+    /// Lets a client in that has proved itself, by a secret now or by a token that a secret once got,
+    /// if its state, its membership and its project still allow it.
+    pub fn admit(&self, from: IpAddr, secret: crate::id::SecretId, scope: Scope) -> Result<Caller, Refused> {
+        if !self.active {
+            return Err(Refused::ClientOff);
+        }
+        let membership = self.membership.as_ref().filter(|m| m.active).ok_or(Refused::NoMembership)?;
+        if !self.project.active {
+            return Err(Refused::ProjectOff);
+        }
+        if membership.policy.as_ref().is_some_and(|policy| !policy.allows_address(from)) {
+            return Err(Refused::AddressBlocked);
+        }
+        let role = match (membership.admin, self.project.super_admin) {
+            (true, true) => Role::SuperAdmin,
+            (true, false) => Role::ProjectAdmin,
+            (false, _) => Role::Member,
+        };
+        Ok(Caller {
+            client: self.client,
+            name: self.name.clone(),
+            membership: membership.id,
+            project: self.project.id,
+            role,
+            policy: membership.policy.clone(),
+            scope,
+            secret,
+        })
+    }
+
+    /// Whether `ClientApplication.grantType` allows a grant type.
+    #[must_use]
+    pub fn allows_grant(&self, grant_type: &str) -> bool {
+        self.grant_types.as_ref().is_none_or(|allowed| allowed.iter().any(|name| name == grant_type))
+    }
+
+    /// How long an access token of this client lives.
+    #[must_use]
+    pub fn token_lifetime(&self) -> Duration {
+        self.access_token_lifetime
+            .unwrap_or(TOKEN_LIFETIME_DEFAULT)
+            .clamp(TOKEN_LIFETIME_MIN, TOKEN_LIFETIME_MAX)
+    }
+}

@@ -1,0 +1,17 @@
+//! The domain of Keyrelay, for a newcomer to read first: a client's secrets, how they move from
+//! slot to slot, who may move them, and what a FHIR resource of ours looks like. Pure values in,
+//! values out: clock and randomness are parameters, and nothing here reads a file or a socket.
+
+pub mod audit;
+pub mod client;
+pub mod fhir;
+pub mod grant;
+pub mod id;
+pub mod keyring;
+pub mod limits;
+pub mod policy;
+pub mod random;
+pub mod scope;
+pub mod secret;
+pub mod slots;
+pub mod time;

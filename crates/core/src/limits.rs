@@ -1,0 +1,77 @@
+//! Every bound of the product, in one place, with its unit in its name (promise P7).
+//! A bound that a client can meet is named in the error that the client gets.
+
+use std::time::Duration;
+
+/// Largest request body, in bytes; a larger one is answered 413.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Largest request head (request line and headers), in bytes.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Most headers in one request.
+pub const HEADERS_MAX: usize = 100;
+/// How long a client may take to send a request's head, or be idle between two requests.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to send a request's body.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long requests may take to finish after `SIGTERM`.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most connections open at once.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Longest secret that is looked at, in bytes.
+pub const SECRET_BYTES_MAX: usize = 1024;
+/// Shortest secret that an admin may write directly while the secret policy is `strong`, in characters.
+pub const SECRET_WRITTEN_CHARS_MIN: usize = 32;
+/// Digests of former secrets kept per client, newest first.
+pub const FORMER_SECRETS_MAX: i64 = 100;
+
+/// Shortest and longest lifetime of an access token.
+pub const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(1);
+/// See [`TOKEN_LIFETIME_MIN`].
+pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Lifetime of an access token where the client application names none.
+pub const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_secs(60 * 60);
+/// Longest access token that is looked at, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Tokens whose signature has been verified and is remembered.
+pub const VERIFIED_TOKENS_MAX: usize = 20_000;
+/// Longest `scope` of a token request, in bytes.
+pub const SCOPE_BYTES_MAX: usize = 2048;
+/// Most parameters in one form or query.
+pub const FORM_PARAMETERS_MAX: usize = 64;
+
+/// Reads of one kind that may wait for their turn; one more is refused with 503.
+pub const READ_QUEUE_MAX: usize = 8192;
+/// Reads answered by one query.
+pub const READ_GROUP_MAX: usize = 64;
+/// Writes that may wait for their turn; one more is refused with 503.
+pub const WRITE_QUEUE_MAX: usize = 1024;
+/// Writes made durable by one commit.
+pub const WRITE_GROUP_MAX: usize = 64;
+/// How long a request waits for the database before it is refused with 503.
+pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// `Retry-After` of a 503.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Secrets whose use is counted in memory between two flushes; what is above is summed as one.
+pub const USAGE_SECRETS_MAX: usize = 100_000;
+/// How often counted use is written down.
+pub const USAGE_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Entries in one Bundle.
+pub const BUNDLE_ENTRIES_MAX: usize = 100;
+/// Operations in one JSON Patch.
+pub const PATCH_OPERATIONS_MAX: usize = 100;
+/// Versions that one history answer lists.
+pub const HISTORY_ENTRIES_MAX: i64 = 1000;
+/// Times a change is decided again after somebody else was faster.
+pub const CONFLICT_RETRIES_MAX: usize = 100;
+
+/// Failed proofs that one address may send in a burst before it is answered 429.
+pub const FAILURES_PER_ADDRESS_MAX: u32 = 100;
+/// Failed proofs for one client id before further *failures* are answered 429; a correct secret still works.
+pub const FAILURES_PER_CLIENT_MAX: u32 = 100;
+/// How long it takes to be forgiven one failure.
+pub const FAILURE_FORGIVEN_AFTER: Duration = Duration::from_secs(1);
+/// Addresses and client ids whose failures are remembered.
+pub const FAILURE_KEYS_MAX: usize = 50_000;

@@ -1,0 +1,117 @@
+//! `POST /admin/projects/{id}/client`: makes a client application with a secret and a membership.
+
+use axum::extract::{Extension, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{Method, StatusCode};
+use keyrelay_core::fhir::{ResourceType, json};
+use keyrelay_core::id::{ProjectId, ResourceId};
+use keyrelay_core::policy::Interaction;
+use serde_json::{Map, Value};
+
+use crate::App;
+use crate::auth::{self, ClientAddress};
+use crate::error::Outcome;
+use crate::fhir::{Rendered, create_with_secret};
+use crate::headers::{FHIR_JSON, NO_STORE};
+use crate::router::read_body;
+
+/// The members of the body; `accessPolicy` goes to the membership, the others to the client.
+const MEMBERS: [&str; 7] = [
+    "name",
+    "description",
+    "redirectUri",
+    "redirectUris",
+    "accessPolicy",
+    "accessTokenLifetime",
+    "refreshTokenLifetime",
+];
+
+pub(crate) async fn create_client(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    Path(project): Path<String>,
+    request: Request,
+) -> Response {
+    match create(&app, from, &project, request).await {
+        Ok(body) => {
+            let headers = [(CONTENT_TYPE, FHIR_JSON), (CACHE_CONTROL, NO_STORE)];
+            (StatusCode::CREATED, headers, body.into_string()).into_response()
+        }
+        Err(outcome) => outcome.into_response(),
+    }
+}
+
+async fn create(
+    app: &App,
+    from: std::net::IpAddr,
+    project: &str,
+    request: Request,
+) -> Result<Rendered, Outcome> {
+    if request.method() != Method::POST {
+        return Err(Outcome::method_not_allowed("POST"));
+    }
+    let (parts, body) = request.into_parts();
+    let caller = auth::caller(app, &parts.headers, from).await?;
+    if !caller.is_admin() || !caller.may(Interaction::Create, ResourceType::ClientApplication) {
+        return Err(Outcome::forbidden("Only an admin of the project may create its clients"));
+    }
+    let body = read_body(&parts.headers, body).await?;
+    let Value::Object(body) = json::parse(&body)? else {
+        return Err(Outcome::invalid("The body must be a JSON object"));
+    };
+    let project =
+        ProjectId::parse(project).filter(|id| caller.reaches(*id)).ok_or_else(Outcome::not_found)?;
+    must_be_there(app, ResourceType::Project, project.into(), project)
+        .await
+        .ok_or_else(Outcome::not_found)?;
+    let (resource, policy) = read(body)?;
+    if let Some(policy) = policy {
+        let found = must_be_there(app, ResourceType::AccessPolicy, policy, project).await;
+        found.ok_or_else(|| {
+            Outcome::invalid_at("accessPolicy", "There is no such AccessPolicy in the project")
+        })?;
+    }
+    let extended = parts.headers.get("x-medplum").is_some_and(|value| value == "extended");
+    create_with_secret(app, &caller, project, resource, policy, from, extended).await
+}
+
+async fn must_be_there(
+    app: &App,
+    resource_type: ResourceType,
+    id: ResourceId,
+    project: ProjectId,
+) -> Option<()> {
+    let version = app.store.resource(resource_type, id).await.ok()??;
+    (!version.deleted && version.project == Some(project)).then_some(())
+}
+
+/// Reads the body as a ClientApplication and the policy of its membership.
+fn read(body: Map<String, Value>) -> Result<(Map<String, Value>, Option<ResourceId>), Outcome> {
+    let mut resource = Map::new();
+    resource.insert(
+        "resourceType".to_owned(),
+        Value::String(ResourceType::ClientApplication.as_str().to_owned()),
+    );
+    let mut policy = None;
+    for (name, value) in body {
+        if !MEMBERS.contains(&name.as_str()) {
+            return Err(Outcome::invalid(format!(
+                "The body has an unknown member; known are: {}",
+                MEMBERS.join(", ")
+            )));
+        }
+        if name == "accessPolicy" {
+            let reference = value.get("reference").and_then(Value::as_str).unwrap_or_default();
+            let id = reference.strip_prefix("AccessPolicy/").and_then(ResourceId::parse);
+            let text = "accessPolicy must be a reference of the form {\"reference\": \"AccessPolicy/[id]\"}";
+            policy = Some(id.ok_or_else(|| Outcome::invalid_at("accessPolicy", text))?);
+        } else {
+            resource.insert(name, value);
+        }
+    }
+    if resource.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return Err(Outcome::invalid_at("name", "A client application needs a name"));
+    }
+    Ok((resource, policy))
+}

@@ -1,0 +1,63 @@
+//! `GET /auth/me`: who the caller is, in the shape that Medplum's clients read after every login.
+
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, Method};
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::id::ResourceId;
+use keyrelay_core::policy::{Caller, Role};
+use serde_json::{Map, Value, json};
+
+use crate::App;
+use crate::auth::{self, ClientAddress};
+use crate::error::Outcome;
+use crate::fhir::stored_resource;
+use crate::headers::{JSON, NO_STORE};
+
+pub(crate) async fn me(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    if !matches!(method, Method::GET | Method::HEAD) {
+        return Outcome::method_not_allowed("GET").into_response();
+    }
+    let answer = async {
+        let caller = auth::caller(&app, &headers, from).await?;
+        describe(&app, &caller).await
+    };
+    match answer.await {
+        Ok(body) => ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body.to_string()).into_response(),
+        Err(outcome) => outcome.into_response(),
+    }
+}
+
+async fn describe(app: &App, caller: &Caller) -> Result<Value, Outcome> {
+    let project = resource(app, ResourceType::Project, caller.project.into()).await?;
+    let membership = resource(app, ResourceType::ProjectMembership, caller.membership.into()).await?;
+    let profile = resource(app, ResourceType::ClientApplication, caller.client.into()).await?;
+    let pick = |from: &Map<String, Value>, names: &[&str]| -> Map<String, Value> {
+        names.iter().filter_map(|name| Some(((*name).to_owned(), from.get(*name)?.clone()))).collect()
+    };
+    Ok(json!({
+        "project": pick(&project, &["resourceType", "id", "name", "superAdmin"]),
+        "membership": pick(&membership, &["resourceType", "id", "project", "user", "profile", "admin", "accessPolicy"]),
+        "profile": profile,
+        "role": match caller.role {
+            Role::SuperAdmin => "super-admin",
+            Role::ProjectAdmin => "project-admin",
+            Role::Member => "member",
+        },
+    }))
+}
+
+async fn resource(
+    app: &App,
+    resource_type: ResourceType,
+    id: ResourceId,
+) -> Result<Map<String, Value>, Outcome> {
+    let version = app.store.resource(resource_type, id).await?.filter(|version| !version.deleted);
+    stored_resource(&version.ok_or_else(Outcome::not_found)?)
+}

@@ -1,0 +1,97 @@
+//! What every request needs, gathered once at the start.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use keyrelay_core::keyring::Keyring;
+use keyrelay_core::random::Entropy;
+use keyrelay_core::time::{Clock, Timestamp};
+use keyrelay_store::Store;
+
+use crate::config::Config;
+use crate::error::StartError;
+use crate::fhir::Conformance;
+use crate::former::FormerSecretWatch;
+use crate::limiter::FailureLimiter;
+use crate::metrics::Metrics;
+use crate::oauth::TokenKeys;
+use crate::usage::UsageCounter;
+
+/// One running installation, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct App(Arc<Inner>);
+
+/// See [`App`].
+pub struct Inner {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) keyring: Keyring,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) tokens: TokenKeys,
+    pub(crate) conformance: Conformance,
+    pub(crate) usage: UsageCounter,
+    pub(crate) limiter: FailureLimiter,
+    pub(crate) former: FormerSecretWatch,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    /// Loads the signing keys (and makes the first) and starts what runs beside requests.
+    pub async fn start(
+        config: Config,
+        store: Store,
+        keyring: Keyring,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, StartError> {
+        let tokens =
+            TokenKeys::load(&store, &keyring, &config.base_url, clock.as_ref(), entropy.as_ref()).await?;
+        let metrics = Arc::new(Metrics::new());
+        let conformance = Conformance::new(&config.base_url, clock.now());
+        Ok(Self(Arc::new(Inner {
+            tokens,
+            conformance,
+            usage: UsageCounter::default(),
+            limiter: FailureLimiter::default(),
+            former: FormerSecretWatch::start(store.clone(), Arc::clone(&metrics)),
+            metrics,
+            config,
+            store,
+            keyring,
+            clock,
+            entropy,
+        })))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Writes down what was counted, and closes the store.
+    pub async fn close(&self) {
+        self.flush_usage().await;
+        self.store.close().await;
+    }
+
+    /// Writes down the uses that were counted in memory.
+    pub async fn flush_usage(&self) {
+        if let Err(error) = self.usage.flush(&self.store).await {
+            tracing::warn!(%error, "counted uses could not be written down; they are kept for the next time");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Who is asking: by client id and secret, or by an access token. Every place that takes a secret
+//! comes through [`prove`], so that all of them accept the same secrets, refuse the same clients and
+//! take the same time. A token is checked against the present state of its client, membership and
+//! project on every request.
+
+use std::net::IpAddr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use keyrelay_core::client::{ClientAccess, Refused, authenticate};
+use keyrelay_core::id::ClientId;
+use keyrelay_core::policy::Caller;
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::slots::Verified;
+use keyrelay_store::StoreError;
+use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
+
+use crate::App;
+use crate::error::Outcome;
+
+/// The address a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientAddress(pub(crate) IpAddr);
+
+/// A client id and the values its secret may have been meant to be.
+#[derive(Debug)]
+pub(crate) struct Credentials {
+    pub(crate) client: Option<ClientId>,
+    /// The value as sent, and, where it differs, form-urldecoded (RFC 6749 §2.3.1).
+    secrets: Vec<PlainSecret>,
+}
+
+/// Why a proof was not accepted.
+#[derive(Debug)]
+pub(crate) enum NotProved {
+    /// Wrong, unknown, off, blocked: nobody learns which.
+    Refused,
+    /// Too many failures.
+    Throttled,
+    /// The store did not answer.
+    Store(StoreError),
+}
+
+/// A client that has proved itself by a secret.
+pub(crate) struct Proved {
+    pub(crate) caller: Caller,
+    pub(crate) access: ClientAccess,
+    pub(crate) verified: Verified,
+}
+
+impl Credentials {
+    /// From two form parameters.
+    pub(crate) fn from_form(client_id: &str, secret: Zeroizing<String>) -> Self {
+        Self {
+            client: ClientId::parse(client_id),
+            secrets: PlainSecret::presented(secret).into_iter().collect(),
+        }
+    }
+
+    /// From an `Authorization: Basic` header (RFC 7617). The secret is all that follows the first
+    /// `:`, so it may contain more of them. `None` if the header is not of that form.
+    pub(crate) fn from_basic(header: &str) -> Option<Self> {
+        let encoded = scheme(header, "basic")?;
+        let decoded = Zeroizing::new(STANDARD.decode(encoded).ok()?);
+        let (id, secret) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+        let mut secrets: Vec<PlainSecret> =
+            PlainSecret::presented(Zeroizing::new(secret.to_owned())).into_iter().collect();
+        if secret.contains(['%', '+']) {
+            secrets.extend(PlainSecret::presented(form_decode(secret)));
+        }
+        Some(Self { client: ClientId::parse(id).or_else(|| ClientId::parse(&form_decode(id))), secrets })
+    }
+
+    /// Whether two sets of credentials say the same.
+    pub(crate) fn same_as(&self, other: &Self, app: &App) -> bool {
+        let client = self.client.unwrap_or(ClientId::NIL);
+        self.client == other.client
+            && self.secrets.iter().any(|mine| {
+                let mine = app.keyring.present(client, mine);
+                other.secrets.iter().any(|theirs| mine.same_as(&app.keyring.present(client, theirs)))
+            })
+    }
+}
+
+fn form_decode(text: &str) -> Zeroizing<String> {
+    let spaced = Zeroizing::new(text.replace('+', " "));
+    Zeroizing::new(percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
+}
+
+fn scheme<'a>(header: &'a str, name: &str) -> Option<&'a str> {
+    let (scheme, rest) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case(name).then(|| rest.trim())
+}
+
+/// Proves a client by its secret, counts the use or the failure, and watches for former secrets.
+pub(crate) async fn prove(app: &App, credentials: Credentials, from: IpAddr) -> Result<Proved, NotProved> {
+    let now = app.now();
+    if app.limiter.blocks(from, now) {
+        return Err(NotProved::Throttled);
+    }
+    // An id that is no id is looked up all the same, under an id that nothing has (P5).
+    let client = credentials.client.unwrap_or(ClientId::NIL);
+    let mut refused = Refused::WrongSecret;
+    if credentials.secrets.iter().any(|secret| !secret.is_garbled()) {
+        let access = app.store.access(client).await.map_err(NotProved::Store)?;
+        for secret in &credentials.secrets {
+            let presented = app.keyring.present(client, secret);
+            match authenticate(access.as_ref(), &presented, from) {
+                Ok((caller, verified)) => {
+                    app.usage.count(client, verified.id, now);
+                    app.metrics.count_use(verified.kind);
+                    return access
+                        .map(|access| Proved { caller, access, verified })
+                        .ok_or(NotProved::Refused);
+                }
+                Err(why) => {
+                    refused = why;
+                    if why == Refused::WrongSecret {
+                        app.former.refused(client, presented);
+                    }
+                }
+            }
+        }
+    }
+    app.metrics.refused.inc();
+    tracing::info!(%client, %from, why = %refused, "a client was not let in");
+    let throttled = app.limiter.count(from, client, now);
+    Err(if throttled { NotProved::Throttled } else { NotProved::Refused })
+}
+
+/// The caller of a FHIR or admin route, by Bearer token or Basic.
+pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Outcome> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let header = given.next().and_then(|value| value.to_str().ok()).ok_or_else(Outcome::login)?;
+    if given.next().is_some() {
+        return Err(Outcome::login());
+    }
+    if let Some(token) = scheme(header, "bearer") {
+        return by_token(app, token, from).await;
+    }
+    let credentials = Credentials::from_basic(header).ok_or_else(Outcome::login)?;
+    match prove(app, credentials, from).await {
+        Ok(proved) => Ok(proved.caller),
+        Err(NotProved::Refused) => Err(Outcome::login()),
+        Err(NotProved::Throttled) => Err(Outcome::throttled()),
+        Err(NotProved::Store(error)) => Err(error.into()),
+    }
+}
+
+async fn by_token(app: &App, token: &str, from: IpAddr) -> Result<Caller, Outcome> {
+    let token = app.tokens.verify(token, app.now()).ok_or_else(Outcome::login)?;
+    let access = app.store.access(token.client).await?.ok_or_else(Outcome::login)?;
+    access.admit(from, token.secret, token.scope.clone()).map_err(|why| {
+        tracing::info!(client = %token.client, %from, %why, "a token was not accepted");
+        Outcome::login()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0198c2f0-1111-4222-8333-944455566677";
+
+    fn basic(text: &str) -> Option<Credentials> {
+        Credentials::from_basic(&format!("Basic {}", STANDARD.encode(text)))
+    }
+
+    fn secrets(credentials: &Credentials) -> Vec<&str> {
+        credentials.secrets.iter().map(PlainSecret::reveal).collect()
+    }
+
+    #[test]
+    fn basic_takes_colons_and_both_spellings() {
+        let plain = basic(&format!("{ID}:a:b")).unwrap();
+        assert_eq!((plain.client, secrets(&plain)), (ClientId::parse(ID), vec!["a:b"]));
+        let encoded = basic(&format!("{}:a%3Ab+c", ID.replace('-', "%2D"))).unwrap();
+        assert_eq!((encoded.client, secrets(&encoded)), (ClientId::parse(ID), vec!["a%3Ab+c", "a:b c"]));
+    }
+
+    #[test]
+    fn what_is_not_basic_is_none() {
+        for header in ["", "Basic", "Basic !!!", "Bearer x", "Basic eA=="] {
+            assert!(Credentials::from_basic(header).is_none(), "{header}");
+        }
+        let empty = basic(&format!("{ID}:")).unwrap();
+        assert!(secrets(&empty).is_empty());
+    }
+}

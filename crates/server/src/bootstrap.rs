@@ -1,0 +1,225 @@
+//! The first start: an empty database gets a Super Admin project and a client application that is
+//! its admin. Its secret is told once, in a file that only the owner can read, never in the log.
+
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SecretId};
+use keyrelay_core::keyring::SecretVisibility;
+use keyrelay_core::limits::SECRET_WRITTEN_CHARS_MIN;
+use keyrelay_core::policy::{Caller, Role};
+use keyrelay_core::scope::Scope;
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::slots::SecretSlots;
+use keyrelay_store::{Change, ClientRow, MembershipRow, ProjectRow};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use crate::app::App;
+use crate::config::SecretPolicy;
+use crate::error::StartError;
+use crate::fhir::{Act, first_version};
+
+/// The credentials of the first client.
+#[derive(Debug)]
+pub struct FirstClient {
+    /// Its id.
+    pub id: ClientId,
+    /// Its secret.
+    pub secret: PlainSecret,
+}
+
+impl FirstClient {
+    /// Credentials that an operator chose.
+    pub fn chosen(id: &str, secret: Zeroizing<String>, policy: SecretPolicy) -> Result<Self, StartError> {
+        let refused = |text: String| StartError::Bootstrap(text);
+        let id = ClientId::parse(id).ok_or_else(|| {
+            refused(format!("KEYRELAY_BOOTSTRAP_CLIENT_ID {id:?} is not a UUID in lower case"))
+        })?;
+        let secret = PlainSecret::presented(secret)
+            .map_err(|problem| refused(format!("KEYRELAY_BOOTSTRAP_CLIENT_SECRET {problem}")))?;
+        if policy == SecretPolicy::Strong && secret.chars() < SECRET_WRITTEN_CHARS_MIN {
+            return Err(refused(format!(
+                "KEYRELAY_BOOTSTRAP_CLIENT_SECRET needs at least {SECRET_WRITTEN_CHARS_MIN} characters (KEYRELAY_SECRET_POLICY=any allows fewer)"
+            )));
+        }
+        if secret.is_garbled() {
+            return Err(refused(
+                "KEYRELAY_BOOTSTRAP_CLIENT_SECRET looks like a generated secret, but its checksum is wrong"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self { id, secret })
+    }
+}
+
+/// Makes the first project and client if the database is empty. The secret of a generated client is
+/// written to `file` before anything else, so that it cannot be lost. True if it was.
+pub async fn first_start(app: &App, chosen: Option<FirstClient>, file: &Path) -> Result<bool, StartError> {
+    if !app.store.is_empty().await? {
+        return Ok(false);
+    }
+    let project = ProjectId::random(app.entropy.as_ref());
+    let generated = chosen.is_none();
+    let first = chosen.unwrap_or_else(|| FirstClient {
+        id: ClientId::random(app.entropy.as_ref()),
+        secret: PlainSecret::generate(app.entropy.as_ref()),
+    });
+    if generated {
+        write_file(app, file, &first, project)?;
+    }
+    let change = first_change(app, project, &first);
+    app.store.commit(change).await?;
+    Ok(generated)
+}
+
+fn write_file(app: &App, file: &Path, first: &FirstClient, project: ProjectId) -> Result<(), StartError> {
+    let text = Zeroizing::new(format!(
+        "{{\n  \"clientId\": \"{}\",\n  \"clientSecret\": {},\n  \"projectId\": \"{project}\",\n  \"baseUrl\": {}\n}}\n",
+        first.id,
+        json!(first.secret.reveal()),
+        json!(app.config.base_url.as_str()),
+    ));
+    let failed = |source| StartError::Io { action: format!("cannot write {}", file.display()), source };
+    // A file from a first start that did not get to its end is of no use to anybody.
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let mut out = fs::File::options().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+    out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)
+}
+
+/// The admin that makes itself.
+fn first_caller(project: ProjectId, client: ClientId, membership: MembershipId) -> Caller {
+    Caller {
+        client,
+        name: Some("Super Admin Client".to_owned()),
+        membership,
+        project,
+        role: Role::SuperAdmin,
+        policy: None,
+        scope: Scope::default(),
+        secret: SecretId::NIL,
+    }
+}
+
+fn first_change(app: &App, project: ProjectId, first: &FirstClient) -> Change {
+    let membership = MembershipId::random(app.entropy.as_ref());
+    let caller = first_caller(project, first.id, membership);
+    let act = Act::now(app, &caller, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let mut change = Change::new();
+
+    let body = object(
+        json!({ "resourceType": "Project", "name": "Super Admin", "active": true, "superAdmin": true }),
+    );
+    first_version(act, ResourceType::Project, project.into(), project, body, &mut change);
+    change.put_project(&ProjectRow {
+        id: project,
+        name: Some("Super Admin".to_owned()),
+        active: true,
+        super_admin: true,
+        secret_visibility: SecretVisibility::Recoverable,
+    });
+    add_client(act, &mut change, project, first, membership, true);
+    change
+}
+
+/// Adds a client and its membership to a change.
+fn add_client(
+    act: Act<'_>,
+    change: &mut Change,
+    project: ProjectId,
+    client: &FirstClient,
+    membership: MembershipId,
+    admin: bool,
+) {
+    let (app, name) = (act.app, if admin { "Super Admin Client" } else { "Seeded Client" });
+    let body = object(json!({ "resourceType": "ClientApplication", "status": "active", "name": name }));
+    first_version(act, ResourceType::ClientApplication, client.id.into(), project, body, change);
+    let row = ClientRow {
+        id: client.id,
+        project,
+        name: Some(name.to_owned()),
+        active: true,
+        access_token_lifetime: None,
+        grant_types: None,
+        default_scope: None,
+    };
+    let visibility = SecretVisibility::Recoverable;
+    let id = SecretId::random(app.entropy.as_ref());
+    let slot =
+        app.keyring.fill_slot(client.id, id, &client.secret, visibility, act.now, app.entropy.as_ref());
+    change.create_client(&row, &SecretSlots::with_active(slot));
+
+    let reference = json!({ "reference": format!("ClientApplication/{}", client.id), "display": name });
+    let body = object(json!({
+        "resourceType": "ProjectMembership",
+        "project": { "reference": format!("Project/{project}") },
+        "user": reference,
+        "profile": reference,
+        "admin": admin,
+    }));
+    first_version(act, ResourceType::ProjectMembership, membership.into(), project, body, change);
+    change.put_membership(&MembershipRow {
+        id: membership,
+        project,
+        client: Some(client.id),
+        active: true,
+        admin,
+        policy: None,
+    });
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// Clients made in one transaction by [`seed`].
+const SEED_CHUNK: usize = 500;
+
+/// Makes many clients at once, to measure how the server does with them. Gives `samples` of them,
+/// spread over all.
+pub async fn seed(
+    app: &App,
+    count: usize,
+    samples: usize,
+) -> Result<(ProjectId, Vec<FirstClient>), StartError> {
+    let project = ProjectId::random(app.entropy.as_ref());
+    let caller = first_caller(project, ClientId::NIL, MembershipId::NIL);
+    let act = Act::now(app, &caller, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let mut change = Change::new();
+    let body = object(json!({ "resourceType": "Project", "name": "Seeded", "active": true }));
+    first_version(act, ResourceType::Project, project.into(), project, body, &mut change);
+    change.put_project(&ProjectRow {
+        id: project,
+        name: Some("Seeded".to_owned()),
+        active: true,
+        super_admin: false,
+        secret_visibility: SecretVisibility::Recoverable,
+    });
+    let step = count.div_ceil(samples.max(1)).max(1);
+    let mut kept = Vec::with_capacity(samples);
+    for n in 0..count {
+        let client = FirstClient {
+            id: ClientId::random(app.entropy.as_ref()),
+            secret: PlainSecret::generate(app.entropy.as_ref()),
+        };
+        add_client(act, &mut change, project, &client, MembershipId::random(app.entropy.as_ref()), false);
+        if n % step == 0 {
+            kept.push(client);
+        }
+        if n % SEED_CHUNK == SEED_CHUNK - 1 {
+            app.store.commit(std::mem::take(&mut change)).await?;
+        }
+    }
+    app.store.commit(change).await?;
+    Ok((project, kept))
+}

@@ -1,0 +1,88 @@
+//! What an operator may set, already read and checked. Where the values come from (flags,
+//! variables, a file) is the CLI's matter.
+
+use std::fmt;
+
+/// The address under which clients reach this server: the issuer of its tokens. Ends with `/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl(String);
+
+/// Why a text is no base URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a base URL: it must be http:// or https:// with a host, and no query or fragment")]
+pub struct NotABaseUrl(String);
+
+impl BaseUrl {
+    /// Reads a base URL and adds the final `/` if it is missing.
+    pub fn parse(text: &str) -> Result<Self, NotABaseUrl> {
+        let refused = || NotABaseUrl(text.to_owned());
+        let uri: http::Uri = text.parse().map_err(|_| refused())?;
+        let known_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+        let has_host = uri.host().is_some_and(|host| !host.is_empty());
+        if !known_scheme || !has_host || text.contains(['?', '#', '@', '"', '\\']) {
+            return Err(refused());
+        }
+        Ok(Self(format!("{}/", text.trim_end_matches('/'))))
+    }
+
+    /// The URL, ending with `/`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The URL of a path below this one.
+    #[must_use]
+    pub fn join(&self, path: &str) -> String {
+        format!("{}{path}", self.0)
+    }
+
+    /// The base of the FHIR API, without a final `/`.
+    #[must_use]
+    pub fn fhir(&self) -> String {
+        self.join("fhir/R4")
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which values an admin may write into `ClientApplication.secret` directly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecretPolicy {
+    /// At least [`keyrelay_core::limits::SECRET_WRITTEN_CHARS_MIN`] characters.
+    #[default]
+    Strong,
+    /// Any that is not empty.
+    Any,
+}
+
+/// The settings of one server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The issuer.
+    pub base_url: BaseUrl,
+    /// What may be written directly.
+    pub secret_policy: SecretPolicy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_ends_with_a_slash() {
+        for (text, url) in [
+            ("http://127.0.0.1:8103", "http://127.0.0.1:8103/"),
+            ("https://fhir.example.test/keys/", "https://fhir.example.test/keys/"),
+        ] {
+            assert_eq!(BaseUrl::parse(text).unwrap().as_str(), url);
+        }
+        for text in ["", "fhir.example.test", "ftp://x/", "https://", "https://x/?a=b", "https://u@x/"] {
+            assert!(BaseUrl::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! What goes wrong, in the words of each protocol: [`Outcome`] for FHIR, [`OAuthError`] for the
+//! token endpoint. Both say what was wrong and what to do; internals go to the log.
+
+use axum::response::{IntoResponse, Response};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use keyrelay_core::fhir::json::JsonError;
+use keyrelay_core::fhir::schema::Issue;
+use keyrelay_core::limits;
+use keyrelay_store::{Conflict, StoreError};
+use serde_json::{Value, json};
+
+use crate::headers::{FHIR_JSON, JSON};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The master keys do not fit the database.
+    #[error("{0}")]
+    Keyring(#[from] keyrelay_core::keyring::KeyringError),
+    /// A signing key in the database cannot be used.
+    #[error("signing key {id} in the database cannot be used: {problem}")]
+    SigningKey {
+        /// Its `kid`.
+        id: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A file or a socket failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried, with its object.
+        action: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A setting for the first start is wrong.
+    #[error("{0}")]
+    Bootstrap(String),
+}
+
+/// A FHIR error: a status and an OperationOutcome (FHIR R4 §2.27).
+#[derive(Debug)]
+pub struct Outcome {
+    pub(crate) status: StatusCode,
+    issues: Vec<OutcomeIssue>,
+    allow: Option<&'static str>,
+    challenge: bool,
+}
+
+#[derive(Debug)]
+struct OutcomeIssue {
+    code: &'static str,
+    text: String,
+    expression: Option<String>,
+}
+
+impl Outcome {
+    fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
+        let issues = vec![OutcomeIssue { code, text: text.into(), expression: None }];
+        Self { status, issues, allow: None, challenge: false }
+    }
+
+    /// 400: the input as a whole is wrong.
+    pub(crate) fn invalid(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid", text)
+    }
+
+    /// 400: one element is wrong.
+    pub(crate) fn invalid_at(expression: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::invalid(text).at(expression)
+    }
+
+    /// 400: something valid that this server does not do.
+    pub(crate) fn not_supported(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "not-supported", text)
+    }
+
+    /// 400: the resource does not fit its definition.
+    pub(crate) fn schema(issues: Vec<Issue>) -> Self {
+        let issues = issues
+            .into_iter()
+            .map(|issue| OutcomeIssue {
+                code: issue.code.as_str(),
+                text: format!("{}: {}", issue.expression, issue.text),
+                expression: Some(issue.expression),
+            })
+            .collect();
+        Self { status: StatusCode::BAD_REQUEST, issues, allow: None, challenge: false }
+    }
+
+    /// 401: who are you?
+    pub(crate) fn login() -> Self {
+        let text = "Authentication is required, or the credentials are not valid";
+        Self { challenge: true, ..Self::new(StatusCode::UNAUTHORIZED, "login", text) }
+    }
+
+    /// 403.
+    pub(crate) fn forbidden(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", text)
+    }
+
+    /// 404: the same for what is not there, what is malformed, and what is somebody else's.
+    pub(crate) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found")
+    }
+
+    /// 410.
+    pub(crate) fn gone() -> Self {
+        Self::new(StatusCode::GONE, "deleted", "This resource has been deleted")
+    }
+
+    /// 405.
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+        let text = format!("This method is not allowed here; allowed: {allow}");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "not-supported", text) }
+    }
+
+    /// 409.
+    pub(crate) fn conflict(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", text)
+    }
+
+    /// 412.
+    pub(crate) fn precondition_failed(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, "conflict", text)
+    }
+
+    /// 413.
+    pub(crate) fn too_large() -> Self {
+        let text = format!("The body is larger than {} bytes", limits::BODY_BYTES_MAX);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", text)
+    }
+
+    /// 415.
+    pub(crate) fn unsupported_media_type(text: &'static str) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported", text)
+    }
+
+    /// 408.
+    pub(crate) fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time")
+    }
+
+    /// 429.
+    pub(crate) fn throttled() -> Self {
+        let text = "Too many failed attempts: wait and try again";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", text)
+    }
+
+    /// 503: nothing has changed, try again.
+    pub(crate) fn busy() -> Self {
+        let text = "The server is busy; nothing was changed: try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
+    }
+
+    /// 500: our fault. The log has the rest.
+    pub(crate) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "exception", "Something went wrong on the server")
+    }
+
+    /// Names the element at fault.
+    pub(crate) fn at(mut self, expression: impl Into<String>) -> Self {
+        if let Some(issue) = self.issues.first_mut() {
+            issue.expression = Some(expression.into());
+        }
+        self
+    }
+
+    /// The outcome as a resource. Its `id` is what Medplum's clients tell the status by.
+    pub(crate) fn to_resource(&self) -> Value {
+        let issues: Vec<Value> = self
+            .issues
+            .iter()
+            .map(|issue| {
+                let mut value =
+                    json!({ "severity": "error", "code": issue.code, "details": { "text": issue.text } });
+                if let (Some(map), Some(expression)) = (value.as_object_mut(), &issue.expression) {
+                    map.insert("expression".to_owned(), json!([expression]));
+                }
+                value
+            })
+            .collect();
+        match self.client_id() {
+            Some(id) => json!({ "resourceType": "OperationOutcome", "id": id, "issue": issues }),
+            None => json!({ "resourceType": "OperationOutcome", "issue": issues }),
+        }
+    }
+
+    fn client_id(&self) -> Option<&'static str> {
+        Some(match self.status {
+            StatusCode::UNAUTHORIZED => "unauthorized",
+            StatusCode::FORBIDDEN => "forbidden",
+            StatusCode::NOT_FOUND => "not-found",
+            StatusCode::GONE => "gone",
+            StatusCode::CONFLICT => "conflict",
+            StatusCode::PRECONDITION_FAILED => "precondition-failed",
+            StatusCode::PAYLOAD_TOO_LARGE => "content-too-large",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported-media-type",
+            StatusCode::TOO_MANY_REQUESTS => "too-many-requests",
+            _ => return None,
+        })
+    }
+}
+
+impl IntoResponse for Outcome {
+    fn into_response(self) -> Response {
+        let mut response = (
+            self.status,
+            [(CONTENT_TYPE, FHIR_JSON), (CACHE_CONTROL, HeaderValue::from_static("no-store"))],
+            self.to_resource().to_string(),
+        )
+            .into_response();
+        let headers = response.headers_mut();
+        if self.challenge {
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fhir\""));
+            headers.append(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"fhir\", charset=\"UTF-8\""),
+            );
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        add_retry_after(self.status, &mut response);
+        response
+    }
+}
+
+fn add_retry_after(status: StatusCode, response: &mut Response) {
+    let wait = match status {
+        StatusCode::SERVICE_UNAVAILABLE => limits::RETRY_AFTER,
+        StatusCode::TOO_MANY_REQUESTS => limits::FAILURE_FORGIVEN_AFTER,
+        _ => return,
+    };
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
+}
+
+impl From<StoreError> for Outcome {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict(Conflict::Membership) => Self::conflict(Conflict::Membership.to_string()),
+            StoreError::Conflict(conflict @ (Conflict::Version | Conflict::Id)) => {
+                Self::conflict(conflict.to_string())
+            }
+            StoreError::Corrupt { what } => {
+                tracing::error!(what, "the database holds something unreadable");
+                Self::internal()
+            }
+            error => {
+                tracing::warn!(%error, "the store did not answer");
+                Self::busy()
+            }
+        }
+    }
+}
+
+impl From<JsonError> for Outcome {
+    fn from(error: JsonError) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "structure",
+            format!("The body is not JSON that can be used: {error}"),
+        )
+    }
+}
+
+/// An error of the authorization server (RFC 6749 §5.2).
+#[derive(Debug)]
+pub struct OAuthError {
+    status: StatusCode,
+    code: &'static str,
+    description: String,
+    challenge_basic: bool,
+}
+
+impl OAuthError {
+    fn bad_request(code: &'static str, description: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            code,
+            description: description.into(),
+            challenge_basic: false,
+        }
+    }
+
+    pub(crate) fn invalid_request(description: impl Into<String>) -> Self {
+        Self::bad_request("invalid_request", description)
+    }
+
+    pub(crate) fn invalid_scope(description: impl Into<String>) -> Self {
+        Self::bad_request("invalid_scope", description)
+    }
+
+    pub(crate) fn unsupported_grant_type() -> Self {
+        Self::bad_request("unsupported_grant_type", "grant_type must be client_credentials")
+    }
+
+    pub(crate) fn unauthorized_client() -> Self {
+        Self::bad_request("unauthorized_client", "This client application may not use this grant type")
+    }
+
+    /// One answer for every way of not being let in (P5).
+    pub(crate) fn invalid_client(used_basic: bool) -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            code: "invalid_client",
+            description: "The client is unknown, its secret is wrong, or it is not allowed in".to_owned(),
+            challenge_basic: used_basic,
+        }
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            ..Self::invalid_request("The token endpoint takes POST only")
+        }
+    }
+
+    pub(crate) fn throttled() -> Self {
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            ..Self::bad_request("temporarily_unavailable", "Too many failed attempts: wait and try again")
+        }
+    }
+
+    pub(crate) fn busy() -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            ..Self::bad_request("temporarily_unavailable", "The server is busy: try again")
+        }
+    }
+
+    pub(crate) fn body(outcome: &Outcome) -> Self {
+        let text = match outcome.status {
+            StatusCode::PAYLOAD_TOO_LARGE => "The body is too large",
+            StatusCode::REQUEST_TIMEOUT => "The body did not arrive in time",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "Content-Type must be application/x-www-form-urlencoded",
+            _ => "The body cannot be read",
+        };
+        Self { status: outcome.status, ..Self::invalid_request(text) }
+    }
+}
+
+impl IntoResponse for OAuthError {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": self.code, "error_description": self.description });
+        let mut response = (
+            self.status,
+            [(CONTENT_TYPE, JSON), (CACHE_CONTROL, HeaderValue::from_static("no-store"))],
+            body.to_string(),
+        )
+            .into_response();
+        if self.challenge_basic {
+            response.headers_mut().insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"token\", charset=\"UTF-8\""),
+            );
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        add_retry_after(self.status, &mut response);
+        response
+    }
+}
+
+impl From<StoreError> for OAuthError {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "the store did not answer");
+        Self::busy()
+    }
+}

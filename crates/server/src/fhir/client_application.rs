@@ -1,0 +1,323 @@
+//! What is particular to ClientApplication: its two secret fields are never part of the stored
+//! resource. They are taken out of what a client sends, compared with the slots, and a write that
+//! would bring an old secret back or blank a current one changes nothing.
+
+use std::time::Duration;
+
+use keyrelay_core::audit::{SecretAction, SecretEvent};
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::schema::parse_lifetime;
+use keyrelay_core::fhir::search::index_entries;
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, VersionId};
+use keyrelay_core::keyring::SecretVisibility;
+use keyrelay_core::limits::{SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
+use keyrelay_core::policy::{AdminOf, Caller};
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::slots::{Moved, SecretSlots, Slot, SlotKind};
+use keyrelay_store::{Change, ClientRow, ClientState, MembershipRow, ResourceVersion};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use super::render::{Rendered, ShownSecrets, render, stored_resource};
+use super::write::{Act, first_version};
+use crate::App;
+use crate::config::SecretPolicy;
+use crate::error::Outcome;
+
+/// Stands for an unchanged secret in the document that a patch is applied to. A control character
+/// keeps it from ever being a secret, and from being stored if a patch copies it elsewhere.
+pub(super) const KEPT: &str = "\u{0}kept";
+
+/// The secret fields of a body.
+#[derive(Debug, Default)]
+pub(super) struct WrittenSecrets {
+    pub(super) secret: Option<PlainSecret>,
+    pub(super) retiring: Option<PlainSecret>,
+}
+
+impl WrittenSecrets {
+    /// The same again, for another attempt at the same write.
+    pub(super) fn copied(&self) -> Self {
+        Self {
+            secret: self.secret.as_ref().map(PlainSecret::duplicate),
+            retiring: self.retiring.as_ref().map(PlainSecret::duplicate),
+        }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.secret.is_none() && self.retiring.is_none()
+    }
+}
+
+/// Takes the secret fields out of a body.
+pub(super) fn take_secrets(resource: &mut Map<String, Value>) -> Result<WrittenSecrets, Outcome> {
+    for name in ["_secret", "_retiringSecret"] {
+        if resource.contains_key(name) {
+            return Err(Outcome::invalid_at(
+                format!("ClientApplication.{name}"),
+                "A secret has no extensions here",
+            ));
+        }
+    }
+    let mut take = |name: &str| match resource.shift_remove(name) {
+        None => Ok(None),
+        Some(Value::String(value)) if value == KEPT => Ok(None),
+        Some(Value::String(value)) => {
+            PlainSecret::presented(Zeroizing::new(value)).map(Some).map_err(|problem| {
+                Outcome::invalid_at(format!("ClientApplication.{name}"), format!("The value {problem}"))
+            })
+        }
+        Some(_) => {
+            Err(Outcome::invalid_at(format!("ClientApplication.{name}"), "The value must be a string"))
+        }
+    };
+    Ok(WrittenSecrets { secret: take("secret")?, retiring: take("retiringSecret")? })
+}
+
+/// The narrow row of a client.
+pub(super) fn row(
+    id: ClientId,
+    project: ProjectId,
+    resource: &Map<String, Value>,
+) -> Result<ClientRow, Outcome> {
+    let text = |name: &str| resource.get(name).and_then(Value::as_str).map(str::to_owned);
+    let list = |name: &str| {
+        let values = resource.get(name)?.as_array()?;
+        Some(values.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
+    };
+    Ok(ClientRow {
+        id,
+        project,
+        name: text("name"),
+        active: text("status").is_none_or(|status| status == "active"),
+        access_token_lifetime: text("accessTokenLifetime").map(|text| token_lifetime(&text)).transpose()?,
+        grant_types: list("grantType"),
+        default_scope: list("defaultScope").map(|scopes| scopes.join(" ")),
+    })
+}
+
+fn token_lifetime(text: &str) -> Result<Duration, Outcome> {
+    let expression = "ClientApplication.accessTokenLifetime";
+    let lifetime = parse_lifetime(text).ok_or_else(|| {
+        Outcome::invalid_at(expression, "This is no duration: write a number and a unit, like 30m or 1h")
+    })?;
+    if lifetime > TOKEN_LIFETIME_MAX {
+        let hours = TOKEN_LIFETIME_MAX.as_secs() / 3600;
+        return Err(Outcome::invalid_at(expression, format!("An access token lives at most {hours} hours")));
+    }
+    Ok(lifetime)
+}
+
+/// The authority to write secrets, which the caller must have if the body has any.
+fn admin(caller: &Caller, project: ProjectId) -> Result<AdminOf<ProjectId>, Outcome> {
+    caller.admin_of(project).ok_or_else(|| {
+        Outcome::forbidden("Only an admin of the project may write a client's secret")
+            .at("ClientApplication.secret")
+    })
+}
+
+/// Checks a value that an admin chose.
+fn check_chosen(app: &App, secret: &PlainSecret) -> Result<(), Outcome> {
+    let refused = |text: String| Err(Outcome::invalid_at("ClientApplication.secret", text));
+    if secret.is_garbled() {
+        return refused(
+            "This value looks like a generated secret but is damaged: its checksum is wrong".to_owned(),
+        );
+    }
+    if app.config.secret_policy == SecretPolicy::Strong && secret.chars() < SECRET_WRITTEN_CHARS_MIN {
+        return refused(format!(
+            "A secret that is written directly needs at least {SECRET_WRITTEN_CHARS_MIN} characters; better, call $rotate-secret, which makes a strong one"
+        ));
+    }
+    Ok(())
+}
+
+async fn visibility(app: &App, project: ProjectId) -> Result<SecretVisibility, Outcome> {
+    let found = app.store.resource(ResourceType::Project, project.into()).await?;
+    let Some(version) = found.filter(|version| !version.deleted) else {
+        return Err(Outcome::invalid_at("ClientApplication.meta.project", "There is no such Project"));
+    };
+    Ok(super::project::secret_visibility(&stored_resource(&version)?))
+}
+
+fn slot_for(act: Act<'_>, client: ClientId, secret: &PlainSecret, visibility: SecretVisibility) -> Slot {
+    let id = SecretId::random(act.app.entropy.as_ref());
+    act.app.keyring.fill_slot(client, id, secret, visibility, act.now, act.app.entropy.as_ref())
+}
+
+/// A new secret and the slot that keeps it.
+pub(super) fn fresh_secret(
+    act: Act<'_>,
+    client: ClientId,
+    visibility: SecretVisibility,
+) -> (PlainSecret, Slot) {
+    let secret = PlainSecret::generate(act.app.entropy.as_ref());
+    let slot = slot_for(act, client, &secret, visibility);
+    (secret, slot)
+}
+
+/// Adds the narrow row of a new client to a change, with the secret that its creator chose, if any.
+pub(super) async fn create(
+    act: Act<'_>,
+    row: &ClientRow,
+    written: &WrittenSecrets,
+    change: &mut Change,
+) -> Result<ShownSecrets, Outcome> {
+    if written.retiring.is_some() {
+        return Err(retiring_is_not_written());
+    }
+    let Some(secret) = &written.secret else {
+        change.create_client(row, &SecretSlots::empty());
+        return Ok(ShownSecrets::default());
+    };
+    admin(act.caller, row.project)?;
+    check_chosen(act.app, secret)?;
+    let slot = slot_for(act, row.id, secret, visibility(act.app, row.project).await?);
+    change.create_client(row, &SecretSlots::with_active(slot));
+    Ok(ShownSecrets { secret: Some(secret.duplicate()), retiring: None })
+}
+
+fn retiring_is_not_written() -> Outcome {
+    Outcome::invalid_at(
+        "ClientApplication.retiringSecret",
+        "retiringSecret cannot be written: call $rotate-secret with `secret`",
+    )
+}
+
+/// What a write does to a client's secrets: usually nothing. A value that retires or ended is a
+/// conflict, for it comes from a body that was read before a rotation.
+pub(super) async fn replace(
+    act: Act<'_>,
+    state: &ClientState,
+    written: &WrittenSecrets,
+) -> Result<Option<Moved>, Outcome> {
+    if written.is_empty() {
+        return Ok(None);
+    }
+    let client = ClientId::from(state.resource.id);
+    admin(act.caller, state.resource.project.ok_or_else(Outcome::not_found)?)?;
+    for (value, own, other) in [
+        (&written.secret, SlotKind::Active, SlotKind::Retiring),
+        (&written.retiring, SlotKind::Retiring, SlotKind::Active),
+    ] {
+        let Some(value) = value else { continue };
+        let presented = act.app.keyring.present(client, value);
+        if !state.slots.holds(own, &presented)
+            && (state.slots.holds(other, &presented)
+                || act.app.store.former_secret(client, &presented).await?.is_some())
+        {
+            return Err(Outcome::conflict(
+                "The body has a secret from before a rotation, and nothing was changed: read the client again, or leave the secret fields out",
+            )
+            .at(if own == SlotKind::Active { "ClientApplication.secret" } else { "ClientApplication.retiringSecret" }));
+        }
+        if own == SlotKind::Retiring && !state.slots.holds(own, &presented) {
+            return Err(retiring_is_not_written());
+        }
+    }
+    let Some(secret) = &written.secret else { return Ok(None) };
+    if state.slots.holds(SlotKind::Active, &act.app.keyring.present(client, secret)) {
+        return Ok(None);
+    }
+    check_chosen(act.app, secret)?;
+    let slot = slot_for(act, client, secret, state.secret_visibility);
+    Ok(Some(state.slots.clone().replace(slot)))
+}
+
+/// Adds a direct replacement to a change, with its AuditEvent.
+pub(super) fn move_secrets(act: Act<'_>, moved: &Moved, state: &ClientState, change: &mut Change) {
+    if let Some(admin) = state.resource.project.and_then(|project| act.caller.admin_of(project)) {
+        record_move(act, &admin, SecretAction::Replace, moved, state, change);
+    }
+}
+
+/// Adds a move of secrets, and the AuditEvent that tells of it, to a change.
+pub(super) fn record_move(
+    act: Act<'_>,
+    admin: &AdminOf<ProjectId>,
+    action: SecretAction,
+    moved: &Moved,
+    state: &ClientState,
+    change: &mut Change,
+) {
+    let client = ClientId::from(state.resource.id);
+    change.move_secrets(client, &moved.slots, moved.ended.as_ref(), state.former_count, act.now);
+    let event = SecretEvent {
+        action,
+        client,
+        project: admin.of(),
+        by: admin.by(),
+        from: act.from,
+        at: act.now,
+        active: moved.slots.active().map(|slot| slot.id),
+        retiring: moved.slots.retiring().map(|slot| slot.id),
+        ended: moved.ended.as_ref().map(|slot| slot.id),
+    };
+    let id = ResourceId::random(act.app.entropy.as_ref());
+    let version = VersionId::random(act.app.entropy.as_ref());
+    let resource = event.to_resource(id, version);
+    let index =
+        resource.as_object().map(|map| index_entries(ResourceType::AuditEvent, map)).unwrap_or_default();
+    change.create(
+        ResourceVersion {
+            resource_type: ResourceType::AuditEvent,
+            id,
+            project: Some(admin.of()),
+            version,
+            revision: 1,
+            last_updated: act.now,
+            deleted: false,
+            content: resource.to_string(),
+        },
+        &index,
+    );
+}
+
+/// Makes a client with a fresh secret, and its membership, in one change: what
+/// `POST /admin/projects/{id}/client` does.
+pub(crate) async fn create_with_secret(
+    app: &App,
+    caller: &Caller,
+    project: ProjectId,
+    resource: Map<String, Value>,
+    policy: Option<ResourceId>,
+    from: std::net::IpAddr,
+    extended: bool,
+) -> Result<Rendered, Outcome> {
+    let act = Act::now(app, caller, from);
+    keyrelay_core::fhir::schema::validate(&resource).map_err(Outcome::schema)?;
+    let id = ClientId::random(app.entropy.as_ref());
+    let row = row(id, project, &resource)?;
+    let (secret, slot) = fresh_secret(act, id, visibility(app, project).await?);
+    let mut change = Change::new();
+    let version =
+        first_version(act, ResourceType::ClientApplication, id.into(), project, resource, &mut change);
+    change.create_client(&row, &SecretSlots::with_active(slot));
+
+    let membership = MembershipId::random(app.entropy.as_ref());
+    let reference = json!({ "reference": format!("ClientApplication/{id}"), "display": row.name });
+    let mut body = json!({
+        "resourceType": "ProjectMembership",
+        "project": { "reference": format!("Project/{project}") },
+        "user": reference,
+        "profile": reference,
+    });
+    if let (Some(map), Some(policy)) = (body.as_object_mut(), policy) {
+        map.insert("accessPolicy".to_owned(), json!({ "reference": format!("AccessPolicy/{policy}") }));
+    }
+    if let Value::Object(body) = body {
+        first_version(act, ResourceType::ProjectMembership, membership.into(), project, body, &mut change);
+    }
+    change.put_membership(&MembershipRow {
+        id: membership,
+        project,
+        client: Some(id),
+        active: true,
+        admin: false,
+        policy,
+    });
+    let shown = ShownSecrets { secret: Some(secret), retiring: None };
+    let body = render(stored_resource(&version)?, &shown, extended)?;
+    app.store.commit(change).await?;
+    Ok(body)
+}

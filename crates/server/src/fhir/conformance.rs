@@ -1,0 +1,120 @@
+//! What the server says about itself: the CapabilityStatement, to anyone, and the definitions of its
+//! types, operations and search parameters, to whoever has logged in. Generated, so read only.
+
+use std::sync::OnceLock;
+
+use axum::response::{IntoResponse, Response};
+use http::Method;
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::conformance::{
+    self, OauthEndpoint, operation_definitions, search_parameters, structure_definitions,
+};
+use keyrelay_core::fhir::search::{IndexEntry, index_entries, matches};
+use keyrelay_core::time::Timestamp;
+use serde_json::Value;
+
+use super::READ_METHODS;
+use super::render::Rendered;
+use super::request::{FhirRequest, Reply};
+use super::search::{bundle, plain_entry, read_query};
+use crate::App;
+use crate::config::BaseUrl;
+use crate::error::Outcome;
+
+struct Definition {
+    resource_type: ResourceType,
+    id: String,
+    resource: Value,
+    index: Vec<IndexEntry>,
+}
+
+/// The definitions, made when first asked for.
+pub(crate) struct Conformance {
+    base_url: String,
+    since: Timestamp,
+    definitions: OnceLock<Vec<Definition>>,
+}
+
+impl Conformance {
+    pub(crate) fn new(base_url: &BaseUrl, since: Timestamp) -> Self {
+        Self { base_url: base_url.as_str().to_owned(), since, definitions: OnceLock::new() }
+    }
+
+    fn capability_statement(&self) -> Value {
+        conformance::capability_statement(&conformance::Conformance {
+            base_url: &self.base_url,
+            version: env!("CARGO_PKG_VERSION"),
+            date_rfc3339: &self.since.to_instant(),
+            oauth_endpoints: &[OauthEndpoint::Token],
+        })
+    }
+
+    fn definitions(&self) -> &[Definition] {
+        self.definitions.get_or_init(|| {
+            let all = [
+                structure_definitions(),
+                operation_definitions(&self.base_url),
+                search_parameters(&self.base_url),
+            ];
+            all.into_iter()
+                .flatten()
+                .chain([self.capability_statement()])
+                .filter_map(Definition::of)
+                .collect()
+        })
+    }
+}
+
+impl Definition {
+    fn of(resource: Value) -> Option<Self> {
+        let map = resource.as_object()?;
+        let resource_type: ResourceType = map.get("resourceType")?.as_str()?.parse().ok()?;
+        let id = map.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Some(Self { resource_type, id, index: index_entries(resource_type, map), resource })
+    }
+}
+
+/// `GET [base]/metadata`, which asks for no credentials (FHIR R4 §3.1.0.14).
+pub(super) fn capability_statement(app: &App, method: &Method) -> Response {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return Outcome::method_not_allowed(READ_METHODS).into_response();
+    }
+    Reply::ok(Rendered::value(&app.conformance.capability_statement())).into_response()
+}
+
+pub(super) fn dispatch(
+    app: &App,
+    resource_type: ResourceType,
+    rest: &[&str],
+    request: &FhirRequest,
+) -> Result<Reply, Outcome> {
+    if request.method != Method::GET {
+        return Err(Outcome::method_not_allowed(READ_METHODS));
+    }
+    let of_type = || {
+        app.conformance.definitions().iter().filter(|definition| definition.resource_type == resource_type)
+    };
+    match rest {
+        [] => {
+            let text = request.query.as_deref().unwrap_or_default();
+            let query = read_query(resource_type, text)?;
+            let since = app.conformance.since.epoch_ms();
+            let found: Vec<&Definition> = of_type()
+                .filter(|definition| matches(&query.filters, &definition.index, &definition.id, since))
+                .collect();
+            let total = i64::try_from(found.len()).ok();
+            let page = found.iter().skip(query.offset as usize).take(query.count as usize);
+            let base = format!("{}/{resource_type}", app.config.base_url.fhir());
+            let entry = page
+                .map(|definition| plain_entry(format!("{base}/{}", definition.id), &definition.resource))
+                .collect::<Result<Vec<_>, _>>()?;
+            let more = found.len() > query.offset as usize + entry.len() && query.count > 0;
+            Ok(Reply::ok(Rendered::serialize(&bundle(&base, text, &query, more, total, entry))?))
+        }
+        [id] => of_type()
+            .find(|definition| definition.id == *id)
+            .map(|definition| Reply::ok(Rendered::value(&definition.resource)))
+            .ok_or_else(Outcome::not_found),
+        _ => Err(Outcome::not_found()),
+    }
+}

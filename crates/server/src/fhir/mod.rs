@@ -1,0 +1,212 @@
+//! The FHIR API (R4). [`handle`] takes a request off HTTP, decides who asks, and hands it to
+//! [`dispatch`], which knows every interaction there is; a batch hands its entries to the same.
+
+mod access_policy;
+mod bundle;
+mod client_application;
+mod conformance;
+mod membership;
+mod parameters;
+mod patch;
+mod project;
+mod read;
+mod render;
+mod request;
+mod rotate_secret;
+mod search;
+mod write;
+
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
+use http::{HeaderName, Method};
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::id::ResourceId;
+use keyrelay_core::policy::{Caller, Interaction};
+use percent_encoding::percent_decode_str;
+
+use crate::App;
+use crate::auth::{self, ClientAddress};
+use crate::error::Outcome;
+use crate::router::{FHIR_BASE, read_body};
+pub(crate) use client_application::create_with_secret;
+pub(crate) use conformance::Conformance;
+pub(crate) use render::{Rendered, stored_resource};
+use request::{Content, FhirRequest, Reply};
+pub(crate) use write::{Act, first_version};
+
+/// Methods of a resource type.
+const TYPE_METHODS: &str = "GET, POST";
+/// Methods of one resource.
+const INSTANCE_METHODS: &str = "GET, PUT, PATCH, DELETE";
+/// Methods of what can only be read.
+const READ_METHODS: &str = "GET";
+/// Methods of an operation that changes state (FHIR R4 §3.2.0.1).
+const OPERATION_METHODS: &str = "POST";
+
+/// Every path under the FHIR base.
+pub(crate) async fn handle(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let segments = match segments(parts.uri.path().strip_prefix(FHIR_BASE).unwrap_or_default()) {
+        Ok(segments) => segments,
+        Err(outcome) => return outcome.into_response(),
+    };
+    if segments.as_slice() == ["metadata"] {
+        return conformance::capability_statement(&app, &parts.method);
+    }
+    let answer = async {
+        let caller = auth::caller(&app, &parts.headers, from).await?;
+        let bytes = read_body(&parts.headers, body).await?;
+        let content = if bytes.is_empty() {
+            Content::Empty
+        } else {
+            Content::Bytes { media: media_type(&parts.headers), bytes }
+        };
+        let request = FhirRequest {
+            method: if parts.method == Method::HEAD { Method::GET } else { parts.method },
+            segments,
+            query: parts.uri.query().map(str::to_owned),
+            if_match: header(&parts.headers, &IF_MATCH)?,
+            if_none_exist: header(&parts.headers, &HeaderName::from_static("if-none-exist"))?,
+            content,
+            extended: parts.headers.get("x-medplum").is_some_and(|value| value == "extended"),
+            from,
+        };
+        if request.segments.is_empty() {
+            bundle::handle(&app, &caller, request).await
+        } else {
+            dispatch(&app, &caller, request).await
+        }
+    };
+    match answer.await {
+        Ok(reply) => reply.into_response(),
+        Err(outcome) => outcome.into_response(),
+    }
+}
+
+/// Does one interaction.
+pub(crate) async fn dispatch(app: &App, caller: &Caller, request: FhirRequest) -> Result<Reply, Outcome> {
+    let segments: Vec<String> = request.segments.clone();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let Some((name, rest)) = segments.split_first() else { return Err(Outcome::not_found()) };
+    let resource_type: ResourceType = name.parse().map_err(|_| Outcome::not_found())?;
+    if resource_type.is_conformance() {
+        return conformance::dispatch(app, resource_type, rest, &request);
+    }
+    match (rest, request.method.clone()) {
+        ([], Method::GET) => {
+            allow(caller, Interaction::Search, resource_type)?;
+            let query = request.query.clone().unwrap_or_default();
+            search::search(app, caller, resource_type, &query, request.extended).await
+        }
+        ([], Method::POST) => {
+            allow(caller, Interaction::Create, resource_type)?;
+            write::create(app, caller, resource_type, request).await
+        }
+        ([], _) => Err(Outcome::method_not_allowed(TYPE_METHODS)),
+        (["_search"], Method::POST) => {
+            allow(caller, Interaction::Search, resource_type)?;
+            let query = [request.query.clone().unwrap_or_default(), request.content.into_form()?];
+            search::search(app, caller, resource_type, query.join("&").trim_matches('&'), request.extended)
+                .await
+        }
+        (["_search"], _) => Err(Outcome::method_not_allowed(OPERATION_METHODS)),
+        ([id, rest @ ..], _) if !id.starts_with(['$', '_']) => {
+            instance(app, caller, resource_type, id, rest, request).await
+        }
+        _ => Err(Outcome::not_found()),
+    }
+}
+
+async fn instance(
+    app: &App,
+    caller: &Caller,
+    resource_type: ResourceType,
+    id: &str,
+    rest: &[&str],
+    request: FhirRequest,
+) -> Result<Reply, Outcome> {
+    let resource_id = || ResourceId::parse(id).ok_or_else(Outcome::not_found);
+    let extended = request.extended;
+    match (rest, request.method.clone()) {
+        ([], Method::GET) => {
+            allow(caller, Interaction::Read, resource_type)?;
+            read::read(app, caller, resource_type, resource_id()?, extended).await
+        }
+        ([], Method::PUT) => {
+            allow(caller, Interaction::Update, resource_type)?;
+            let (request, content) = request.split_content();
+            let edit = write::Edit::put(resource_type, id, content)?;
+            write::update(app, caller, resource_type, resource_id()?, &edit, &request).await
+        }
+        ([], Method::PATCH) => {
+            allow(caller, Interaction::Update, resource_type)?;
+            let (request, content) = request.split_content();
+            let edit = write::Edit::patch(content)?;
+            write::update(app, caller, resource_type, resource_id()?, &edit, &request).await
+        }
+        ([], Method::DELETE) => {
+            allow(caller, Interaction::Delete, resource_type)?;
+            write::delete(app, caller, resource_type, resource_id()?, &request).await
+        }
+        ([], _) => Err(Outcome::method_not_allowed(INSTANCE_METHODS)),
+        (["_history"], Method::GET) => {
+            allow(caller, Interaction::History, resource_type)?;
+            read::history(app, caller, resource_type, resource_id()?, extended).await
+        }
+        (["_history", version], Method::GET) => {
+            allow(caller, Interaction::Vread, resource_type)?;
+            read::vread(app, caller, resource_type, resource_id()?, version, extended).await
+        }
+        (["_history", ..], _) if rest.len() <= 2 => Err(Outcome::method_not_allowed(READ_METHODS)),
+        (["$rotate-secret"], method) if resource_type == ResourceType::ClientApplication => {
+            if method != Method::POST {
+                return Err(Outcome::method_not_allowed(OPERATION_METHODS));
+            }
+            rotate_secret::rotate_secret(app, caller, id, request).await
+        }
+        _ => Err(Outcome::not_found()),
+    }
+}
+
+/// Decides, before anything of the request is looked at, whether the caller may do this at all.
+fn allow(caller: &Caller, interaction: Interaction, resource_type: ResourceType) -> Result<(), Outcome> {
+    if !interaction.is_reading() && !resource_type.is_writable() {
+        return Err(Outcome::method_not_allowed(READ_METHODS));
+    }
+    if caller.may(interaction, resource_type) {
+        Ok(())
+    } else {
+        let what = interaction.as_str();
+        Err(Outcome::forbidden(format!("You may not {what} resources of type {resource_type}")))
+    }
+}
+
+/// The parts of a path, decoded. What cannot be decoded is nowhere.
+fn segments(path: &str) -> Result<Vec<String>, Outcome> {
+    path.split('/')
+        .filter(|segment| !segment.is_empty())
+        .map(|segment| match percent_decode_str(segment).decode_utf8() {
+            Ok(text) => Ok(text.into_owned()),
+            Err(_) => Err(Outcome::not_found()),
+        })
+        .collect()
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// A header that may come once.
+fn header(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Outcome> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    text.map(|text| Some(text.to_owned()))
+        .ok_or_else(|| Outcome::invalid(format!("The header {name} cannot be used as it is")))
+}

@@ -1,0 +1,89 @@
+//! JSON Patch (RFC 6902). The document that a patch is applied to has no secrets, only marks where
+//! they are, so a patch can neither copy one elsewhere nor blank one; and it is bounded at every step,
+//! because `copy` can double a document.
+
+use json_patch::{PatchErrorKind, PatchOperation};
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::limits::{BODY_BYTES_MAX, PATCH_OPERATIONS_MAX};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::client_application::KEPT;
+use crate::error::Outcome;
+
+/// A patch that has been read.
+pub(crate) struct Patch(Vec<PatchOperation>);
+
+impl Patch {
+    pub(super) fn read(document: &Value) -> Result<Self, Outcome> {
+        let operations = Vec::<PatchOperation>::deserialize(document).map_err(|_| {
+            Outcome::invalid("The body is not a JSON Patch: it must be an array of operations (RFC 6902)")
+        })?;
+        if operations.len() > PATCH_OPERATIONS_MAX {
+            return Err(Outcome::invalid(format!("A patch has at most {PATCH_OPERATIONS_MAX} operations")));
+        }
+        Ok(Self(operations))
+    }
+
+    /// What the resource is after the patch.
+    pub(super) fn apply(
+        &self,
+        resource_type: ResourceType,
+        current: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, Outcome> {
+        let mut document = Value::Object(current.clone());
+        if let (ResourceType::ClientApplication, Some(map)) = (resource_type, document.as_object_mut()) {
+            map.insert("secret".to_owned(), Value::String(KEPT.to_owned()));
+            map.insert("retiringSecret".to_owned(), Value::String(KEPT.to_owned()));
+        }
+        for (n, operation) in self.0.iter().enumerate() {
+            json_patch::patch(&mut document, std::slice::from_ref(operation))
+                .map_err(|error| refused(n, &error.kind))?;
+            if matches!(operation, PatchOperation::Copy(_)) && size(&document) > BODY_BYTES_MAX {
+                return Err(Outcome::invalid(format!(
+                    "Operation {n} makes the resource larger than {BODY_BYTES_MAX} bytes"
+                )));
+            }
+        }
+        match document {
+            Value::Object(map) => {
+                let copied = map.iter().any(|(name, value)| {
+                    !matches!(name.as_str(), "secret" | "retiringSecret") && holds_mark(value)
+                });
+                if copied {
+                    return Err(Outcome::invalid("A patch cannot copy or move a secret"));
+                }
+                Ok(map)
+            }
+            _ => Err(Outcome::invalid("A patch cannot replace the whole resource by something else")),
+        }
+    }
+}
+
+fn refused(n: usize, kind: &PatchErrorKind) -> Outcome {
+    match kind {
+        PatchErrorKind::TestFailed => {
+            Outcome::conflict(format!("Operation {n}: the test failed, so nothing was changed"))
+        }
+        _ => Outcome::invalid(format!("Operation {n} cannot be applied: its path is not there")),
+    }
+}
+
+fn holds_mark(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text == KEPT,
+        Value::Array(items) => items.iter().any(holds_mark),
+        Value::Object(map) => map.values().any(holds_mark),
+        _ => false,
+    }
+}
+
+/// About how many bytes a value is as JSON.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 2 + items.iter().map(|item| 1 + size(item)).sum::<usize>(),
+        Value::Object(map) => 2 + map.iter().map(|(name, value)| name.len() + 4 + size(value)).sum::<usize>(),
+        Value::String(text) => text.len() + 2,
+        _ => 8,
+    }
+}

@@ -1,0 +1,195 @@
+//! A FHIR request and its answer, apart from HTTP, so that an entry of a batch is the same thing as
+//! a request of its own.
+
+use std::net::IpAddr;
+
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION};
+use http::{HeaderValue, Method, StatusCode};
+use keyrelay_core::fhir::json;
+use keyrelay_core::id::VersionId;
+use keyrelay_core::time::Timestamp;
+use serde_json::{Map, Value};
+
+use super::render::Rendered;
+use crate::error::Outcome;
+use crate::headers::{FHIR_JSON, NO_STORE};
+
+/// One interaction that somebody asks for.
+#[derive(Debug)]
+pub(crate) struct FhirRequest {
+    pub(crate) method: Method,
+    /// The path below the base, decoded.
+    pub(crate) segments: Vec<String>,
+    pub(crate) query: Option<String>,
+    pub(crate) if_match: Option<String>,
+    pub(crate) if_none_exist: Option<String>,
+    pub(crate) content: Content,
+    /// `X-Medplum: extended`: show all of `meta`.
+    pub(crate) extended: bool,
+    pub(crate) from: IpAddr,
+}
+
+/// What came with a request. Its `Debug` shows no value: it may be a secret.
+pub(crate) enum Content {
+    /// A body as it came over HTTP, with its media type.
+    Bytes { media: String, bytes: Bytes },
+    /// The resource of a batch entry.
+    Json(Value),
+    /// A JSON Patch in a batch entry.
+    Patch(Bytes),
+    /// Nothing.
+    Empty,
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bytes { .. } => "Bytes",
+            Self::Json(_) => "Json",
+            Self::Patch(_) => "Patch",
+            Self::Empty => "Empty",
+        })
+    }
+}
+
+impl Content {
+    /// The body as a JSON object.
+    pub(crate) fn into_object(self) -> Result<Map<String, Value>, Outcome> {
+        let value = match self {
+            Self::Json(value) => value,
+            Self::Bytes { media, bytes } => {
+                if !matches!(media.as_str(), "" | "application/fhir+json" | "application/json") {
+                    return Err(Outcome::unsupported_media_type(
+                        "Content-Type must be application/fhir+json or application/json",
+                    ));
+                }
+                json::parse(&bytes)?
+            }
+            Self::Patch(_) => return Err(Outcome::invalid("A patch is not a resource")),
+            Self::Empty => return Err(Outcome::invalid("The body is missing")),
+        };
+        match value {
+            Value::Object(map) => Ok(map),
+            _ => Err(Outcome::invalid("The body must be a JSON object")),
+        }
+    }
+
+    /// The body as a JSON Patch document.
+    pub(crate) fn into_patch(self) -> Result<Value, Outcome> {
+        let bytes = match self {
+            Self::Patch(bytes) => bytes,
+            Self::Bytes { media, bytes } => {
+                let known = ["", "application/json-patch+json", "application/json", "application/fhir+json"];
+                if !known.contains(&media.as_str()) {
+                    return Err(Outcome::unsupported_media_type(
+                        "Content-Type must be application/json-patch+json",
+                    ));
+                }
+                bytes
+            }
+            Self::Json(_) => {
+                return Err(Outcome::invalid("A patch in a batch is a Binary of application/json-patch+json"));
+            }
+            Self::Empty => return Err(Outcome::invalid("The body is missing")),
+        };
+        Ok(json::parse(&bytes)?)
+    }
+
+    /// The body as form parameters, as `_search` sends them.
+    pub(crate) fn into_form(self) -> Result<String, Outcome> {
+        match self {
+            Self::Empty => Ok(String::new()),
+            Self::Bytes { media, bytes }
+                if matches!(media.as_str(), "application/x-www-form-urlencoded" | "") =>
+            {
+                String::from_utf8(bytes.into()).map_err(|_| Outcome::invalid("The body is not UTF-8"))
+            }
+            _ => {
+                Err(Outcome::unsupported_media_type("Content-Type must be application/x-www-form-urlencoded"))
+            }
+        }
+    }
+}
+
+impl FhirRequest {
+    /// The request without its content, and the content.
+    pub(crate) fn split_content(mut self) -> (Self, Content) {
+        let content = std::mem::replace(&mut self.content, Content::Empty);
+        (self, content)
+    }
+
+    /// Checks `If-Match` (RFC 9110 §13.1.1) against the current version.
+    pub(crate) fn check_if_match(&self, current: VersionId) -> Result<(), Outcome> {
+        let Some(wanted) = &self.if_match else { return Ok(()) };
+        let names_current = wanted.split(',').map(str::trim).any(|tag| {
+            let tag = tag.strip_prefix("W/").unwrap_or(tag);
+            tag == "*" || tag.trim_matches('"') == current.to_string()
+        });
+        if names_current {
+            Ok(())
+        } else {
+            Err(Outcome::precondition_failed(
+                "If-Match names another version than the current one: read again and decide again",
+            ))
+        }
+    }
+}
+
+/// The answer to a request that succeeded.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Option<Rendered>,
+    pub(crate) version: Option<(VersionId, Timestamp)>,
+    pub(crate) location: Option<String>,
+}
+
+impl Reply {
+    /// 200 with a body.
+    pub(crate) const fn ok(body: Rendered) -> Self {
+        Self { status: StatusCode::OK, body: Some(body), version: None, location: None }
+    }
+
+    /// With the `ETag` and `Last-Modified` of a version.
+    pub(crate) const fn of_version(mut self, version: VersionId, last_updated: Timestamp) -> Self {
+        self.version = Some((version, last_updated));
+        self
+    }
+
+    /// 201 with `Location`.
+    pub(crate) fn created_at(mut self, location: String) -> Self {
+        self.status = StatusCode::CREATED;
+        self.location = Some(location);
+        self
+    }
+}
+
+/// The entity tag of a version (FHIR R4 §3.1.0.8: always weak).
+pub(crate) fn etag(version: VersionId) -> String {
+    format!("W/\"{version}\"")
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let mut response = match self.body {
+            Some(body) => (self.status, [(CONTENT_TYPE, FHIR_JSON)], body.into_string()).into_response(),
+            None => self.status.into_response(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        if let Some((version, last_updated)) = self.version {
+            let values = [(ETAG, etag(version)), (LAST_MODIFIED, last_updated.to_http_date())];
+            headers.extend(
+                values
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?))),
+            );
+        }
+        if let Some(location) = self.location.and_then(|text| HeaderValue::try_from(text).ok()) {
+            headers.insert(LOCATION, location);
+        }
+        response
+    }
+}

@@ -1,0 +1,102 @@
+//! `POST [base]/ClientApplication/[id]/$rotate-secret`: the main job.
+//!
+//! Authorisation is decided before the body is looked at, and the body before the client is looked
+//! up. The decision is made on what was read and becomes durable only if that is still the current
+//! version; otherwise it is made again, and the loser of a race finds that its value no longer
+//! matches (P1). The answer is written before the commit, so that nothing can fail after it (P2).
+
+use keyrelay_core::audit::SecretAction;
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::id::{ClientId, ProjectId, VersionId};
+use keyrelay_core::keyring::SecretVisibility;
+use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
+use keyrelay_core::policy::{AdminOf, Caller, Interaction};
+use keyrelay_core::slots::{Mismatch, SlotKind};
+use keyrelay_store::{Change, ClientState, ResourceVersion};
+use serde_json::Value;
+
+use super::client_application::{fresh_secret, record_move};
+use super::parameters::RotateInput;
+use super::read::within_reach;
+use super::render::{ShownSecrets, render, stored_resource};
+use super::request::{FhirRequest, Reply};
+use super::write::{Act, committed, stamp};
+use crate::App;
+use crate::error::Outcome;
+
+pub(super) async fn rotate_secret(
+    app: &App,
+    caller: &Caller,
+    id: &str,
+    request: FhirRequest,
+) -> Result<Reply, Outcome> {
+    if !caller.is_admin() || !caller.may(Interaction::Update, ResourceType::ClientApplication) {
+        return Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"));
+    }
+    let (request, content) = request.split_content();
+    let input = RotateInput::read(content.into_object()?)?;
+    let id = ClientId::parse(id).ok_or_else(Outcome::not_found)?;
+    for _ in 0..CONFLICT_RETRIES_MAX {
+        let state = within_reach(caller, app.store.client(id).await?, |state| &state.resource)?;
+        let admin = state
+            .resource
+            .project
+            .and_then(|project| caller.admin_of(project))
+            .ok_or_else(Outcome::not_found)?;
+        if state.resource.deleted {
+            return Err(Outcome::gone());
+        }
+        request.check_if_match(state.resource.version)?;
+        let (change, reply) = decide(Act::now(app, caller, request.from), &admin, &input, state)?;
+        if committed(app, change).await? {
+            match input.slot {
+                SlotKind::Active => app.metrics.rotations.inc(),
+                SlotKind::Retiring => app.metrics.retirements.inc(),
+            };
+            tracing::info!(client = %id, by = %caller.client, slot = input.slot.as_str(), "a secret was moved on");
+            return Ok(reply);
+        }
+    }
+    Err(Outcome::busy())
+}
+
+/// Values in, values out: what the rotation changes, and what it answers.
+fn decide(
+    act: Act<'_>,
+    admin: &AdminOf<ProjectId>,
+    input: &RotateInput,
+    state: ClientState,
+) -> Result<(Change, Reply), Outcome> {
+    let client = ClientId::from(state.resource.id);
+    let presented = act.app.keyring.present(client, &input.presented);
+    let mismatch = |error: Mismatch| Outcome::invalid(error.to_string());
+    let slots = state.slots.clone();
+    let (action, fresh, moved) = match input.slot {
+        SlotKind::Active => {
+            let (secret, slot) = fresh_secret(act, client, state.secret_visibility);
+            (SecretAction::Rotate, Some(secret), slots.rotate(&presented, slot).map_err(mismatch)?)
+        }
+        SlotKind::Retiring => (SecretAction::Retire, None, slots.retire(&presented).map_err(mismatch)?),
+    };
+
+    let current = &state.resource;
+    let version = VersionId::random(act.app.entropy.as_ref());
+    let resource = stamp(act, stored_resource(current)?, current.id, version, current.project);
+    let next = ResourceVersion {
+        version,
+        revision: current.revision + 1,
+        last_updated: act.now,
+        content: Value::Object(resource.clone()).to_string(),
+        ..current.clone()
+    };
+    let mut change = Change::new();
+    change.update(next.clone(), current.version, None);
+    record_move(act, admin, action, &moved, &state, &mut change);
+
+    let after = ClientState { resource: next, slots: moved.slots, ..state };
+    let mut shown = ShownSecrets::of(&act.app.keyring, &after)?;
+    if after.secret_visibility == SecretVisibility::Once {
+        shown.secret = fresh;
+    }
+    Ok((change, Reply::ok(render(resource, &shown, true)?).of_version(version, act.now)))
+}

@@ -1,0 +1,178 @@
+//! Searching: the query is read and bounded in `core`, answered by the store, and written here as a
+//! Bundle of what the caller may see.
+
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::search::{SearchQuery, Summary, Total, parse_query};
+use keyrelay_core::id::ResourceId;
+use keyrelay_core::policy::Caller;
+use keyrelay_store::{Page, ResourceVersion, Search};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::read::shown_to;
+use super::render::{Rendered, ShownSecrets, render, stored_resource};
+use super::request::Reply;
+use crate::App;
+use crate::error::Outcome;
+
+#[derive(Serialize)]
+pub(crate) struct SearchBundle {
+    #[serde(rename = "resourceType")]
+    resource_type: &'static str,
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<i64>,
+    link: Vec<Link>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    entry: Vec<SearchEntry>,
+}
+
+#[derive(Serialize)]
+struct Link {
+    relation: &'static str,
+    url: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SearchEntry {
+    full_url: String,
+    search: Value,
+    resource: Box<RawValue>,
+}
+
+pub(crate) async fn search(
+    app: &App,
+    caller: &Caller,
+    resource_type: ResourceType,
+    query_text: &str,
+    extended: bool,
+) -> Result<Reply, Outcome> {
+    let query = read_query(resource_type, query_text)?;
+    let with_total = query.total != Total::None || query.summary == Summary::Count || query.count == 0;
+    let mut page = find(app, caller, resource_type, &query, with_total).await?;
+    if query.summary == Summary::Count {
+        page.matches.clear();
+    }
+    let mut entry = Vec::with_capacity(page.matches.len());
+    if resource_type == ResourceType::ClientApplication && caller.is_admin() {
+        let ids: Vec<ResourceId> = page.matches.iter().map(|version| version.id).collect();
+        let states = app.store.clients(&ids).await?;
+        // Read again with their secrets, a client may have been changed or deleted meanwhile.
+        for state in
+            ids.iter().filter_map(|id| states.get(&(*id).into())).filter(|state| !state.resource.deleted)
+        {
+            let shown = shown_to(app, caller, state)?;
+            entry.push(search_entry(app, &state.resource, &query, shown, extended)?);
+        }
+    } else {
+        for version in &page.matches {
+            entry.push(search_entry(app, version, &query, ShownSecrets::default(), extended)?);
+        }
+    }
+    let url = format!("{}/{resource_type}", app.config.base_url.fhir());
+    let bundle = bundle(&url, query_text, &query, page.more, page.total, entry);
+    Ok(Reply::ok(Rendered::serialize(&bundle)?))
+}
+
+/// Reads a query string.
+pub(crate) fn read_query(resource_type: ResourceType, text: &str) -> Result<SearchQuery, Outcome> {
+    let pairs =
+        form_urlencoded::parse(text.as_bytes()).map(|(name, value)| (name.into_owned(), value.into_owned()));
+    let query = parse_query(resource_type, pairs).map_err(|error| Outcome::invalid(error.to_string()))?;
+    if matches!(query.summary, Summary::True | Summary::Text) {
+        return Err(Outcome::not_supported(
+            "_summary can be false, data or count; use _elements to name elements",
+        ));
+    }
+    Ok(query)
+}
+
+/// Finds resources within the caller's reach.
+pub(crate) async fn find(
+    app: &App,
+    caller: &Caller,
+    resource_type: ResourceType,
+    query: &SearchQuery,
+    with_total: bool,
+) -> Result<Page, Outcome> {
+    let search = Search { resource_type, project: caller.reach(), query };
+    Ok(app.store.search(search, with_total).await?)
+}
+
+fn search_entry(
+    app: &App,
+    version: &ResourceVersion,
+    query: &SearchQuery,
+    mut shown: ShownSecrets,
+    extended: bool,
+) -> Result<SearchEntry, Outcome> {
+    let resource = subset(stored_resource(version)?, query, &mut shown);
+    Ok(SearchEntry {
+        full_url: format!("{}/{}/{}", app.config.base_url.fhir(), version.resource_type, version.id),
+        search: json!({ "mode": "match" }),
+        resource: render(resource, &shown, extended)?.into_part()?,
+    })
+}
+
+/// Leaves out what `_elements` and `_summary` do not ask for (FHIR R4 §3.1.1.5.9).
+fn subset(
+    mut resource: Map<String, Value>,
+    query: &SearchQuery,
+    shown: &mut ShownSecrets,
+) -> Map<String, Value> {
+    if query.summary == Summary::Data {
+        resource.shift_remove("text");
+    }
+    if query.elements.is_empty() {
+        return resource;
+    }
+    let wanted = |name: &str| query.elements.iter().any(|element| element == name);
+    if !wanted("secret") {
+        shown.secret = None;
+    }
+    if !wanted("retiringSecret") {
+        shown.retiring = None;
+    }
+    resource.retain(|name, _| matches!(name.as_str(), "resourceType" | "id" | "meta") || wanted(name));
+    resource
+}
+
+/// A `searchset`, with links to this page and the next.
+pub(crate) fn bundle(
+    url: &str,
+    query_text: &str,
+    query: &SearchQuery,
+    more: bool,
+    total: Option<i64>,
+    entry: Vec<SearchEntry>,
+) -> SearchBundle {
+    let page = |offset: u32| {
+        let mut pairs = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in
+            form_urlencoded::parse(query_text.as_bytes()).filter(|(name, _)| name != "_offset")
+        {
+            pairs.append_pair(&name, &value);
+        }
+        if offset > 0 {
+            pairs.append_pair("_offset", &offset.to_string());
+        }
+        let pairs = pairs.finish();
+        if pairs.is_empty() { url.to_owned() } else { format!("{url}?{pairs}") }
+    };
+    let mut link = vec![Link { relation: "self", url: page(query.offset) }];
+    if more {
+        link.push(Link { relation: "next", url: page(query.offset + query.count) });
+    }
+    SearchBundle { resource_type: "Bundle", r#type: "searchset", total, link, entry }
+}
+
+/// An entry for a resource that is written already.
+pub(crate) fn plain_entry(full_url: String, resource: &Value) -> Result<SearchEntry, Outcome> {
+    Ok(SearchEntry {
+        full_url,
+        search: json!({ "mode": "match" }),
+        resource: Rendered::value(resource).into_part()?,
+    })
+}

@@ -1,0 +1,541 @@
+//! Creating, changing and deleting resources. Every change is decided on a version that was read and
+//! becomes durable only if that is still the current one; if not, it is read and decided again.
+//! What is particular to a type is in the file of that type, behind [`Particulars`].
+
+use std::net::IpAddr;
+
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::schema::validate;
+use keyrelay_core::fhir::search::index_entries;
+use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
+use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
+use keyrelay_core::policy::Caller;
+use keyrelay_core::time::Timestamp;
+use keyrelay_store::{
+    Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, StoreError,
+};
+use serde_json::{Map, Value, json};
+
+use super::client_application::{self, WrittenSecrets};
+use super::read::{reply, shown_to, within_reach};
+use super::render::{ShownSecrets, stored_resource};
+use super::request::{Content, FhirRequest, Reply};
+use super::search::{find, read_query};
+use super::{access_policy, membership, patch, project};
+use crate::App;
+use crate::error::Outcome;
+
+/// Who does something, when, and from where.
+#[derive(Clone, Copy)]
+pub(crate) struct Act<'a> {
+    pub(crate) app: &'a App,
+    pub(crate) caller: &'a Caller,
+    pub(crate) now: Timestamp,
+    pub(crate) from: IpAddr,
+}
+
+impl<'a> Act<'a> {
+    pub(crate) fn now(app: &'a App, caller: &'a Caller, from: IpAddr) -> Self {
+        Self { app, caller, now: app.now(), from }
+    }
+}
+
+/// A resource as it is to be stored, and the secrets that came with it.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) resource: Map<String, Value>,
+    pub(super) secrets: WrittenSecrets,
+}
+
+impl Draft {
+    /// Checks a body and takes its secrets out.
+    fn read(resource_type: ResourceType, mut resource: Map<String, Value>) -> Result<Self, Outcome> {
+        if resource.get("resourceType").and_then(Value::as_str) != Some(resource_type.as_str()) {
+            return Err(Outcome::invalid_at(
+                "resourceType",
+                format!("The body must be a resource of type {resource_type}"),
+            ));
+        }
+        let secrets = match resource_type {
+            ResourceType::ClientApplication => client_application::take_secrets(&mut resource)?,
+            _ => WrittenSecrets::default(),
+        };
+        refuse_foreign_credentials(resource_type, &resource)?;
+        validate(&resource).map_err(Outcome::schema)?;
+        Ok(Self { resource, secrets })
+    }
+}
+
+/// Credentials of other systems would be kept in clear, in every version: they are not taken at all.
+fn refuse_foreign_credentials(
+    resource_type: ResourceType,
+    resource: &Map<String, Value>,
+) -> Result<(), Outcome> {
+    let paths: &[&[&str]] = match resource_type {
+        ResourceType::Project => &[
+            &["secret"],
+            &["systemSecret"],
+            &["site", "googleClientSecret"],
+            &["site", "recaptchaSecretKey"],
+        ],
+        ResourceType::ClientApplication => {
+            &[&["identityProvider", "clientSecret"], &["identityProvider", "userInfoApiKey"]]
+        }
+        _ => &[],
+    };
+    let is_there = |path: &&&[&str]| {
+        let (first, rest) = (path.first().and_then(|name| resource.get(*name)), path.get(1));
+        match (first, rest) {
+            (Some(Value::Array(list)), Some(name)) => list.iter().any(|item| item.get(name).is_some()),
+            (Some(value), Some(name)) => value.get(name).is_some(),
+            (value, None) => value.is_some(),
+            (None, Some(_)) => false,
+        }
+    };
+    match paths.iter().find(is_there) {
+        Some(path) => Err(Outcome::not_supported(
+            "Keyrelay keeps no credentials of other systems: leave this element out",
+        )
+        .at(format!("{resource_type}.{}", path.join(".")))),
+        None => Ok(()),
+    }
+}
+
+/// The narrow row that goes with a resource, and the project it belongs to.
+pub(super) enum Particulars {
+    Client(ClientRow),
+    Project(ProjectRow),
+    Membership(MembershipRow),
+    /// An AccessPolicy of that project, which has no row of its own.
+    Policy(ProjectId),
+}
+
+impl Particulars {
+    fn project(&self) -> ProjectId {
+        match self {
+            Self::Client(row) => row.project,
+            Self::Project(row) => row.id,
+            Self::Membership(row) => row.project,
+            Self::Policy(project) => *project,
+        }
+    }
+}
+
+/// What `read` made of a resource of that type: checks that are not in the schema.
+async fn particulars(
+    act: Act<'_>,
+    resource_type: ResourceType,
+    id: ResourceId,
+    project: ProjectId,
+    draft: &Draft,
+    before: Option<&Map<String, Value>>,
+) -> Result<Particulars, Outcome> {
+    match resource_type {
+        ResourceType::ClientApplication => {
+            client_application::row(id.into(), project, &draft.resource).map(Particulars::Client)
+        }
+        ResourceType::Project => {
+            project::row(act.caller, id.into(), &draft.resource, before).map(Particulars::Project)
+        }
+        ResourceType::ProjectMembership => {
+            membership::row(act, id.into(), project, &draft.resource).await.map(Particulars::Membership)
+        }
+        ResourceType::AccessPolicy => {
+            access_policy::check(&draft.resource).map(|()| Particulars::Policy(project))
+        }
+        _ => Err(Outcome::not_found()),
+    }
+}
+
+pub(super) async fn create(
+    app: &App,
+    caller: &Caller,
+    resource_type: ResourceType,
+    request: FhirRequest,
+) -> Result<Reply, Outcome> {
+    let act = Act::now(app, caller, request.from);
+    let extended = request.extended;
+    let (request, content) = request.split_content();
+    let draft = Draft::read(resource_type, content.into_object()?)?;
+    if let Some(condition) = &request.if_none_exist
+        && let Some(reply) = existing(act, resource_type, condition, extended).await?
+    {
+        return Ok(reply);
+    }
+    let id = ResourceId::random(app.entropy.as_ref());
+    let project = project_of_new(act, resource_type, id, &draft.resource).await?;
+    let particulars = particulars(act, resource_type, id, project, &draft, None).await?;
+    let mut change = Change::new();
+    let version = first_version(act, resource_type, id, particulars.project(), draft.resource, &mut change);
+    let shown = match &particulars {
+        Particulars::Client(row) => client_application::create(act, row, &draft.secrets, &mut change).await?,
+        other => {
+            put_row(other, &mut change);
+            ShownSecrets::default()
+        }
+    };
+    app.store.commit(change).await?;
+    let location =
+        format!("{}/{resource_type}/{id}/_history/{}", app.config.base_url.fhir(), version.version);
+    Ok(reply(&version, &shown, extended)?.created_at(location))
+}
+
+/// The first version of a resource, added to a change.
+pub(crate) fn first_version(
+    act: Act<'_>,
+    resource_type: ResourceType,
+    id: ResourceId,
+    project: ProjectId,
+    resource: Map<String, Value>,
+    change: &mut Change,
+) -> ResourceVersion {
+    let version = VersionId::random(act.app.entropy.as_ref());
+    let resource = stamp(act, resource, id, version, Some(project));
+    let index = index_entries(resource_type, &resource);
+    let version = ResourceVersion {
+        resource_type,
+        id,
+        project: Some(project),
+        version,
+        revision: 1,
+        last_updated: act.now,
+        deleted: false,
+        content: Value::Object(resource).to_string(),
+    };
+    change.create(version.clone(), &index);
+    version
+}
+
+fn put_row(particulars: &Particulars, change: &mut Change) {
+    match particulars {
+        Particulars::Client(row) => change.update_client(row),
+        Particulars::Project(row) => {
+            change.put_project(row);
+            if row.secret_visibility == keyrelay_core::keyring::SecretVisibility::Once {
+                change.forget_sealed_secrets(row.id);
+            }
+        }
+        Particulars::Membership(row) => change.put_membership(row),
+        Particulars::Policy(_) => {}
+    }
+}
+
+/// The one resource that `If-None-Exist` finds (FHIR R4 §3.1.0.8.1).
+async fn existing(
+    act: Act<'_>,
+    resource_type: ResourceType,
+    condition: &str,
+    extended: bool,
+) -> Result<Option<Reply>, Outcome> {
+    let query = read_query(resource_type, condition.trim_start_matches('?'))?;
+    if query.filters.is_empty() {
+        return Err(Outcome::invalid("If-None-Exist names no search parameter"));
+    }
+    let page = find(act.app, act.caller, resource_type, &query, false).await?;
+    match page.matches.as_slice() {
+        [] => Ok(None),
+        [found] if !page.more => {
+            super::read::read(act.app, act.caller, resource_type, found.id, extended).await.map(Some)
+        }
+        _ => Err(Outcome::precondition_failed("If-None-Exist finds more than one resource")),
+    }
+}
+
+/// The project that a new resource belongs to. A Super Admin may choose one in `meta.project`.
+async fn project_of_new(
+    act: Act<'_>,
+    resource_type: ResourceType,
+    id: ResourceId,
+    resource: &Map<String, Value>,
+) -> Result<ProjectId, Outcome> {
+    if resource_type == ResourceType::Project {
+        return Ok(id.into());
+    }
+    let mut named = meta_project(resource)?;
+    if named.is_none() && resource_type == ResourceType::ProjectMembership {
+        named = Some(membership::project(resource)?);
+    }
+    let project = named.unwrap_or(act.caller.project);
+    if !act.caller.reaches(project) {
+        return Err(Outcome::forbidden("You may create resources in your own project only")
+            .at(format!("{resource_type}.meta.project")));
+    }
+    if project != act.caller.project {
+        let found = act.app.store.resource(ResourceType::Project, project.into()).await?;
+        if found.is_none_or(|version| version.deleted) {
+            return Err(Outcome::invalid_at(
+                format!("{resource_type}.meta.project"),
+                "There is no such Project",
+            ));
+        }
+    }
+    Ok(project)
+}
+
+fn meta_project(resource: &Map<String, Value>) -> Result<Option<ProjectId>, Outcome> {
+    let named = resource.get("meta").and_then(|meta| meta.get("project")).and_then(Value::as_str);
+    named
+        .map(|text| {
+            let id = text.strip_prefix("Project/").unwrap_or(text);
+            ProjectId::parse(id)
+                .ok_or_else(|| Outcome::invalid_at("meta.project", "This is not the id of a Project"))
+        })
+        .transpose()
+}
+
+/// A change to a resource that is there.
+pub(super) enum Edit {
+    /// The whole resource.
+    Put(Draft),
+    /// Its differences.
+    Patch(patch::Patch),
+}
+
+impl Edit {
+    pub(super) fn put(resource_type: ResourceType, id: &str, content: Content) -> Result<Self, Outcome> {
+        let resource = content.into_object()?;
+        if resource.get("id").and_then(Value::as_str) != Some(id) {
+            return Err(Outcome::invalid_at(
+                format!("{resource_type}.id"),
+                "The id in the body must be the id in the URL",
+            ));
+        }
+        Ok(Self::Put(Draft::read(resource_type, resource)?))
+    }
+
+    pub(super) fn patch(content: Content) -> Result<Self, Outcome> {
+        patch::Patch::read(&content.into_patch()?).map(Self::Patch)
+    }
+
+    /// What the resource is after the change.
+    fn apply(&self, resource_type: ResourceType, current: &Map<String, Value>) -> Result<Draft, Outcome> {
+        match self {
+            Self::Put(draft) => {
+                Ok(Draft { resource: draft.resource.clone(), secrets: draft.secrets.copied() })
+            }
+            Self::Patch(patch) => {
+                let patched = patch.apply(resource_type, current)?;
+                if patched.get("id") != current.get("id") {
+                    return Err(Outcome::invalid_at(
+                        format!("{resource_type}.id"),
+                        "A patch cannot change the id",
+                    ));
+                }
+                Draft::read(resource_type, patched)
+            }
+        }
+    }
+}
+
+pub(super) async fn update(
+    app: &App,
+    caller: &Caller,
+    resource_type: ResourceType,
+    id: ResourceId,
+    edit: &Edit,
+    request: &FhirRequest,
+) -> Result<Reply, Outcome> {
+    for _ in 0..CONFLICT_RETRIES_MAX {
+        let act = Act::now(app, caller, request.from);
+        let (current, client) = load(act, resource_type, id).await?;
+        if current.deleted {
+            return Err(Outcome::gone());
+        }
+        request.check_if_match(current.version)?;
+        let before = stored_resource(&current)?;
+        let draft = edit.apply(resource_type, &before)?;
+        match decide_update(act, &current, client, &before, draft, request.extended).await? {
+            Decision::Nothing(reply) => return Ok(reply),
+            Decision::Commit(change, reply) => {
+                if committed(app, change).await? {
+                    return Ok(reply);
+                }
+            }
+        }
+    }
+    Err(Outcome::busy())
+}
+
+enum Decision {
+    /// It is so already.
+    Nothing(Reply),
+    Commit(Change, Reply),
+}
+
+async fn load(
+    act: Act<'_>,
+    resource_type: ResourceType,
+    id: ResourceId,
+) -> Result<(ResourceVersion, Option<ClientState>), Outcome> {
+    if resource_type == ResourceType::ClientApplication {
+        let state =
+            within_reach(act.caller, act.app.store.client(id.into()).await?, |state| &state.resource)?;
+        return Ok((state.resource.clone(), Some(state)));
+    }
+    let found = act.app.store.resource(resource_type, id).await?;
+    Ok((within_reach(act.caller, found, |version| version)?, None))
+}
+
+async fn decide_update(
+    act: Act<'_>,
+    current: &ResourceVersion,
+    client: Option<ClientState>,
+    before: &Map<String, Value>,
+    draft: Draft,
+    extended: bool,
+) -> Result<Decision, Outcome> {
+    let (app, resource_type, id) = (act.app, current.resource_type, current.id);
+    let project = current.project.ok_or_else(Outcome::not_found)?;
+    let particulars = particulars(act, resource_type, id, project, &draft, Some(before)).await?;
+    let moved = match &client {
+        Some(state) => client_application::replace(act, state, &draft.secrets).await?,
+        None => None,
+    };
+    if moved.is_none() && same_apart_from_meta(before, &draft.resource) {
+        let shown = match &client {
+            Some(state) => shown_to(app, act.caller, state)?,
+            None => ShownSecrets::default(),
+        };
+        return Ok(Decision::Nothing(reply(current, &shown, extended)?));
+    }
+    let version = VersionId::random(app.entropy.as_ref());
+    let resource = stamp(act, draft.resource, id, version, current.project);
+    let next = ResourceVersion {
+        version,
+        revision: current.revision + 1,
+        last_updated: act.now,
+        content: Value::Object(resource.clone()).to_string(),
+        ..current.clone()
+    };
+    let mut change = Change::new();
+    change.update(next.clone(), current.version, Some(&index_entries(resource_type, &resource)));
+    put_row(&particulars, &mut change);
+    let shown = match client {
+        Some(mut state) => {
+            state.resource = next.clone();
+            if let Some(moved) = moved {
+                client_application::move_secrets(act, &moved, &state, &mut change);
+                state.slots = moved.slots;
+            }
+            shown_to(app, act.caller, &state)?
+        }
+        None => ShownSecrets::default(),
+    };
+    Ok(Decision::Commit(change, reply(&next, &shown, extended)?))
+}
+
+pub(super) async fn delete(
+    app: &App,
+    caller: &Caller,
+    resource_type: ResourceType,
+    id: ResourceId,
+    request: &FhirRequest,
+) -> Result<Reply, Outcome> {
+    for _ in 0..CONFLICT_RETRIES_MAX {
+        let act = Act::now(app, caller, request.from);
+        let (current, _) = load(act, resource_type, id).await?;
+        if current.deleted {
+            return Ok(deleted());
+        }
+        request.check_if_match(current.version)?;
+        let mut change = Change::new();
+        match resource_type {
+            ResourceType::ClientApplication => change.delete_client(id.into()),
+            ResourceType::Project if caller.project == id.into() => {
+                return Err(Outcome::conflict(
+                    "You are logged in through this Project: delete it from another one",
+                ));
+            }
+            ResourceType::Project => change.delete_project(id.into()),
+            ResourceType::ProjectMembership => change.delete_membership(id.into()),
+            _ => {}
+        }
+        let next = ResourceVersion {
+            version: VersionId::random(app.entropy.as_ref()),
+            revision: current.revision + 1,
+            last_updated: act.now,
+            deleted: true,
+            content: String::new(),
+            ..current.clone()
+        };
+        change.update(next, current.version, Some(&[]));
+        if committed(app, change).await? {
+            return Ok(deleted());
+        }
+    }
+    Err(Outcome::busy())
+}
+
+fn deleted() -> Reply {
+    Reply::ok(super::render::Rendered::value(&json!({
+        "resourceType": "OperationOutcome",
+        "id": "ok",
+        "issue": [{ "severity": "information", "code": "informational", "details": { "text": "Deleted" } }]
+    })))
+}
+
+/// Commits a change. False if somebody else was faster, so that it must be decided again.
+pub(super) async fn committed(app: &App, change: Change) -> Result<bool, Outcome> {
+    match app.store.commit(change).await {
+        Ok(()) => Ok(true),
+        Err(StoreError::Conflict(Conflict::Version)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts `resourceType`, `id` and `meta` at the head of a resource. Of the client's `meta`, what is
+/// the client's to say stays: tags, profiles, security labels.
+pub(super) fn stamp(
+    act: Act<'_>,
+    resource: Map<String, Value>,
+    id: ResourceId,
+    version: VersionId,
+    project: Option<ProjectId>,
+) -> Map<String, Value> {
+    let mut meta = Map::new();
+    meta.insert("versionId".to_owned(), json!(version.to_string()));
+    meta.insert("lastUpdated".to_owned(), json!(act.now.to_instant()));
+    if let Some(given) = resource.get("meta").and_then(Value::as_object) {
+        for name in ["profile", "security", "tag", "source"] {
+            if let Some(value) = given.get(name) {
+                meta.insert(name.to_owned(), value.clone());
+            }
+        }
+    }
+    if let Some(project) = project {
+        meta.insert("project".to_owned(), json!(project.to_string()));
+        meta.insert("compartment".to_owned(), json!([{ "reference": format!("Project/{project}") }]));
+    }
+    let mut author = Map::new();
+    author.insert("reference".to_owned(), json!(format!("ClientApplication/{}", act.caller.client)));
+    if let Some(name) = &act.caller.name {
+        author.insert("display".to_owned(), json!(name));
+    }
+    meta.insert("author".to_owned(), Value::Object(author));
+
+    let mut stamped = Map::new();
+    if let Some(resource_type) = resource.get("resourceType") {
+        stamped.insert("resourceType".to_owned(), resource_type.clone());
+    }
+    stamped.insert("id".to_owned(), json!(id.to_string()));
+    stamped.insert("meta".to_owned(), Value::Object(meta));
+    stamped.extend(
+        resource.into_iter().filter(|(name, _)| !matches!(name.as_str(), "resourceType" | "id" | "meta")),
+    );
+    stamped
+}
+
+fn same_apart_from_meta(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+    let clients_meta = |resource: &Map<String, Value>, name: &str| {
+        resource.get("meta").and_then(|meta| meta.get(name)).cloned()
+    };
+    let rest = |resource: &Map<String, Value>| {
+        let mut rest = resource.clone();
+        rest.shift_remove("meta");
+        rest
+    };
+    rest(a) == rest(b)
+        && ["profile", "security", "tag", "source"]
+            .iter()
+            .all(|name| clients_meta(a, name) == clients_meta(b, name))
+}

@@ -1,0 +1,27 @@
+//! Keyrelay over HTTP. [`App`] holds what every request needs; [`router`] says which path leads
+//! where; [`Server`] accepts connections within bounds and drains them when asked to stop.
+//!
+//! `fhir` is the FHIR API with `$rotate-secret`, `oauth` the authorization server, `admin` the
+//! routes beside FHIR that Medplum's clients call.
+
+mod admin;
+mod app;
+mod auth;
+pub mod bootstrap;
+mod config;
+mod error;
+mod fhir;
+mod former;
+mod headers;
+mod limiter;
+mod metrics;
+mod oauth;
+mod router;
+mod serve;
+mod usage;
+
+pub use app::App;
+pub use config::{BaseUrl, Config, SecretPolicy};
+pub use error::StartError;
+pub use router::router;
+pub use serve::Server;

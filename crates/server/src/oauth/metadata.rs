@@ -1,0 +1,78 @@
+//! What client libraries read to configure themselves: authorization server metadata (RFC 8414,
+//! OpenID Connect Discovery), protected resource metadata (RFC 9728), SMART configuration, and the
+//! public keys (RFC 7517). They name only what is there.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use serde_json::{Value, json};
+
+use crate::App;
+use crate::headers::JSON;
+
+const AUTH_METHODS: [&str; 2] = ["client_secret_basic", "client_secret_post"];
+/// Keys and addresses change rarely, and a key is published long before its first use is over.
+const CACHE: HeaderValue = HeaderValue::from_static("public, max-age=300");
+
+fn answer(body: &Value) -> Response {
+    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, CACHE)], body.to_string()).into_response()
+}
+
+fn server_metadata(app: &App) -> Value {
+    let base_url = &app.config.base_url;
+    json!({
+        "issuer": base_url.as_str(),
+        "token_endpoint": base_url.join("oauth2/token"),
+        "jwks_uri": base_url.join(".well-known/jwks.json"),
+        "token_endpoint_auth_methods_supported": AUTH_METHODS,
+        "grant_types_supported": ["client_credentials"],
+        "response_types_supported": [],
+        "scopes_supported": ["openid", "system/*.read", "system/*.write", "system/*.cruds"],
+    })
+}
+
+/// `/.well-known/oauth-authorization-server` (RFC 8414 §3).
+pub(crate) async fn authorization_server(State(app): State<App>) -> Response {
+    answer(&server_metadata(&app))
+}
+
+/// `/.well-known/openid-configuration` (OpenID Connect Discovery 1.0 §4).
+pub(crate) async fn openid_configuration(State(app): State<App>) -> Response {
+    let mut metadata = server_metadata(&app);
+    if let Some(map) = metadata.as_object_mut() {
+        map.insert("subject_types_supported".to_owned(), json!(["public"]));
+        map.insert("id_token_signing_alg_values_supported".to_owned(), json!(["ES256"]));
+    }
+    answer(&metadata)
+}
+
+/// `/.well-known/oauth-protected-resource` (RFC 9728 §3).
+pub(crate) async fn protected_resource(State(app): State<App>) -> Response {
+    let base_url = &app.config.base_url;
+    answer(&json!({
+        "resource": base_url.as_str(),
+        "authorization_servers": [base_url.as_str()],
+        "jwks_uri": base_url.join(".well-known/jwks.json"),
+        "bearer_methods_supported": ["header"],
+    }))
+}
+
+/// `/.well-known/smart-configuration` (SMART App Launch 2.2, "Conformance").
+pub(crate) async fn smart_configuration(State(app): State<App>) -> Response {
+    let base_url = &app.config.base_url;
+    answer(&json!({
+        "issuer": base_url.as_str(),
+        "jwks_uri": base_url.join(".well-known/jwks.json"),
+        "token_endpoint": base_url.join("oauth2/token"),
+        "token_endpoint_auth_methods_supported": AUTH_METHODS,
+        "grant_types_supported": ["client_credentials"],
+        "scopes_supported": ["openid", "system/*.read", "system/*.write", "system/*.cruds"],
+        "capabilities": ["client-confidential-symmetric", "permission-v1", "permission-v2"],
+    }))
+}
+
+/// `/.well-known/jwks.json` (RFC 7517 §5).
+pub(crate) async fn jwks(State(app): State<App>) -> Response {
+    answer(app.tokens.jwks())
+}

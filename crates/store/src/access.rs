@@ -1,0 +1,84 @@
+//! The narrow read of the token path: everything that decides whether a client gets in, for many
+//! clients in one query.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyrelay_core::client::{ClientAccess, MembershipAccess, ProjectAccess};
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId};
+use keyrelay_core::keyring::SecretVisibility;
+use keyrelay_core::policy::AccessPolicy;
+use serde_json::Value;
+
+use crate::StoreError;
+use crate::clients::slots;
+use crate::database::{Arg, Connection, Row};
+use crate::group::{Found, pad, placeholders};
+
+/// Reads many clients; those that are not there are not in the answer.
+pub(crate) fn read_group(
+    connection: &mut Connection,
+    ids: Vec<ClientId>,
+) -> Found<'_, ClientId, ClientAccess> {
+    Box::pin(async move {
+        let ids = pad(ids);
+        let sql = format!(
+            "SELECT c.id, c.name, c.active, c.token_lifetime_ms, c.grant_types, c.default_scope, \
+             c.active_id, c.active_proof, NULL, c.active_created, c.retiring_id, c.retiring_proof, NULL, c.retiring_created, \
+             m.id, m.active, m.admin, m.policy_id, r.content, \
+             p.id, p.name, p.active, p.super_admin, p.secret_once \
+             FROM client c JOIN project p ON p.id = c.project_id \
+             LEFT JOIN membership m ON m.client_id = c.id AND m.project_id = c.project_id \
+             LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
+             WHERE c.id IN ({})",
+            placeholders(ids.len())
+        );
+        let rows = connection.fetch(sql.into(), ids.into_iter().map(Arg::from).collect()).await?;
+        rows.iter()
+            .map(|row| read(row).map(|access| (access.client, access)))
+            .collect::<Result<HashMap<_, _>, _>>()
+    })
+}
+
+fn read(row: &Row) -> Result<ClientAccess, StoreError> {
+    let lifetime_ms = row.opt_int(3)?;
+    Ok(ClientAccess {
+        client: row.id(0, ClientId::parse, "client.id")?,
+        name: row.opt_text(1)?,
+        active: row.boolean(2)?,
+        access_token_lifetime: lifetime_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
+        grant_types: row.opt_text(4)?.map(|types| types.split(' ').map(str::to_owned).collect()),
+        default_scope: row.opt_text(5)?,
+        slots: slots(row, 6)?,
+        membership: membership(row)?,
+        project: ProjectAccess {
+            id: row.id(19, ProjectId::parse, "project.id")?,
+            name: row.opt_text(20)?,
+            active: row.boolean(21)?,
+            super_admin: row.boolean(22)?,
+            secret_visibility: visibility(row.boolean(23)?),
+        },
+    })
+}
+
+fn membership(row: &Row) -> Result<Option<MembershipAccess>, StoreError> {
+    let Some(id) = row.opt_id(14, MembershipId::parse, "membership.id")? else { return Ok(None) };
+    // A policy that is named but cannot be read allows nothing.
+    let policy = row.opt_text(17)?.is_some().then(|| row.opt_text(18)).transpose()?.map(|content| {
+        content
+            .and_then(|json| serde_json::from_str::<Value>(&json).ok())
+            .and_then(|resource| AccessPolicy::from_resource(resource.as_object()?).ok())
+            .unwrap_or_else(AccessPolicy::deny_all)
+    });
+    Ok(Some(MembershipAccess {
+        id,
+        active: row.opt_boolean(15)?.unwrap_or(false),
+        admin: row.opt_boolean(16)?.unwrap_or(false),
+        policy: policy.map(Arc::new),
+    }))
+}
+
+pub(crate) const fn visibility(once: bool) -> SecretVisibility {
+    if once { SecretVisibility::Once } else { SecretVisibility::Recoverable }
+}

@@ -1,0 +1,373 @@
+//! A change as a value: the statements that make it, each with what must be true of its effect.
+//! Whoever decides builds it from what was read; [`crate::Store::commit`] makes it durable, all or
+//! nothing. The version that was read is part of it, so that two who read the same cannot both win.
+
+use std::borrow::Cow;
+
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::search::IndexEntry;
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SigningKeyId, VersionId};
+use keyrelay_core::keyring::{Sealed, SecretVisibility};
+use keyrelay_core::limits::FORMER_SECRETS_MAX;
+use keyrelay_core::slots::{SecretSlots, Slot};
+use keyrelay_core::time::Timestamp;
+
+use crate::Conflict;
+use crate::clients::proof;
+use crate::database::Arg;
+
+pub(crate) struct Statement {
+    pub(crate) sql: Cow<'static, str>,
+    pub(crate) args: Vec<Arg>,
+    /// The conflict it is if the statement does not change exactly one row.
+    pub(crate) must_change_one: Option<Conflict>,
+}
+
+/// One version of a resource.
+#[derive(Clone, Debug)]
+pub struct ResourceVersion {
+    /// Its type.
+    pub resource_type: ResourceType,
+    /// Its id.
+    pub id: ResourceId,
+    /// The project it belongs to.
+    pub project: Option<ProjectId>,
+    /// Names this version.
+    pub version: VersionId,
+    /// Counts the versions, from 1.
+    pub revision: i64,
+    /// When this version was made.
+    pub last_updated: Timestamp,
+    /// Whether this version says that the resource is gone.
+    pub deleted: bool,
+    /// The resource as JSON, without secrets; empty where deleted.
+    pub content: String,
+}
+
+/// What the token path reads of a ClientApplication, besides its secrets.
+#[derive(Clone, Debug)]
+pub struct ClientRow {
+    /// The client.
+    pub id: ClientId,
+    /// Its project.
+    pub project: ProjectId,
+    /// `ClientApplication.name`.
+    pub name: Option<String>,
+    /// Whether `ClientApplication.status` is `active` or absent.
+    pub active: bool,
+    /// `ClientApplication.accessTokenLifetime`.
+    pub access_token_lifetime: Option<std::time::Duration>,
+    /// `ClientApplication.grantType`.
+    pub grant_types: Option<Vec<String>>,
+    /// `ClientApplication.defaultScope`.
+    pub default_scope: Option<String>,
+}
+
+/// What the token path reads of a ProjectMembership.
+#[derive(Clone, Copy, Debug)]
+pub struct MembershipRow {
+    /// The membership.
+    pub id: MembershipId,
+    /// Its project.
+    pub project: ProjectId,
+    /// The client application that is the member, if it is one.
+    pub client: Option<ClientId>,
+    /// `ProjectMembership.active`; absent is true.
+    pub active: bool,
+    /// `ProjectMembership.admin`.
+    pub admin: bool,
+    /// `ProjectMembership.accessPolicy`.
+    pub policy: Option<ResourceId>,
+}
+
+/// What the token path reads of a Project.
+#[derive(Clone, Debug)]
+pub struct ProjectRow {
+    /// The project.
+    pub id: ProjectId,
+    /// `Project.name`.
+    pub name: Option<String>,
+    /// `Project.active`; absent is true.
+    pub active: bool,
+    /// `Project.superAdmin`.
+    pub super_admin: bool,
+    /// The project's setting.
+    pub secret_visibility: SecretVisibility,
+}
+
+/// Statements that become durable together or not at all.
+#[derive(Default)]
+pub struct Change {
+    statements: Vec<Statement>,
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Change({} statements)", self.statements.len())
+    }
+}
+
+macro_rules! args {
+    ($($value:expr),* $(,)?) => { vec![$(Arg::from($value)),*] };
+}
+
+impl Change {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn into_statements(self) -> Vec<Statement> {
+        self.statements
+    }
+
+    fn push(&mut self, sql: &'static str, args: Vec<Arg>, must_change_one: Option<Conflict>) {
+        self.statements.push(Statement { sql: Cow::Borrowed(sql), args, must_change_one });
+    }
+
+    /// Makes a resource.
+    pub fn create(&mut self, version: ResourceVersion, index: &[IndexEntry]) {
+        let (id, resource_type) = (version.id, version.resource_type);
+        self.push(
+            "INSERT INTO resource (id, resource_type, project_id, version_id, revision, last_updated, deleted, content) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            args![
+                version.id,
+                version.resource_type.as_str(),
+                version.project,
+                version.version,
+                version.revision,
+                version.last_updated,
+                version.deleted,
+                version.content,
+            ],
+            Some(Conflict::Id),
+        );
+        self.insert_index(id, resource_type, index);
+    }
+
+    /// Makes a new version of a resource, if `previous` is still the current one. `index` is `None`
+    /// where nothing that can be searched for has changed.
+    pub fn update(&mut self, version: ResourceVersion, previous: VersionId, index: Option<&[IndexEntry]>) {
+        let (id, resource_type) = (version.id, version.resource_type);
+        self.push(
+            "INSERT INTO resource_history \
+             (id, revision, version_id, resource_type, project_id, last_updated, deleted, content) \
+             SELECT id, revision, version_id, resource_type, project_id, last_updated, deleted, content \
+             FROM resource WHERE id = $1 AND version_id = $2",
+            args![version.id, previous],
+            Some(Conflict::Version),
+        );
+        self.push(
+            "UPDATE resource SET project_id = $1, version_id = $2, revision = $3, last_updated = $4, deleted = $5, \
+             content = $6 WHERE id = $7 AND version_id = $8",
+            args![
+                version.project,
+                version.version,
+                version.revision,
+                version.last_updated,
+                version.deleted,
+                version.content,
+                version.id,
+                previous,
+            ],
+            Some(Conflict::Version),
+        );
+        if let Some(index) = index {
+            self.push("DELETE FROM search_index WHERE resource_id = $1", args![id], None);
+            self.insert_index(id, resource_type, index);
+        }
+    }
+
+    fn insert_index(&mut self, id: ResourceId, resource_type: ResourceType, index: &[IndexEntry]) {
+        if index.is_empty() {
+            return;
+        }
+        let mut sql = String::from(
+            "INSERT INTO search_index (resource_id, resource_type, code, system, value, low, high) VALUES ",
+        );
+        let mut args = args![id, resource_type.as_str()];
+        for (n, entry) in index.iter().enumerate() {
+            let first = args.len() + 1;
+            let separator = if n == 0 { "" } else { ", " };
+            sql.push_str(&format!(
+                "{separator}($1, $2, ${first}, ${}, ${}, ${}, ${})",
+                first + 1,
+                first + 2,
+                first + 3,
+                first + 4
+            ));
+            args.extend(args![
+                entry.code,
+                entry.system.clone().unwrap_or_default(),
+                entry.value.clone(),
+                entry.at_ms,
+                entry.until_ms,
+            ]);
+        }
+        // Two elements may say the same thing, and once is enough to be found.
+        sql.push_str(" ON CONFLICT DO NOTHING");
+        self.statements.push(Statement { sql: Cow::Owned(sql), args, must_change_one: None });
+    }
+
+    /// Makes the narrow row of a new client, with its first secret.
+    pub fn create_client(&mut self, row: &ClientRow, slots: &SecretSlots) {
+        self.push(
+            "INSERT INTO client (id, project_id, name, active, token_lifetime_ms, grant_types, default_scope, former_count) \
+             VALUES ($7, $1, $2, $3, $4, $5, $6, 0)",
+            client_args(row),
+            Some(Conflict::Id),
+        );
+        self.set_slots(row.id, slots, 0);
+    }
+
+    /// Changes the narrow row of a client; its secrets stay.
+    pub fn update_client(&mut self, row: &ClientRow) {
+        self.push(
+            "UPDATE client SET project_id = $1, name = $2, active = $3, token_lifetime_ms = $4, grant_types = $5, \
+             default_scope = $6 WHERE id = $7",
+            client_args(row),
+            Some(Conflict::Version),
+        );
+    }
+
+    /// Ends a client: none of its secrets grants access again.
+    pub fn delete_client(&mut self, id: ClientId) {
+        self.push("DELETE FROM client WHERE id = $1", args![id], Some(Conflict::Version));
+    }
+
+    /// Puts secrets into a client's slots, and remembers the digest of the one that ended.
+    ///
+    /// Belongs into one change with [`Change::update`] of the client, whose version guards it (P1).
+    pub fn move_secrets(
+        &mut self,
+        client: ClientId,
+        slots: &SecretSlots,
+        ended: Option<&Slot>,
+        former_count: i64,
+        now: Timestamp,
+    ) {
+        let Some(ended) = ended else { return self.set_slots(client, slots, former_count) };
+        self.set_slots(client, slots, former_count + 1);
+        self.push(
+            "INSERT INTO former_secret (client_id, nth, secret_id, proof, ended) VALUES ($1, $2, $3, $4, $5)",
+            args![client, former_count, ended.id, proof(ended), now],
+            Some(Conflict::Version),
+        );
+        if former_count >= FORMER_SECRETS_MAX {
+            self.push(
+                "DELETE FROM former_secret WHERE client_id = $1 AND nth <= $2",
+                args![client, former_count - FORMER_SECRETS_MAX],
+                None,
+            );
+        }
+    }
+
+    fn set_slots(&mut self, client: ClientId, slots: &SecretSlots, former_count: i64) {
+        let mut args = Vec::with_capacity(10);
+        for slot in [slots.active(), slots.retiring()] {
+            args.extend(args![
+                slot.map(|slot| slot.id),
+                slot.map(proof),
+                slot.and_then(|slot| slot.sealed.as_ref()).map(|sealed| sealed.as_bytes().to_vec()),
+                slot.map(|slot| slot.created.epoch_ms()),
+            ]);
+        }
+        args.extend(args![former_count, client]);
+        self.push(
+            "UPDATE client SET active_id = $1, active_proof = $2, active_sealed = $3, active_created = $4, \
+             retiring_id = $5, retiring_proof = $6, retiring_sealed = $7, retiring_created = $8, former_count = $9 \
+             WHERE id = $10",
+            args,
+            Some(Conflict::Version),
+        );
+    }
+
+    /// Forgets the sealed values of a project's secrets: from now on they are only verified.
+    pub fn forget_sealed_secrets(&mut self, project: ProjectId) {
+        self.push(
+            "UPDATE client SET active_sealed = NULL, retiring_sealed = NULL WHERE project_id = $1",
+            args![project],
+            None,
+        );
+    }
+
+    /// Makes or changes the narrow row of a membership. A client has one membership at most.
+    pub fn put_membership(&mut self, row: &MembershipRow) {
+        self.push(
+            "INSERT INTO membership (id, project_id, client_id, active, admin, policy_id) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (id) DO UPDATE SET project_id = excluded.project_id, client_id = excluded.client_id, \
+             active = excluded.active, admin = excluded.admin, policy_id = excluded.policy_id",
+            args![row.id, row.project, row.client, row.active, row.admin, row.policy],
+            Some(Conflict::Membership),
+        );
+    }
+
+    /// Ends a membership.
+    pub fn delete_membership(&mut self, id: MembershipId) {
+        self.push("DELETE FROM membership WHERE id = $1", args![id], None);
+    }
+
+    /// Makes or changes the narrow row of a project.
+    pub fn put_project(&mut self, row: &ProjectRow) {
+        self.push(
+            "INSERT INTO project (id, name, active, super_admin, secret_once) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name, active = excluded.active, \
+             super_admin = excluded.super_admin, secret_once = excluded.secret_once",
+            args![
+                row.id,
+                row.name.clone(),
+                row.active,
+                row.super_admin,
+                row.secret_visibility == SecretVisibility::Once,
+            ],
+            None,
+        );
+    }
+
+    /// Ends a project: none of its clients is let in again.
+    pub fn delete_project(&mut self, id: ProjectId) {
+        self.push("DELETE FROM project WHERE id = $1", args![id], None);
+    }
+
+    /// Keeps a signing key.
+    pub fn create_signing_key(
+        &mut self,
+        id: SigningKeyId,
+        algorithm: &'static str,
+        sealed: &Sealed,
+        now: Timestamp,
+    ) {
+        self.push(
+            "INSERT INTO signing_key (id, algorithm, sealed, created) VALUES ($1, $2, $3, $4)",
+            args![id, algorithm, sealed.as_bytes().to_vec(), now],
+            Some(Conflict::Id),
+        );
+    }
+
+    /// Adds counted uses of a secret. A statement of its own, in a table of its own (P6).
+    pub(crate) fn add_usage(&mut self, used: &crate::Use) {
+        self.push(
+            "INSERT INTO secret_usage (secret_id, client_id, uses, first_used, last_used) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (secret_id) DO UPDATE SET uses = secret_usage.uses + excluded.uses, \
+             last_used = excluded.last_used",
+            args![used.secret, used.client, used.uses, used.first, used.last],
+            None,
+        );
+    }
+}
+
+fn client_args(row: &ClientRow) -> Vec<Arg> {
+    let lifetime_ms =
+        row.access_token_lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX));
+    args![
+        row.project,
+        row.name.clone(),
+        row.active,
+        lifetime_ms,
+        row.grant_types.as_ref().map(|types| types.join(" ")),
+        row.default_scope.clone(),
+        row.id,
+    ]
+}

@@ -1,0 +1,129 @@
+//! Client applications with their secrets, as whoever shows or changes them needs both at once.
+
+use std::collections::HashMap;
+
+use keyrelay_core::id::{ClientId, ResourceId, SecretId};
+use keyrelay_core::keyring::{KeyId, Sealed, SecretVisibility};
+use keyrelay_core::secret::SecretDigest;
+use keyrelay_core::slots::{Presented, SecretSlots, Slot};
+use keyrelay_core::time::Timestamp;
+
+use crate::access::visibility;
+use crate::database::{Arg, Connection, Row};
+use crate::group::{Found, pad, placeholders};
+use crate::resources::{self, COLUMNS};
+use crate::{ResourceVersion, Store, StoreError};
+
+/// A client application and its secrets, of the same moment.
+#[derive(Clone, Debug)]
+pub struct ClientState {
+    /// The current version of the resource.
+    pub resource: ResourceVersion,
+    /// Its secrets; empty for a deleted client.
+    pub slots: SecretSlots,
+    /// How many of its secrets have ended.
+    pub former_count: i64,
+    /// The setting of its project.
+    pub secret_visibility: SecretVisibility,
+}
+
+/// Reads many clients, deleted ones too.
+pub(crate) fn read_group(
+    connection: &mut Connection,
+    ids: Vec<ClientId>,
+) -> Found<'_, ClientId, ClientState> {
+    Box::pin(async move {
+        let ids = pad(ids);
+        let sql = format!(
+            "SELECT {COLUMNS}, \
+             c.active_id, c.active_proof, c.active_sealed, c.active_created, \
+             c.retiring_id, c.retiring_proof, c.retiring_sealed, c.retiring_created, c.former_count, p.secret_once \
+             FROM resource r LEFT JOIN client c ON c.id = r.id LEFT JOIN project p ON p.id = r.project_id \
+             WHERE r.resource_type = 'ClientApplication' AND r.id IN ({})",
+            placeholders(ids.len())
+        );
+        let rows = connection.fetch(sql.into(), ids.into_iter().map(Arg::from).collect()).await?;
+        rows.iter()
+            .map(|row| read(row).map(|state| (ClientId::from(state.resource.id), state)))
+            .collect::<Result<HashMap<_, _>, _>>()
+    })
+}
+
+fn read(row: &Row) -> Result<ClientState, StoreError> {
+    Ok(ClientState {
+        resource: resources::read(row)?,
+        slots: slots(row, 8)?,
+        former_count: row.opt_int(16)?.unwrap_or(0),
+        secret_visibility: visibility(row.opt_boolean(17)?.unwrap_or(false)),
+    })
+}
+
+/// Reads the two slots from eight columns, `id, proof, sealed, created` each.
+pub(crate) fn slots(row: &Row, first: usize) -> Result<SecretSlots, StoreError> {
+    let retiring = slot(row, first + 4)?;
+    Ok(match (slot(row, first)?, retiring) {
+        (Some(active), Some(retiring)) => SecretSlots::with_both(active, retiring),
+        (Some(active), None) => SecretSlots::with_active(active),
+        (None, None) => SecretSlots::empty(),
+        (None, Some(_)) => return Err(StoreError::Corrupt { what: "client.active_id" }),
+    })
+}
+
+fn slot(row: &Row, first: usize) -> Result<Option<Slot>, StoreError> {
+    let Some(id) = row.opt_id(first, SecretId::parse, "client.active_id or retiring_id")? else {
+        return Ok(None);
+    };
+    let proof = row.blob(first + 1)?;
+    let (key, digest) =
+        split_proof(&proof).ok_or(StoreError::Corrupt { what: "client.active_proof or retiring_proof" })?;
+    Ok(Some(Slot {
+        id,
+        key,
+        digest,
+        sealed: row.opt_blob(first + 2)?.map(Sealed::from_bytes),
+        created: Timestamp::from_epoch_ms(row.int(first + 3)?),
+    }))
+}
+
+/// What a `*_proof` column holds: the master key's id and the digest made under it.
+pub(crate) fn proof(slot: &Slot) -> Vec<u8> {
+    join_proof(slot.key, &slot.digest)
+}
+
+fn join_proof(key: KeyId, digest: &SecretDigest) -> Vec<u8> {
+    [key.as_bytes().as_slice(), digest.as_bytes()].concat()
+}
+
+fn split_proof(bytes: &[u8]) -> Option<(KeyId, SecretDigest)> {
+    let (key, digest) = bytes.split_first_chunk::<8>()?;
+    Some((KeyId::from_bytes(*key), SecretDigest::from_bytes(digest.try_into().ok()?)))
+}
+
+impl Store {
+    /// Which of a client's former secrets a presented value is, if it is one of the last
+    /// [`keyrelay_core::limits::FORMER_SECRETS_MAX`].
+    pub async fn former_secret(
+        &self,
+        client: ClientId,
+        presented: &Presented,
+    ) -> Result<Option<SecretId>, StoreError> {
+        for (key, digest) in presented.digests() {
+            let sql = "SELECT secret_id FROM former_secret WHERE client_id = $1 AND proof = $2 LIMIT 1";
+            let args = vec![Arg::from(client), Arg::from(join_proof(key, digest))];
+            if let Some(row) = self.0.database.fetch(sql, args).await?.first() {
+                return row.id(0, SecretId::parse, "former_secret.secret_id").map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The client applications among `ids`, with their secrets.
+    pub async fn clients(&self, ids: &[ResourceId]) -> Result<HashMap<ClientId, ClientState>, StoreError> {
+        let mut found = HashMap::with_capacity(ids.len());
+        let reads = ids.iter().map(|id| self.client(ClientId::from(*id)));
+        for state in futures_util::future::try_join_all(reads).await?.into_iter().flatten() {
+            found.insert(ClientId::from(state.resource.id), state);
+        }
+        Ok(found)
+    }
+}

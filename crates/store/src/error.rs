@@ -1,0 +1,59 @@
+//! What can go wrong in the store, as far as a caller can act on it.
+
+/// Somebody else was faster, or the change contradicts what is there. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// The resource has another version than the one the change was made from.
+    #[error("the resource was changed by somebody else meanwhile")]
+    Version,
+    /// There is a resource of that id.
+    #[error("a resource with this id exists already")]
+    Id,
+    /// The client has a membership already; it can have one.
+    #[error("the client application has a membership already")]
+    Membership,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// See [`Conflict`].
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The queue is full or the database did not answer in time: try again later.
+    #[error("the database is busy")]
+    Busy,
+    /// The store is being closed.
+    #[error("the store is closed")]
+    Closed,
+    /// Another process owns the data directory.
+    #[error(
+        "another keyrelay process uses the data directory {path}: stop it first, or choose another --data-dir"
+    )]
+    Locked {
+        /// The directory.
+        path: String,
+    },
+    /// A row does not hold what this version of the program writes there.
+    #[error("the database holds something unreadable in {what}")]
+    Corrupt {
+        /// Table and column.
+        what: &'static str,
+    },
+    /// The schema could not be brought up to date.
+    #[error("the database schema could not be brought up to date: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// The file system said no.
+    #[error("{action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The database said no.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+}

@@ -1,0 +1,122 @@
+//! Reads that share a query: the dual of group commit. Requests that arrive while a query is under
+//! way wait for the next one, so every answer comes from a read that began after its request (P3),
+//! and the cost of asking is shared. With no cache there is nothing to invalidate.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::pin::Pin;
+
+use keyrelay_core::limits::{DATABASE_WAIT_MAX, READ_GROUP_MAX, READ_QUEUE_MAX};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::StoreError;
+use crate::database::Connection;
+
+/// What a group read gives: a value for each key that was found.
+pub(crate) type Found<'c, K, V> =
+    Pin<Box<dyn Future<Output = Result<HashMap<K, V>, StoreError>> + Send + 'c>>;
+/// Reads many keys in one query.
+pub(crate) type ReadGroup<K, V> = for<'c> fn(&'c mut Connection, Vec<K>) -> Found<'c, K, V>;
+
+/// The sizes that a group is padded to, so that the query is one of few texts and its plan is kept.
+const PADDED_SIZES: [usize; 4] = [1, 4, 16, READ_GROUP_MAX];
+
+struct Request<K, V> {
+    key: K,
+    answer: oneshot::Sender<Result<Option<V>, StoreError>>,
+}
+
+/// Answers reads in groups, in the order in which they arrive.
+#[derive(Debug)]
+pub(crate) struct GroupReader<K, V> {
+    queue: mpsc::Sender<Request<K, V>>,
+}
+
+impl<K, V> GroupReader<K, V>
+where
+    K: Copy + Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Starts a reader on a connection of its own.
+    pub(crate) fn start(connection: Connection, read: ReadGroup<K, V>) -> Self {
+        let (queue, requests) = mpsc::channel(READ_QUEUE_MAX);
+        tokio::spawn(serve(connection, requests, read));
+        Self { queue }
+    }
+
+    /// Reads one key. Refused at once if too many wait already, and after [`DATABASE_WAIT_MAX`].
+    pub(crate) async fn read(&self, key: K) -> Result<Option<V>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Request { key, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+            mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
+        })?;
+        match tokio::time::timeout(DATABASE_WAIT_MAX, answered).await {
+            Ok(answer) => answer.map_err(|_| StoreError::Closed)?,
+            Err(_) => Err(StoreError::Busy),
+        }
+    }
+}
+
+async fn serve<K, V>(
+    mut connection: Connection,
+    mut requests: mpsc::Receiver<Request<K, V>>,
+    read: ReadGroup<K, V>,
+) where
+    K: Copy + Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    let mut group = Vec::with_capacity(READ_GROUP_MAX);
+    while requests.recv_many(&mut group, READ_GROUP_MAX).await > 0 {
+        let keys = distinct(&group);
+        let found = read(&mut connection, keys).await;
+        for request in group.drain(..) {
+            let answer = match &found {
+                Ok(values) => Ok(values.get(&request.key).cloned()),
+                Err(error) => {
+                    tracing::error!(%error, "a group read failed");
+                    Err(StoreError::Busy)
+                }
+            };
+            // Whoever asked may have gone away.
+            let _ = request.answer.send(answer);
+        }
+    }
+}
+
+fn distinct<K: Copy + Eq + Hash, V>(group: &[Request<K, V>]) -> Vec<K> {
+    let mut keys: Vec<K> = Vec::with_capacity(group.len());
+    for request in group {
+        if !keys.contains(&request.key) {
+            keys.push(request.key);
+        }
+    }
+    keys
+}
+
+/// Repeats the last key until the group has one of [`PADDED_SIZES`].
+pub(crate) fn pad<K: Copy>(mut keys: Vec<K>) -> Vec<K> {
+    let size = PADDED_SIZES.into_iter().find(|size| *size >= keys.len()).unwrap_or(keys.len());
+    if let Some(last) = keys.last().copied() {
+        keys.resize(size, last);
+    }
+    keys
+}
+
+/// `$1, $2, …, $n`.
+pub(crate) fn placeholders(n: usize) -> String {
+    (1..=n).map(|i| format!("${i}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_have_few_sizes() {
+        for (n, padded) in [(1, 1), (2, 4), (4, 4), (5, 16), (17, 64), (64, 64)] {
+            let keys = pad((0..n).collect());
+            assert_eq!((keys.len(), keys.last()), (padded, Some(&(n - 1))));
+        }
+    }
+}

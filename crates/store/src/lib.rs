@@ -1,0 +1,93 @@
+//! Where Keyrelay keeps things. Every query is one SQL text that SQLite and PostgreSQL both
+//! understand; which of them answers is decided in [`database`] and nowhere else.
+//!
+//! Reads on the hot path are answered in groups ([`group`]), each from a query that began after the
+//! request arrived; writes are made durable in groups ([`writer`]) before anyone is told of them.
+
+mod access;
+mod change;
+mod clients;
+mod database;
+mod error;
+mod group;
+mod lock;
+mod resources;
+mod search;
+mod signing_keys;
+mod usage;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use change::{Change, ClientRow, MembershipRow, ProjectRow, ResourceVersion};
+pub use clients::ClientState;
+use database::Database;
+pub use error::{Conflict, StoreError};
+use group::GroupReader;
+use keyrelay_core::client::ClientAccess;
+use keyrelay_core::id::ClientId;
+pub use lock::DataDirLock;
+pub use search::{Page, Search};
+pub use signing_keys::StoredSigningKey;
+pub use usage::Use;
+use writer::Writer;
+
+/// The store of one installation.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    access: GroupReader<ClientId, ClientAccess>,
+    clients: GroupReader<ClientId, ClientState>,
+    writer: Writer,
+}
+
+impl Store {
+    /// Opens the SQLite file at `path`, makes it if it is not there, and brings its schema up to date.
+    ///
+    /// Take the [`DataDirLock`] first: one process owns the file.
+    pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
+        let database = Database::open_sqlite(path).await?;
+        Ok(Self(Arc::new(Inner {
+            access: GroupReader::start(database.connect().await?, access::read_group),
+            clients: GroupReader::start(database.connect().await?, clients::read_group),
+            writer: Writer::start(database.connect_writer().await?),
+            database,
+        })))
+    }
+
+    /// Everything that decides whether a client gets in, as of a moment after this call began
+    /// (P3). `None` for a client that does not exist or is deleted.
+    pub async fn access(&self, client: ClientId) -> Result<Option<ClientAccess>, StoreError> {
+        self.0.access.read(client).await
+    }
+
+    /// A client application with its secrets, as of a moment after this call began.
+    pub async fn client(&self, client: ClientId) -> Result<Option<ClientState>, StoreError> {
+        self.0.clients.read(client).await
+    }
+
+    /// Makes a change durable: all of it or nothing. When this returns `Ok`, it survives a power cut (P2).
+    pub async fn commit(&self, change: Change) -> Result<(), StoreError> {
+        self.0.writer.commit(change).await
+    }
+
+    /// Whether there is no project yet.
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.0.database.fetch("SELECT id FROM project LIMIT 1", Vec::new()).await?.is_empty())
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.0.database.fetch("SELECT 1", Vec::new()).await.map(drop)
+    }
+
+    /// Waits for writes under way and closes the database.
+    pub async fn close(&self) {
+        self.0.writer.close().await;
+        self.0.database.close().await;
+    }
+}

@@ -1,0 +1,43 @@
+//! One process owns a data directory: two servers on one SQLite file would each answer from reads
+//! the other knows nothing of. The operating system drops the lock when the process ends, however
+//! it ends.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use crate::StoreError;
+
+/// Holds the data directory for as long as it lives.
+#[derive(Debug)]
+pub struct DataDirLock {
+    _file: File,
+}
+
+impl DataDirLock {
+    /// Takes the lock of a data directory, or says at once that another process has it.
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join("keyrelay.lock");
+        let failed =
+            |source| StoreError::File { action: "cannot lock", path: path.display().to_string(), source };
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: dir.display().to_string() }),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_has_one_holder_and_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataDirLock::take(dir.path()).unwrap();
+        assert!(matches!(DataDirLock::take(dir.path()), Err(StoreError::Locked { .. })));
+        drop(held);
+        assert!(DataDirLock::take(dir.path()).is_ok());
+    }
+}

@@ -1,0 +1,222 @@
+//! Searches, as SQL put together for one request. The query is parsed and typed already
+//! ([`keyrelay_core::fhir::search`]); here it is only translated, every value as an argument.
+
+use std::fmt::Write as _;
+
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::search::{Comparator, Field, Filter, ParamKind, Rule, SearchQuery, SortKey, Test};
+use keyrelay_core::id::ProjectId;
+
+use crate::database::Arg;
+use crate::resources::{self, COLUMNS};
+use crate::{ResourceVersion, Store, StoreError};
+
+/// Sorts behind every text that starts like the one before it.
+const LAST_CHARACTER: char = '\u{10ffff}';
+
+/// A search within what the caller may see.
+#[derive(Clone, Copy, Debug)]
+pub struct Search<'q> {
+    /// What is searched for.
+    pub resource_type: ResourceType,
+    /// The only project whose resources may be found; `None` for all.
+    pub project: Option<ProjectId>,
+    /// The conditions.
+    pub query: &'q SearchQuery,
+}
+
+/// One page of matches.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The matches, in the order that was asked for.
+    pub matches: Vec<ResourceVersion>,
+    /// Whether there are more behind them.
+    pub more: bool,
+    /// How many there are in all, if that was asked.
+    pub total: Option<i64>,
+}
+
+impl Store {
+    /// Finds resources; deleted ones are not found.
+    pub async fn search(&self, search: Search<'_>, with_total: bool) -> Result<Page, StoreError> {
+        let mut page = Page::default();
+        if with_total {
+            let mut sql = Sql::new("SELECT COUNT(*) FROM resource r WHERE ");
+            sql.conditions(&search);
+            let rows = self.0.database.fetch_dynamic(sql.text, sql.args).await?;
+            page.total = rows.first().map(|row| row.int(0)).transpose()?;
+        }
+        if search.query.count == 0 {
+            return Ok(page);
+        }
+        let mut sql = Sql::new("SELECT ");
+        sql.text.push_str(COLUMNS);
+        sql.text.push_str(" FROM resource r WHERE ");
+        sql.conditions(&search);
+        sql.order(&search);
+        // One more than asked for tells whether there is a next page.
+        let limit = sql.arg(i64::from(search.query.count) + 1);
+        let offset = sql.arg(i64::from(search.query.offset));
+        let _ = write!(sql.text, " LIMIT {limit} OFFSET {offset}");
+        let rows = self.0.database.fetch_dynamic(sql.text, sql.args).await?;
+        page.matches = rows.iter().map(resources::read).collect::<Result<_, _>>()?;
+        let count = usize::try_from(search.query.count).unwrap_or(usize::MAX);
+        page.more = page.matches.len() > count;
+        page.matches.truncate(count);
+        Ok(page)
+    }
+}
+
+struct Sql {
+    text: String,
+    args: Vec<Arg>,
+}
+
+impl Sql {
+    fn new(start: &str) -> Self {
+        Self { text: start.to_owned(), args: Vec::new() }
+    }
+
+    /// Adds an argument and gives its placeholder.
+    fn arg(&mut self, value: impl Into<Arg>) -> String {
+        self.args.push(value.into());
+        format!("${}", self.args.len())
+    }
+
+    fn conditions(&mut self, search: &Search<'_>) {
+        let resource_type = self.arg(search.resource_type.as_str());
+        let _ = write!(self.text, "r.resource_type = {resource_type} AND NOT r.deleted");
+        if let Some(project) = search.project {
+            let project = self.arg(project);
+            let _ = write!(self.text, " AND r.project_id = {project}");
+        }
+        for filter in &search.query.filters {
+            let condition = self.filter(&resource_type, filter);
+            let _ = write!(self.text, " AND {condition}");
+        }
+    }
+
+    fn filter(&mut self, resource_type: &str, filter: &Filter) -> String {
+        let Field::Indexed { code, kind } = filter.field else { return self.column_filter(filter) };
+        let code = self.arg(code);
+        let rows = format!(
+            "SELECT i.resource_id FROM search_index i WHERE i.resource_type = {resource_type} AND i.code = {code}"
+        );
+        match &filter.rule {
+            Rule::Any(tests) => format!("r.id IN ({rows} AND {})", self.any(tests, kind)),
+            Rule::None(tests) => format!("r.id NOT IN ({rows} AND {})", self.any(tests, kind)),
+            Rule::Missing(true) => format!("r.id NOT IN ({rows})"),
+            Rule::Missing(false) => format!("r.id IN ({rows})"),
+        }
+    }
+
+    fn any(&mut self, tests: &[Test], kind: ParamKind) -> String {
+        let tests: Vec<String> = tests.iter().map(|test| self.row_test(test, kind)).collect();
+        if tests.is_empty() { "1 = 0".to_owned() } else { format!("({})", tests.join(" OR ")) }
+    }
+
+    /// A test of one row of the index.
+    fn row_test(&mut self, test: &Test, kind: ParamKind) -> String {
+        match test {
+            Test::Value(value) => format!("i.value = {}", self.arg(value.as_str())),
+            Test::SystemValue { system, value } => {
+                let (system, value) = (self.arg(system.as_str()), self.arg(value.as_str()));
+                format!("(i.value = {value} AND i.system = {system})")
+            }
+            Test::BareValue(value) => format!("(i.value = {} AND i.system = '')", self.arg(value.as_str())),
+            // A bare id may be of any type. Spelling them out lets the index by value answer.
+            Test::System(id) if kind == ParamKind::Reference => {
+                let references: Vec<String> = ResourceType::ALL
+                    .iter()
+                    .map(|kind| self.arg(format!("{}/{id}", kind.as_str())))
+                    .collect();
+                format!("i.value IN ({})", references.join(", "))
+            }
+            Test::System(system) => format!("i.system = {}", self.arg(system.as_str())),
+            Test::StartsWith(start) => {
+                let end = format!("{start}{LAST_CHARACTER}");
+                let (start, end) = (self.arg(start.as_str()), self.arg(end));
+                format!("(i.value >= {start} AND i.value < {end})")
+            }
+            Test::Contains(part) => {
+                let escaped = part.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+                format!("i.value LIKE {} ESCAPE '\\'", self.arg(format!("%{escaped}%")))
+            }
+            Test::Date { comparator, low_ms, high_ms } => {
+                self.date_test("i.low", "i.high", *comparator, *low_ms, *high_ms)
+            }
+        }
+    }
+
+    /// Compares the span `[row_low, row_high)` with the span asked for.
+    fn date_test(
+        &mut self,
+        row_low: &str,
+        row_high: &str,
+        comparator: Comparator,
+        low_ms: i64,
+        high_ms: i64,
+    ) -> String {
+        let (low, high) = (self.arg(low_ms), self.arg(high_ms));
+        let contained = format!("({low} <= {row_low} AND {row_high} <= {high})");
+        match comparator {
+            Comparator::Eq => contained,
+            Comparator::Ne => format!("NOT {contained}"),
+            Comparator::Gt => format!("{row_high} > {high}"),
+            Comparator::Lt => format!("{row_low} < {low}"),
+            Comparator::Ge => format!("({row_high} > {high} OR {contained})"),
+            Comparator::Le => format!("({row_low} < {low} OR {contained})"),
+            Comparator::Sa => format!("{row_low} >= {high}"),
+            Comparator::Eb => format!("{row_high} <= {low}"),
+        }
+    }
+
+    /// A filter that a column of the resource itself answers.
+    fn column_filter(&mut self, filter: &Filter) -> String {
+        let tests = match &filter.rule {
+            Rule::Any(tests) | Rule::None(tests) => tests,
+            // These columns are never missing.
+            Rule::Missing(missing) => return if *missing { "1 = 0".to_owned() } else { "1 = 1".to_owned() },
+        };
+        let tests: Vec<String> = tests.iter().map(|test| self.column_test(filter.field, test)).collect();
+        let any = if tests.is_empty() { "1 = 0".to_owned() } else { format!("({})", tests.join(" OR ")) };
+        if matches!(filter.rule, Rule::None(_)) { format!("NOT {any}") } else { any }
+    }
+
+    fn column_test(&mut self, field: Field, test: &Test) -> String {
+        match (field, test) {
+            (Field::Id, Test::Value(id)) => format!("r.id = {}", self.arg(id.as_str())),
+            (Field::Project, Test::Value(id)) | (Field::Compartment, Test::System(id)) => {
+                format!("r.project_id = {}", self.arg(id.as_str()))
+            }
+            (Field::Compartment, Test::Value(reference)) => {
+                let id = reference.strip_prefix("Project/").unwrap_or_default();
+                format!("r.project_id = {}", self.arg(id))
+            }
+            (Field::LastUpdated, Test::Date { comparator, low_ms, high_ms }) => {
+                self.date_test("r.last_updated", "(r.last_updated + 1)", *comparator, *low_ms, *high_ms)
+            }
+            _ => "1 = 0".to_owned(),
+        }
+    }
+
+    /// The order asked for, then the newest first; the id makes it total, so that pages do not overlap.
+    fn order(&mut self, search: &Search<'_>) {
+        self.text.push_str(" ORDER BY ");
+        for SortKey { field, descending } in &search.query.sort {
+            let key = match field {
+                Field::Id => "r.id".to_owned(),
+                Field::Indexed { code, kind } => {
+                    let column = if *kind == ParamKind::Date { "low" } else { "value" };
+                    let code = self.arg(*code);
+                    format!(
+                        "(SELECT MIN(s.{column}) FROM search_index s WHERE s.resource_id = r.id AND s.code = {code})"
+                    )
+                }
+                _ => "r.last_updated".to_owned(),
+            };
+            let _ = write!(self.text, "{key} {}, ", if *descending { "DESC" } else { "ASC" });
+        }
+        self.text.push_str("r.last_updated DESC, r.id");
+    }
+}

@@ -1,0 +1,51 @@
+//! The project's own tasks, as `cargo xtask <task>`: one command for everything a change must pass.
+//!
+//! Only the standard library, so that it compiles in a moment and never waits for what it is about to check.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod checks;
+mod command;
+mod setup;
+mod steps;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask <task>
+
+  test    Everything a change must pass: installs what is missing, then format, lints,
+          dependency rules, Rust tests and the end-to-end tests
+          --only GROUP[,GROUP]   run only these groups of steps
+          --skip GROUP[,GROUP]   leave these groups out
+          groups: setup, fmt, lint, deny, rust, e2e
+  e2e     The end-to-end tests alone: the real client against the real binary
+  bench   Build for release and measure; what follows is passed on (see `cargo xtask bench --help`)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.split_first() {
+        Some((task, rest)) => run(task, rest),
+        None => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &str, rest: &[String]) -> Result<(), String> {
+    match task {
+        "test" => steps::run(&steps::Selection::parse(rest)?),
+        "e2e" if rest.is_empty() => steps::run(&steps::Selection::only(steps::Group::E2e)),
+        "bench" => bench::run_bench(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(format!("there is no task `{task}` with these arguments\n\n{USAGE}")),
+    }
+}
