@@ -90,7 +90,9 @@ impl Content {
                 bytes
             }
             Self::Json(_) => {
-                return Err(Outcome::invalid("A patch in a batch is a Binary of application/json-patch+json"));
+                return Err(Outcome::invalid(
+                    "A patch in a batch is a Binary of application/json-patch+json",
+                ));
             }
             Self::Empty => return Err(Outcome::invalid("The body is missing")),
         };

@@ -1,0 +1,188 @@
+//! P2 with a real process: whatever is answered 200 survives `kill -9`.
+//!
+//! A hundred clients are rotated ten times each, all at once, while the server is killed and started
+//! again twenty times. A rotation whose answer is lost may have happened or not; every other one must
+//! be exactly as answered.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use crate::process::{Process, bootstrap, grant, http, parameters};
+
+const CLIENTS: usize = 100;
+const ROTATIONS: usize = 10;
+const KILLS: usize = 20;
+/// Refusals in a row that stay below the limit for one address.
+const REFUSALS_PER_START: usize = 90;
+
+/// What a client's answers say of its secrets.
+#[derive(Debug)]
+struct Known {
+    id: String,
+    active: String,
+    retiring: Option<String>,
+    ended: Vec<String>,
+}
+
+/// The server's address, which changes with every start, and the admin.
+struct Stage {
+    http: reqwest::Client,
+    base: watch::Receiver<String>,
+    admin: (String, String),
+}
+
+impl Stage {
+    /// Sends a request; `None` if its answer was lost. Then the next server is waited for.
+    async fn send(
+        &self,
+        base: &mut watch::Receiver<String>,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Option<(u16, Value)> {
+        let url = format!("{}fhir/R4/{path}", *base.borrow_and_update());
+        let request = match body {
+            Some(body) => self.http.post(url).json(body),
+            None => self.http.get(url),
+        };
+        let sent = request.basic_auth(&self.admin.0, Some(&self.admin.1)).send().await;
+        let answer = match sent {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                response.json().await.ok().map(|body| (status, body))
+            }
+            Err(_) => None,
+        };
+        if answer.is_none() {
+            base.changed().await.unwrap();
+        }
+        answer
+    }
+
+    /// Rotates once, whatever it takes, and keeps account.
+    async fn rotate(&self, known: &mut Known) {
+        let mut base = self.base.clone();
+        let path = format!("ClientApplication/{}/$rotate-secret", known.id);
+        let mut lost = false;
+        loop {
+            match self.send(&mut base, &path, Some(&parameters("secret", &known.active))).await {
+                Some((200, body)) => return known.rotated(&body),
+                // Only a rotation of ours whose answer was lost can have made the value stale.
+                Some((400, body)) if lost => {
+                    assert_eq!(body["issue"][0]["details"]["text"], "Provided secret does not match client");
+                    let read = loop {
+                        if let Some((status, read)) =
+                            self.send(&mut base, &format!("ClientApplication/{}", known.id), None).await
+                        {
+                            assert_eq!(status, 200, "{read}");
+                            break read;
+                        }
+                    };
+                    return known.rotated(&read);
+                }
+                Some((status, body)) => panic!("{status} {body}"),
+                None => lost = true,
+            }
+        }
+    }
+}
+
+impl Known {
+    fn rotated(&mut self, body: &Value) {
+        assert_eq!(body["retiringSecret"], json!(self.active), "the old secret retires");
+        let fresh = body["secret"].as_str().unwrap().to_owned();
+        self.ended.extend(self.retiring.replace(std::mem::replace(&mut self.active, fresh)));
+    }
+}
+
+async fn make_clients(http: &reqwest::Client, base: &str, admin: &(String, String)) -> Vec<Known> {
+    let send = |request: reqwest::RequestBuilder| async move {
+        let response = request.basic_auth(&admin.0, Some(&admin.1)).send().await.unwrap();
+        assert!(response.status().is_success(), "{}", response.status());
+        response.json::<Value>().await.unwrap()
+    };
+    let project = json!({ "resourceType": "Project", "name": "Crash" });
+    let project = send(http.post(format!("{base}fhir/R4/Project")).json(&project)).await;
+    let url = format!("{base}admin/projects/{}/client", project["id"].as_str().unwrap());
+    let made = (0..CLIENTS).map(|n| send(http.post(&url).json(&json!({ "name": format!("Client {n}") }))));
+    let text = |client: &Value, name: &str| client[name].as_str().unwrap().to_owned();
+    join_all(made)
+        .await
+        .iter()
+        .map(|client| Known {
+            id: text(client, "id"),
+            active: text(client, "secret"),
+            retiring: None,
+            ended: Vec::new(),
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_was_answered_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Process::start(dir.path()).await;
+    let (http, admin) = (http(), bootstrap(dir.path()));
+    let clients = make_clients(&http, &server.base, &admin).await;
+
+    let (tell_base, base) = watch::channel(server.base.clone());
+    let stage = Arc::new(Stage { http: http.clone(), base, admin });
+    let (tell_done, mut done) = mpsc::unbounded_channel();
+    let workers: Vec<_> = clients
+        .into_iter()
+        .map(|mut known| {
+            let (stage, tell_done) = (Arc::clone(&stage), tell_done.clone());
+            tokio::spawn(async move {
+                for _ in 0..ROTATIONS {
+                    stage.rotate(&mut known).await;
+                    tell_done.send(()).unwrap();
+                }
+                known
+            })
+        })
+        .collect();
+    drop(tell_done);
+
+    let (mut rotations, mut kills) = (0, 0);
+    while done.recv().await.is_some() {
+        rotations += 1;
+        if rotations % (CLIENTS * ROTATIONS / (KILLS + 1)) == 0 && kills < KILLS {
+            server.kill().await;
+            server = Process::start(dir.path()).await;
+            tell_base.send(server.base.clone()).unwrap();
+            kills += 1;
+        }
+    }
+    assert_eq!((rotations, kills), (CLIENTS * ROTATIONS, KILLS));
+    let known: Vec<Known> = join_all(workers).await.into_iter().map(Result::unwrap).collect();
+    assert!(server.terminate().await.success());
+    verify(dir.path(), &http, &known).await;
+}
+
+/// Every secret is in the state that the answers said, as every place that takes one sees it.
+async fn verify(dir: &std::path::Path, http: &reqwest::Client, known: &[Known]) {
+    let all: BTreeSet<&String> =
+        known.iter().flat_map(|k| k.ended.iter().chain(&k.retiring).chain([&k.active])).collect();
+    assert_eq!(all.len(), CLIENTS * (ROTATIONS + 1), "no secret was given out twice, and none is missing");
+
+    let server = Process::start(dir).await;
+    for client in known {
+        for secret in client.retiring.iter().chain([&client.active]) {
+            assert_eq!(grant(http, &server.base, &client.id, secret).await, 200, "{}", client.id);
+        }
+    }
+    assert!(server.terminate().await.success());
+
+    let ended: Vec<(&str, &str)> =
+        known.iter().flat_map(|k| k.ended.iter().map(|secret| (k.id.as_str(), secret.as_str()))).collect();
+    for some in ended.chunks(REFUSALS_PER_START) {
+        let server = Process::start(dir).await;
+        for (id, secret) in some {
+            assert_eq!(grant(http, &server.base, id, secret).await, 401, "{id}");
+        }
+        server.kill().await;
+    }
+}

@@ -1,0 +1,231 @@
+//! P4 with a real process: after a run that used every route, no secret is anywhere it must not be.
+//! Looked for, byte by byte: the database, its WAL, the log at `trace`, the metrics, every version of
+//! every resource, every AuditEvent.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::process::{Process, bootstrap, http, parameters};
+
+/// Speaks to the server as its Super Admin, and remembers every secret and token it saw.
+struct Run {
+    http: reqwest::Client,
+    base: String,
+    admin: (String, String),
+    secrets: Vec<String>,
+}
+
+impl Run {
+    async fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let admin = self.admin.clone();
+        self.send_as(&admin, method, path, body).await
+    }
+
+    async fn send_as(
+        &mut self,
+        who: &(String, String),
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Value {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.request(method.parse().unwrap(), url).basic_auth(&who.0, Some(&who.1));
+        if let Some(body) = body {
+            let media =
+                if method == "PATCH" { "application/json-patch+json" } else { "application/fhir+json" };
+            request = request.header("content-type", media).body(body.to_string());
+        }
+        let text = request.send().await.unwrap().text().await.unwrap();
+        let answer = serde_json::from_str(&text).unwrap_or(Value::Null);
+        self.remember(&answer);
+        answer
+    }
+
+    /// Finds the secrets in an answer, wherever they are.
+    fn remember(&mut self, value: &Value) {
+        match value {
+            Value::Object(map) => {
+                for (name, value) in map {
+                    match value {
+                        Value::String(text)
+                            if ["secret", "retiringSecret", "access_token"].contains(&name.as_str()) =>
+                        {
+                            self.use_secret(text);
+                        }
+                        value => self.remember(value),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.remember(item)),
+            _ => {}
+        }
+    }
+
+    /// Remembers a secret in every spelling in which it goes over the wire.
+    fn use_secret(&mut self, secret: &str) -> String {
+        if !self.secrets.iter().any(|known| known == secret) {
+            self.secrets.push(secret.to_owned());
+        }
+        secret.to_owned()
+    }
+
+    async fn token(&mut self, id: &str, secret: &str) -> Value {
+        self.use_secret(secret);
+        let form = [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)];
+        let url = format!("{}oauth2/token", self.base);
+        let answer: Value = self.http.post(url).form(&form).send().await.unwrap().json().await.unwrap();
+        self.remember(&answer);
+        answer
+    }
+
+    /// The life of one client, with every way of going wrong on the way.
+    async fn use_every_route(&mut self) -> String {
+        let project = self
+            .send("POST", "fhir/R4/Project", Some(&json!({ "resourceType": "Project", "name": "Leaks" })))
+            .await;
+        let project = project["id"].as_str().unwrap().to_owned();
+        let client = self
+            .send("POST", &format!("admin/projects/{project}/client"), Some(&json!({ "name": "Leaky" })))
+            .await;
+        let id = client["id"].as_str().unwrap().to_owned();
+        let mut secret = client["secret"].as_str().unwrap().to_owned();
+        let path = format!("fhir/R4/ClientApplication/{id}");
+        let rotate = format!("{path}/$rotate-secret");
+
+        let token = self.token(&id, &secret).await;
+        let bearer = token["access_token"].as_str().unwrap().to_owned();
+        self.http.get(format!("{}auth/me", self.base)).bearer_auth(&bearer).send().await.unwrap();
+        self.send_as(&(id.clone(), secret.clone()), "GET", &path, None).await;
+        for wrong in [
+            "wrong-secret-that-nobody-ever-had-1234",
+            "krs_0000000000000000000000000000000000000000000000000",
+        ] {
+            let wrong = self.use_secret(wrong);
+            self.token(&id, &wrong).await;
+            self.send_as(&(id.clone(), wrong.clone()), "GET", &path, None).await;
+            self.send("POST", &rotate, Some(&parameters("secret", &wrong))).await;
+            self.send("POST", &rotate, Some(&parameters("unknown", &wrong))).await;
+            self.send("POST", &rotate, Some(&json!({ "resourceType": "Patient", "secret": wrong }))).await;
+            self.http.post(format!("{}oauth2/token?client_secret={wrong}", self.base)).send().await.unwrap();
+        }
+        for _ in 0..3 {
+            let rotated = self.send("POST", &rotate, Some(&parameters("secret", &secret))).await;
+            secret = rotated["secret"].as_str().unwrap().to_owned();
+        }
+        let read = self.send("GET", &path, None).await;
+        let retiring = read["retiringSecret"].as_str().unwrap().to_owned();
+        self.send("POST", &rotate, Some(&parameters("retiringSecret", &retiring))).await;
+        self.token(&id, &retiring).await;
+
+        let mut stale = read.clone();
+        stale["description"] = json!("Read before");
+        self.send("PUT", &path, Some(&stale)).await;
+        let mut chosen = self.send("GET", &path, None).await;
+        chosen["secret"] = json!(self.use_secret("a-secret-that-an-admin-chose-himself-0001"));
+        self.send("PUT", &path, Some(&chosen)).await;
+        let patched = self.use_secret("a-secret-that-came-in-by-a-json-patch-0002");
+        self.send("PATCH", &path, Some(&json!([{ "op": "replace", "path": "/secret", "value": patched }])))
+            .await;
+        self.send(
+            "PATCH",
+            &path,
+            Some(&json!([{ "op": "copy", "from": "/secret", "path": "/description" }])),
+        )
+        .await;
+        self.send("PATCH", &path, Some(&json!([{ "op": "test", "path": "/secret", "value": patched }])))
+            .await;
+        let short = self.use_secret("too-short-4711");
+        chosen["secret"] = json!(short);
+        self.send("PUT", &path, Some(&chosen)).await;
+        chosen["secret"] = json!({ "nested": short });
+        self.send("PUT", &path, Some(&chosen)).await;
+        let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": [{
+            "request": { "method": "POST", "url": format!("ClientApplication/{id}/$rotate-secret") },
+            "resource": parameters("secret", &patched)
+        }] });
+        self.send("POST", "fhir/R4", Some(&batch)).await;
+        let made = self.use_secret("a-secret-that-was-there-from-the-start-03");
+        let body = json!({ "resourceType": "ClientApplication", "name": "Chosen", "secret": made });
+        let other = self.send("POST", "fhir/R4/ClientApplication", Some(&body)).await;
+        assert_eq!(other["secret"], json!(made));
+        for path in
+            ["fhir/R4/ClientApplication?name=Leaky", "fhir/R4/metadata", "healthcheck", "readyz", "livez"]
+        {
+            self.send("GET", path, None).await;
+        }
+        let other = other["id"].as_str().unwrap();
+        self.send("DELETE", &format!("fhir/R4/ClientApplication/{other}"), None).await;
+        id
+    }
+
+    /// Everything that must hold no secret, as text.
+    async fn everything_readable(&mut self, id: &str) -> Vec<(String, String)> {
+        let history = format!("fhir/R4/ClientApplication/{id}/_history");
+        let mut paths =
+            vec![history.clone(), "fhir/R4/AuditEvent?_count=1000".to_owned(), "metrics".to_owned()];
+        let versions = self.send("GET", &history, None).await;
+        let entries = versions["entry"].as_array().unwrap();
+        assert!(entries.len() >= 6, "{versions}");
+        for entry in entries {
+            paths.push(format!("{history}/{}", entry["resource"]["meta"]["versionId"].as_str().unwrap()));
+        }
+        let mut texts = Vec::new();
+        for path in paths {
+            let request =
+                self.http.get(format!("{}{path}", self.base)).basic_auth(&self.admin.0, Some(&self.admin.1));
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status(), 200, "{path}");
+            texts.push((path, response.text().await.unwrap()));
+        }
+        texts
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_is_found_where_it_must_not_be() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let server = Process::start_logging(dir.path(), log.path()).await;
+    let admin = bootstrap(dir.path());
+    let mut run = Run { http: http(), base: server.base.clone(), secrets: vec![admin.1.clone()], admin };
+    let id = run.use_every_route().await;
+    let texts = run.everything_readable(&id).await;
+    // Killed, so that the WAL stays as it is.
+    server.kill().await;
+
+    let spellings: Vec<String> =
+        run.secrets.iter().flat_map(|secret| [secret.clone(), STANDARD.encode(secret)]).collect();
+    let basic = STANDARD.encode(format!("{}:{}", run.admin.0, run.admin.1));
+    assert!(run.secrets.len() > 12, "the run used many secrets");
+    for needle in spellings.iter().chain([&basic]) {
+        for (path, text) in &texts {
+            assert!(!text.contains(needle.as_str()), "a secret is in {path}");
+        }
+        for file in files_that_hold_no_secret(dir.path(), log.path()) {
+            let bytes = std::fs::read(&file).unwrap();
+            assert!(!contains(&bytes, needle.as_bytes()), "a secret is in {}", file.display());
+        }
+    }
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains("TRACE"), "the log was at trace");
+    assert!(
+        texts
+            .iter()
+            .any(|(path, text)| path.starts_with("fhir/R4/AuditEvent") && text.contains("rotate-secret"))
+    );
+}
+
+/// The files of a run, but for the two that exist to hold a secret.
+fn files_that_hold_no_secret(dir: &Path, log: &Path) -> Vec<std::path::PathBuf> {
+    let names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(names.iter().any(|path| path.ends_with("keyrelay.sqlite-wal")), "the WAL is there: {names:?}");
+    let meant_to =
+        |path: &std::path::PathBuf| path.ends_with("master.key") || path.ends_with("bootstrap.json");
+    names.into_iter().filter(|path| !meant_to(path)).chain([log.to_owned()]).collect()
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}

@@ -1,0 +1,7 @@
+//! The binary as its users run it: real processes, real files, real signals.
+
+mod commands;
+mod crash;
+mod hostile;
+mod leaks;
+mod process;

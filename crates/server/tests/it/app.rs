@@ -1,0 +1,330 @@
+//! The stage: a server on a free port with a database of its own, a clock that stands still until it
+//! is moved, seeded randomness, and one caller of each kind.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyrelay_core::keyring::Keyring;
+use keyrelay_core::random::SeededEntropy;
+use keyrelay_core::time::{ManualClock, Timestamp};
+use keyrelay_server::bootstrap::first_start;
+use keyrelay_server::{App, BaseUrl, Config, SecretPolicy, Server};
+use keyrelay_store::Store;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// 2026-01-01T00:00:00Z.
+pub const START: Timestamp = Timestamp::from_epoch_ms(1_767_225_600_000);
+
+/// A client application and what lets it in.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    pub id: String,
+    pub secret: String,
+}
+
+/// A server with its stage.
+pub struct TestApp {
+    pub app: App,
+    pub address: SocketAddr,
+    pub clock: Arc<ManualClock>,
+    pub dir: TempDir,
+    /// The project that `admin` administers and `member` belongs to.
+    pub project: String,
+    /// The project of `stranger`.
+    pub other_project: String,
+    pub super_admin: Credentials,
+    /// Project Admin of `project`.
+    pub admin: Credentials,
+    /// A client of `project` that is no admin.
+    pub member: Credentials,
+    /// Project Admin of `other_project`.
+    pub stranger: Credentials,
+    http: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    /// The body as JSON; `null` if it is not JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+
+    /// A member of the body, by JSON pointer, as text.
+    pub fn text_at(&self, pointer: &str) -> String {
+        let body = self.json();
+        let value = body.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {}", self.text));
+        value.as_str().unwrap_or_else(|| panic!("{pointer} is no text in {}", self.text)).to_owned()
+    }
+
+    /// The code and the text of the first issue of an OperationOutcome.
+    pub fn issue(&self) -> (String, String) {
+        (self.text_at("/issue/0/code"), self.text_at("/issue/0/details/text"))
+    }
+
+    /// A header as text; empty if it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Fails the test, with the body, unless the status is the one expected.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        self
+    }
+}
+
+/// How a request says who it is from.
+#[derive(Clone, Debug)]
+pub enum As {
+    Anonymous,
+    Bearer(String),
+    Basic(Credentials),
+}
+
+impl From<&Credentials> for As {
+    fn from(credentials: &Credentials) -> Self {
+        Self::Basic(credentials.clone())
+    }
+}
+
+/// A request that is being put together.
+pub struct Request<'a> {
+    app: &'a TestApp,
+    builder: reqwest::RequestBuilder,
+}
+
+impl Request<'_> {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        let name: HeaderName = name.parse().unwrap();
+        self.builder = self.builder.header(name, HeaderValue::from_str(value).unwrap());
+        self
+    }
+
+    pub fn json(mut self, body: &Value) -> Self {
+        self.builder = self.builder.header("content-type", "application/fhir+json").body(body.to_string());
+        self
+    }
+
+    pub fn body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
+        self.builder = self.builder.header("content-type", content_type).body(body.into());
+        self
+    }
+
+    pub fn form(mut self, pairs: &[(&str, &str)]) -> Self {
+        self.builder = self.builder.form(pairs);
+        self
+    }
+
+    pub async fn send(self) -> Answer {
+        let response =
+            self.builder.send().await.unwrap_or_else(|error| panic!("{}: {error}", self.app.address));
+        Answer {
+            status: response.status(),
+            headers: response.headers().clone(),
+            text: response.text().await.unwrap(),
+        }
+    }
+}
+
+impl TestApp {
+    /// A server with `secret_policy = "strong"`.
+    pub async fn start() -> Self {
+        Self::start_with(SecretPolicy::Strong).await
+    }
+
+    pub async fn start_with(secret_policy: SecretPolicy) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = server.address();
+        let clock = Arc::new(ManualClock::at(START));
+        let entropy = Arc::new(SeededEntropy::new(1));
+        let keyring = Keyring::parse_file(&Keyring::new_file(entropy.as_ref())).unwrap();
+        let store = Store::open_sqlite(&dir.path().join("keyrelay.sqlite")).await.unwrap();
+        let base_url = BaseUrl::parse(&format!("http://{address}/")).unwrap();
+        let config = Config { base_url, secret_policy };
+        let app = App::start(config, store, keyring, clock.clone(), entropy).await.unwrap();
+        let file = dir.path().join("bootstrap.json");
+        first_start(&app, None, &file).await.unwrap();
+        let first: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let super_admin = Credentials {
+            id: first["clientId"].as_str().unwrap().to_owned(),
+            secret: first["clientSecret"].as_str().unwrap().to_owned(),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(server.run(app.clone(), async {
+            let _ = stopped.await;
+        }));
+        let nobody = Credentials { id: String::new(), secret: String::new() };
+        let mut test = Self {
+            app,
+            address,
+            clock,
+            dir,
+            project: String::new(),
+            other_project: String::new(),
+            super_admin,
+            admin: nobody.clone(),
+            member: nobody.clone(),
+            stranger: nobody,
+            http: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap(),
+            stop: Some(stop),
+            task: Some(task),
+        };
+        test.project = test.make_project("Clinic").await;
+        test.other_project = test.make_project("Laboratory").await;
+        test.admin = test.make_client(&test.project, "Operator").await;
+        test.make_admin(&test.admin).await;
+        test.member = test.make_client(&test.project, "Reader").await;
+        test.stranger = test.make_client(&test.other_project, "Other operator").await;
+        test.make_admin(&test.stranger).await;
+        test
+    }
+
+    /// A request to a path below the base URL, as someone.
+    pub fn request(&self, who: impl Into<As>, method: Method, path: &str) -> Request<'_> {
+        let builder = self.http.request(method, format!("http://{}/{path}", self.address));
+        let builder = match who.into() {
+            As::Anonymous => builder,
+            As::Bearer(token) => builder.bearer_auth(token),
+            As::Basic(credentials) => builder.basic_auth(credentials.id, Some(credentials.secret)),
+        };
+        Request { app: self, builder }
+    }
+
+    /// Like [`TestApp::request`], below the FHIR base.
+    pub fn fhir(&self, who: impl Into<As>, method: Method, path: &str) -> Request<'_> {
+        self.request(who, method, &format!("fhir/R4/{path}"))
+    }
+
+    pub async fn get(&self, who: impl Into<As>, path: &str) -> Answer {
+        self.fhir(who, Method::GET, path).send().await
+    }
+
+    pub async fn post(&self, who: impl Into<As>, path: &str, body: &Value) -> Answer {
+        self.fhir(who, Method::POST, path).json(body).send().await
+    }
+
+    pub async fn put(&self, who: impl Into<As>, path: &str, body: &Value) -> Answer {
+        self.fhir(who, Method::PUT, path).json(body).send().await
+    }
+
+    pub async fn patch(&self, who: impl Into<As>, path: &str, body: &Value) -> Answer {
+        let patch = "application/json-patch+json";
+        self.fhir(who, Method::PATCH, path).body(patch, body.to_string()).send().await
+    }
+
+    pub async fn delete(&self, who: impl Into<As>, path: &str) -> Answer {
+        self.fhir(who, Method::DELETE, path).send().await
+    }
+
+    /// Calls `$rotate-secret` with one parameter, as Parameters.
+    pub async fn rotate(&self, who: impl Into<As>, id: &str, name: &str, value: &str) -> Answer {
+        let body =
+            json!({ "resourceType": "Parameters", "parameter": [{ "name": name, "valueString": value }] });
+        self.post(who, &format!("ClientApplication/{id}/$rotate-secret"), &body).await
+    }
+
+    /// Asks the token endpoint, with the credentials in the form.
+    pub async fn grant(&self, id: &str, secret: &str) -> Answer {
+        let form = [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)];
+        self.request(As::Anonymous, Method::POST, "oauth2/token").form(&form).send().await
+    }
+
+    /// A token for these credentials.
+    pub async fn bearer(&self, who: &Credentials) -> As {
+        As::Bearer(self.grant(&who.id, &who.secret).await.expect(200).text_at("/access_token"))
+    }
+
+    /// Whether a secret grants access, everywhere it could: by form, by Basic at the token endpoint,
+    /// by Basic on the FHIR API. Panics if the three do not agree.
+    #[track_caller]
+    pub fn lets_in(&self, id: &str, secret: &str) -> impl Future<Output = bool> {
+        let caller = std::panic::Location::caller();
+        let credentials = Credentials { id: id.to_owned(), secret: secret.to_owned() };
+        async move {
+            let form = self.grant(&credentials.id, &credentials.secret).await.status;
+            let grant = [("grant_type", "client_credentials")];
+            let basic =
+                self.request(&credentials, Method::POST, "oauth2/token").form(&grant).send().await.status;
+            let fhir = self.get(&credentials, &format!("ClientApplication/{}", credentials.id)).await.status;
+            let all = [form.as_u16(), basic.as_u16(), fhir.as_u16()];
+            assert!(all == [200; 3] || all == [401; 3], "{caller}: {all:?}");
+            all == [200; 3]
+        }
+    }
+
+    /// Makes a project, as Super Admin, and gives its id.
+    pub async fn make_project(&self, name: &str) -> String {
+        let body = json!({ "resourceType": "Project", "name": name });
+        self.post(&self.super_admin, "Project", &body).await.expect(201).text_at("/id")
+    }
+
+    /// Makes a client with a secret and a plain membership.
+    pub async fn make_client(&self, project: &str, name: &str) -> Credentials {
+        let path = format!("admin/projects/{project}/client");
+        let answer =
+            self.request(&self.super_admin, Method::POST, &path).json(&json!({ "name": name })).send().await;
+        let answer = answer.expect(201);
+        Credentials { id: answer.text_at("/id"), secret: answer.text_at("/secret") }
+    }
+
+    /// The membership of a client, as a Super Admin reads it.
+    pub async fn membership_of(&self, client: &Credentials) -> Value {
+        let path = format!("ProjectMembership?profile=ClientApplication/{}", client.id);
+        self.get(&self.super_admin, &path).await.expect(200).json()["entry"][0]["resource"].clone()
+    }
+
+    /// Changes the membership of a client by JSON Patch operations.
+    pub async fn patch_membership(&self, client: &Credentials, operations: &Value) {
+        let id = self.membership_of(client).await["id"].as_str().unwrap().to_owned();
+        self.patch(&self.super_admin, &format!("ProjectMembership/{id}"), operations).await.expect(200);
+    }
+
+    pub async fn make_admin(&self, client: &Credentials) {
+        self.patch_membership(client, &json!([{ "op": "add", "path": "/admin", "value": true }])).await;
+    }
+
+    /// Makes an AccessPolicy and puts a client's membership under it.
+    pub async fn put_under_policy(&self, client: &Credentials, policy: &Value) {
+        let project = self.membership_of(client).await["project"]["reference"].as_str().unwrap().to_owned();
+        let mut body = json!({ "resourceType": "AccessPolicy", "meta": { "project": project } });
+        for (name, value) in policy.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let id = self.post(&self.super_admin, "AccessPolicy", &body).await.expect(201).text_at("/id");
+        let reference = json!({ "reference": format!("AccessPolicy/{id}") });
+        self.patch_membership(client, &json!([{ "op": "add", "path": "/accessPolicy", "value": reference }]))
+            .await;
+    }
+
+    /// Sets a setting of a project.
+    pub async fn set(&self, project: &str, name: &str, value: &str) {
+        let setting =
+            json!([{ "op": "add", "path": "/setting", "value": [{ "name": name, "valueString": value }] }]);
+        self.patch(&self.super_admin, &format!("Project/{project}"), &setting).await.expect(200);
+    }
+
+    /// Stops the server and waits until its database is closed; the directory stays until the end.
+    pub async fn stop(&mut self) {
+        if let (Some(stop), Some(task)) = (self.stop.take(), self.task.take()) {
+            let _ = stop.send(());
+            task.await.unwrap();
+        }
+    }
+}
