@@ -15,6 +15,10 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests may take to finish after `SIGTERM`.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long, and how much, of what a client still sends after the last answer is read and thrown away.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// See [`LINGER_TIMEOUT`], in bytes.
+pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most connections open at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
 

@@ -2,6 +2,7 @@
 //! writes counted uses down now and then; and drains when asked to stop.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,10 +15,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use keyrelay_core::limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use crate::auth::ClientAddress;
@@ -50,15 +52,9 @@ impl Server {
     /// [`limits::DRAIN_TIMEOUT`], writes down what was counted, and closes the store.
     pub async fn run(self, app: App, stop: impl Future<Output = ()>) {
         let routes = router(app.clone());
-        let mut connection = http1::Builder::new();
-        connection
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits::HEAD_TIMEOUT)
-            .max_buf_size(limits::HEAD_BYTES_MAX)
-            .max_headers(limits::HEADERS_MAX)
-            .pipeline_flush(true);
         let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
-        let draining = GracefulShutdown::new();
+        let (drain, draining) = watch::channel(false);
+        let mut connections = JoinSet::new();
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -69,26 +65,19 @@ impl Server {
                     let app = app.clone();
                     tokio::spawn(async move { app.flush_usage().await });
                 }
+                Some(_) = connections.join_next() => {}
                 accepted = accept(&self.listener, &places) => {
                     if let Some((stream, peer, place)) = accepted {
-                        let served = serve(&connection, stream, peer, routes.clone(), app.clone());
-                        let served = draining.watch(served);
-                        let connections = app.metrics.connections.clone();
-                        connections.inc();
-                        tokio::spawn(async move {
-                            if let Err(error) = served.await {
-                                tracing::debug!(%error, "a connection ended early");
-                            }
-                            connections.dec();
-                            drop(place);
-                        });
+                        connections.spawn(connection(stream, peer, place, routes.clone(), app.clone(), draining.clone()));
                     }
                 }
             }
         }
         drop(self.listener);
         tracing::info!("stopping: finishing the requests under way");
-        if tokio::time::timeout(limits::DRAIN_TIMEOUT, draining.shutdown()).await.is_err() {
+        drain.send_replace(true);
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(limits::DRAIN_TIMEOUT, drained).await.is_err() {
             tracing::warn!("some requests did not finish in time and were cut off");
         }
         app.close().await;
@@ -111,21 +100,73 @@ async fn accept(
     }
 }
 
-fn serve(
-    connection: &http1::Builder,
+/// Serves one connection until its end, or until the server drains.
+async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
+    _place: OwnedSemaphorePermit,
     routes: Router,
     app: App,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
+    mut draining: watch::Receiver<bool>,
+) {
     // Small answers must not wait for an acknowledgement.
     let _ = stream.set_nodelay(true);
+    app.metrics.connections.inc();
+    let metrics = Arc::clone(&app.metrics);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let routes = routes.clone();
-        let app = app.clone();
-        async move { Ok::<_, Infallible>(answer(routes, app, peer, request.map(Body::new)).await) }
+        let (routes, app) = (routes.clone(), app.clone());
+        // Boxed, because only a connection of an unpinned service gives its stream back.
+        Box::pin(async move { Ok::<_, Infallible>(answer(routes, app, peer, request.map(Body::new)).await) })
     });
-    connection.serve_connection(TokioIo::new(stream), service)
+    let mut http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD_TIMEOUT)
+        .max_buf_size(limits::HEAD_BYTES_MAX)
+        .max_headers(limits::HEADERS_MAX)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let ended = tokio::select! {
+        biased;
+        ended = poll_fn(|context| http.poll_without_shutdown(context)) => ended,
+        () = asked_to_drain(&mut draining) => {
+            Pin::new(&mut http).graceful_shutdown();
+            poll_fn(|context| http.poll_without_shutdown(context)).await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+    linger(http.into_parts().io.into_inner()).await;
+    metrics.connections.dec();
+}
+
+/// Ready when the server drains, or is gone.
+async fn asked_to_drain(draining: &mut watch::Receiver<bool>) {
+    // Not `wait_for`: what it gives holds a lock, which must not be held while requests finish.
+    while !*draining.borrow_and_update() {
+        if draining.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Closes a connection so that the last answer arrives: whoever is still sending when a socket is
+/// closed gets a reset, and with it loses an answer such as 413. So what still comes is read and
+/// thrown away, within bounds.
+async fn linger(mut stream: TcpStream) {
+    let rest = async {
+        stream.shutdown().await?;
+        let mut left = limits::LINGER_BYTES_MAX;
+        let mut buffer = [0; 8192];
+        while left > 0 {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let _ = tokio::time::timeout(limits::LINGER_TIMEOUT, rest).await;
 }
 
 async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::Request<Body>) -> Response {

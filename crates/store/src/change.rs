@@ -181,6 +181,9 @@ impl Change {
     }
 
     fn insert_index(&mut self, id: ResourceId, resource_type: ResourceType, index: &[IndexEntry]) {
+        // These two are columns of the resource itself.
+        let index: Vec<&IndexEntry> =
+            index.iter().filter(|entry| !matches!(entry.code, "_project" | "_compartment")).collect();
         if index.is_empty() {
             return;
         }

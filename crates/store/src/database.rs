@@ -2,16 +2,18 @@
 //! becomes a second variant of these enums, and no query is written twice.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, SigningKeyId, VersionId};
 use keyrelay_core::time::Timestamp;
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Row as _, SqliteConnection};
+use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Either, Executor, Row as _, SqliteConnection};
 
 use crate::StoreError;
 
@@ -213,13 +215,52 @@ impl Connection {
         Ok(rows.into_iter().map(Row::Sqlite).collect())
     }
 
-    /// Runs a statement and counts the rows it changed.
-    pub(crate) async fn execute(&mut self, sql: &str, args: Vec<Arg>) -> Result<u64, sqlx::Error> {
+    /// Runs statements one after the other, in one trip to the database, and counts the rows that
+    /// each changed. The first that fails ends it; the counts are of those before.
+    ///
+    /// A trip to SQLite's thread and back costs as much as several statements do, so they travel
+    /// joined by `;`, their `$n` numbered on.
+    pub(crate) async fn execute_all(&mut self, statements: Vec<(Cow<'static, str>, Vec<Arg>)>) -> Executed {
         let Self::Sqlite(connection) = self;
-        let args = sqlite_arguments(args)
-            .map_err(|_| sqlx::Error::Protocol("an argument did not fit".to_owned()))?;
-        let done = sqlx::query_with(AssertSqlSafe(sql.to_owned()), args).execute(connection).await?;
-        Ok(done.rows_affected())
+        let (mut text, mut all) = (String::new(), Vec::new());
+        for (sql, args) in statements {
+            push_renumbered(&mut text, &sql, all.len());
+            text.push(';');
+            all.extend(args);
+        }
+        let mut executed = Executed { changed: Vec::new(), failed: None };
+        let bound = match sqlite_arguments(all) {
+            Ok(bound) => bound,
+            Err(error) => return Executed { failed: Some(error), ..executed },
+        };
+        let mut results = connection.fetch_many(sqlx::query_with(AssertSqlSafe(text), bound));
+        loop {
+            match results.try_next().await {
+                Ok(Some(Either::Left(done))) => executed.changed.push(done.rows_affected()),
+                Ok(Some(Either::Right(_))) => {}
+                Ok(None) => return executed,
+                Err(error) => return Executed { failed: Some(error.into()), ..executed },
+            }
+        }
+    }
+}
+
+/// What became of statements that ran together.
+pub(crate) struct Executed {
+    /// Rows changed, by statement, as far as they ran.
+    pub(crate) changed: Vec<u64>,
+    /// Why the statement after those did not run.
+    pub(crate) failed: Option<StoreError>,
+}
+
+/// Adds a statement whose `$1` becomes `$(offset + 1)`, and so on. There are no other `$` in our SQL.
+fn push_renumbered(text: &mut String, sql: &str, offset: usize) {
+    let mut parts = sql.split('$');
+    text.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = part.split_at(digits);
+        let _ = write!(text, "${}{rest}", number.parse::<usize>().unwrap_or_default() + offset);
     }
 }
 
@@ -286,5 +327,22 @@ fn sqlite_options(path: PathBuf) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(false)
+        // Otherwise every statement that may fail half-way makes a file, and removes it.
+        .pragma("temp_store", "MEMORY")
         .disable_statement_logging()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_numbered_on() {
+        let mut text = String::new();
+        push_renumbered(&mut text, "UPDATE a SET b = $1, c = $12 WHERE d = $2", 3);
+        assert_eq!(text, "UPDATE a SET b = $4, c = $15 WHERE d = $5");
+        text.clear();
+        push_renumbered(&mut text, "COMMIT", 9);
+        assert_eq!(text, "COMMIT");
+    }
 }

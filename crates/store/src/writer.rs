@@ -1,12 +1,14 @@
 //! The one writer. Changes that wait while a commit is under way are made durable together by the
 //! next one; each is still all or nothing, and nobody is told of its success before the commit.
 
+use std::borrow::Cow;
+
 use keyrelay_core::limits::{DATABASE_WAIT_MAX, WRITE_GROUP_MAX, WRITE_QUEUE_MAX};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::change::Change;
-use crate::database::Connection;
+use crate::database::{Connection, Executed};
 use crate::{Conflict, StoreError};
 
 struct Request {
@@ -78,22 +80,41 @@ async fn serve(
     }
 }
 
-async fn write_group(connection: &mut Connection, group: &mut Vec<Request>) {
-    let alone = group.len() == 1;
-    let mut outcomes = Vec::with_capacity(group.len());
-    if let Err(error) = connection.execute("BEGIN IMMEDIATE", Vec::new()).await {
-        tracing::error!(%error, "cannot begin to write");
-        for request in group.drain(..) {
-            let _ = request.answer.send(Err(StoreError::Busy));
+/// What must be said before the next change of a group: how the one before ended.
+#[derive(Clone, Copy)]
+enum Before {
+    Nothing,
+    Success,
+    Failure,
+}
+
+impl Before {
+    const fn statements(self) -> &'static [&'static str] {
+        match self {
+            Self::Nothing => &["BEGIN IMMEDIATE"],
+            Self::Success => &["RELEASE change"],
+            Self::Failure => &["ROLLBACK TO change", "RELEASE change"],
         }
-        return;
     }
+}
+
+/// There is no transaction.
+struct NotBegun;
+
+async fn write_group(connection: &mut Connection, group: &mut Vec<Request>) {
+    let mut outcomes = Vec::with_capacity(group.len());
+    let mut before = Before::Nothing;
     for request in group.drain(..) {
-        let outcome = write_one(connection, request.change, alone).await;
+        let outcome = match write_one(connection, before, request.change).await {
+            Ok(outcome) => {
+                before = if outcome.is_ok() { Before::Success } else { Before::Failure };
+                outcome
+            }
+            Err(NotBegun) => Err(StoreError::Busy),
+        };
         outcomes.push((request.answer, outcome));
     }
-    let any_success = outcomes.iter().any(|(_, outcome)| outcome.is_ok());
-    let committed = end(connection, any_success).await;
+    let committed = end(connection, before).await;
     for (answer, outcome) in outcomes {
         let outcome = match (outcome, &committed) {
             (Ok(()), Err(error)) => {
@@ -102,50 +123,74 @@ async fn write_group(connection: &mut Connection, group: &mut Vec<Request>) {
             }
             (outcome, _) => outcome,
         };
+        // Whoever asked may have gone away.
         let _ = answer.send(outcome);
     }
 }
 
-async fn end(connection: &mut Connection, commit: bool) -> Result<(), sqlx::Error> {
-    if commit {
-        let committed = connection.execute("COMMIT", Vec::new()).await;
-        if committed.is_ok() {
-            return Ok(());
-        }
-        connection.execute("ROLLBACK", Vec::new()).await?;
-        return committed.map(drop);
+/// Runs one change within the transaction of its group, behind a savepoint, so that a change that
+/// fails leaves no trace. All of it is one trip to the database.
+async fn write_one(
+    connection: &mut Connection,
+    before: Before,
+    change: Change,
+) -> Result<Result<(), StoreError>, NotBegun> {
+    let prefix: Vec<&'static str> = before.statements().iter().copied().chain(["SAVEPOINT change"]).collect();
+    let statements = change.into_statements();
+    let conflicts: Vec<Option<Conflict>> =
+        statements.iter().map(|statement| statement.must_change_one).collect();
+    let all = prefix
+        .iter()
+        .map(|sql| (Cow::Borrowed(*sql), Vec::new()))
+        .chain(statements.into_iter().map(|statement| (statement.sql, statement.args)))
+        .collect();
+    let executed = connection.execute_all(all).await;
+    if executed.changed.len() < prefix.len() {
+        tracing::error!(error = ?executed.failed, "a change could not be begun");
+        return match before {
+            Before::Nothing => Err(NotBegun),
+            Before::Success | Before::Failure => Ok(Err(StoreError::Busy)),
+        };
     }
-    connection.execute("ROLLBACK", Vec::new()).await.map(drop)
+    Ok(judge(&executed, prefix.len(), &conflicts))
 }
 
-/// Runs one change within the open transaction. A change that fails leaves no trace: alone, the whole
-/// transaction is rolled back; in company, its savepoint.
-async fn write_one(connection: &mut Connection, change: Change, alone: bool) -> Result<(), StoreError> {
-    if alone {
-        return run(connection, change).await;
-    }
-    connection.execute("SAVEPOINT change", Vec::new()).await?;
-    let outcome = run(connection, change).await;
-    if outcome.is_err() {
-        connection.execute("ROLLBACK TO change", Vec::new()).await?;
-    }
-    connection.execute("RELEASE change", Vec::new()).await?;
-    outcome
-}
-
-async fn run(connection: &mut Connection, change: Change) -> Result<(), StoreError> {
-    for statement in change.into_statements() {
-        match (connection.execute(&statement.sql, statement.args).await, statement.must_change_one) {
-            (Ok(1), _) | (Ok(_), None) => {}
-            (Ok(_), Some(conflict)) => return Err(conflict.into()),
-            (Err(sqlx::Error::Database(error)), conflict) if error.is_unique_violation() => {
-                return Err(conflict.unwrap_or(Conflict::Id).into());
-            }
-            (Err(error), _) => {
-                tracing::error!(%error, "a statement failed");
-                return Err(StoreError::Database(error));
-            }
+/// Whether every statement behind the prefix had the effect it must have.
+fn judge(executed: &Executed, prefix: usize, conflicts: &[Option<Conflict>]) -> Result<(), StoreError> {
+    let changed = executed.changed.get(prefix..).unwrap_or_default();
+    for (changed, conflict) in changed.iter().zip(conflicts) {
+        if let (Some(conflict), true) = (conflict, *changed != 1) {
+            return Err((*conflict).into());
         }
     }
-    Ok(())
+    match &executed.failed {
+        None => Ok(()),
+        Some(StoreError::Database(sqlx::Error::Database(error))) if error.is_unique_violation() => {
+            Err(conflicts.get(changed.len()).copied().flatten().unwrap_or(Conflict::Id).into())
+        }
+        Some(error) => {
+            tracing::error!(%error, "a statement failed");
+            Err(StoreError::Busy)
+        }
+    }
+}
+
+/// Makes durable what succeeded.
+async fn end(connection: &mut Connection, before: Before) -> Result<(), StoreError> {
+    let last: &[&'static str] = match before {
+        Before::Nothing => &["ROLLBACK"],
+        Before::Success => &["COMMIT"],
+        Before::Failure => &["ROLLBACK TO change", "COMMIT"],
+    };
+    let run = |statements: &[&'static str]| {
+        statements.iter().map(|sql| (Cow::Borrowed(*sql), Vec::new())).collect()
+    };
+    let executed = connection.execute_all(run(last)).await;
+    match executed.failed {
+        None => Ok(()),
+        Some(error) => {
+            connection.execute_all(run(&["ROLLBACK"])).await;
+            Err(error)
+        }
+    }
 }
