@@ -246,6 +246,11 @@ impl From<StoreError> for Outcome {
             StoreError::Conflict(conflict @ (Conflict::Version | Conflict::Id)) => {
                 Self::conflict(conflict.to_string())
             }
+            StoreError::Unknown => {
+                tracing::error!("the writer ended while a change was under way");
+                let text = "The server failed while it wrote; the change may have been made or not: read again to see";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
+            }
             StoreError::Corrupt { what } => {
                 tracing::error!(what, "the database holds something unreadable");
                 Self::internal()

@@ -1,7 +1,6 @@
 //! The narrow read of the token path: everything that decides whether a client gets in, for many
 //! clients in one query.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,32 +12,26 @@ use serde_json::Value;
 
 use crate::StoreError;
 use crate::clients::slots;
-use crate::database::{Arg, Connection, Row};
-use crate::group::{Found, pad, placeholders};
+use crate::database::{Arg, Row};
+use crate::group::{GroupQuery, placeholders};
 
 /// Reads many clients; those that are not there are not in the answer.
-pub(crate) fn read_group(
-    connection: &mut Connection,
-    ids: Vec<ClientId>,
-) -> Found<'_, ClientId, ClientAccess> {
-    Box::pin(async move {
-        let ids = pad(ids);
-        let sql = format!(
-            "SELECT c.id, c.name, c.active, c.token_lifetime_ms, c.grant_types, c.default_scope, \
-             c.active_id, c.active_proof, NULL, c.active_created, c.retiring_id, c.retiring_proof, NULL, c.retiring_created, \
-             m.id, m.active, m.admin, m.policy_id, r.content, \
-             p.id, p.name, p.active, p.super_admin, p.secret_once \
-             FROM client c JOIN project p ON p.id = c.project_id \
-             LEFT JOIN membership m ON m.client_id = c.id AND m.project_id = c.project_id \
-             LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
-             WHERE c.id IN ({})",
-            placeholders(ids.len())
-        );
-        let rows = connection.fetch(sql.into(), ids.into_iter().map(Arg::from).collect()).await?;
-        rows.iter()
-            .map(|row| read(row).map(|access| (access.client, access)))
-            .collect::<Result<HashMap<_, _>, _>>()
-    })
+pub(crate) const QUERY: GroupQuery<ClientId, ClientAccess> =
+    GroupQuery { text, row: |row| read(row).map(|access| (access.client, access)) };
+
+fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
+    let text = format!(
+        "SELECT c.id, c.name, c.active, c.token_lifetime_ms, c.grant_types, c.default_scope, \
+         c.active_id, c.active_proof, NULL, c.active_created, c.retiring_id, c.retiring_proof, NULL, c.retiring_created, \
+         m.id, m.active, m.admin, m.policy_id, r.content, \
+         p.id, p.name, p.active, p.super_admin, p.secret_once \
+         FROM client c JOIN project p ON p.id = c.project_id \
+         LEFT JOIN membership m ON m.client_id = c.id AND m.project_id = c.project_id \
+         LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
+         WHERE c.id IN ({})",
+        placeholders(ids.len())
+    );
+    (text, ids.iter().copied().map(Arg::from).collect())
 }
 
 fn read(row: &Row) -> Result<ClientAccess, StoreError> {

@@ -14,14 +14,7 @@ use keyrelay_core::time::Timestamp;
 
 use crate::Conflict;
 use crate::clients::proof;
-use crate::database::Arg;
-
-pub(crate) struct Statement {
-    pub(crate) sql: Cow<'static, str>,
-    pub(crate) args: Vec<Arg>,
-    /// The conflict it is if the statement does not change exactly one row.
-    pub(crate) must_change_one: Option<Conflict>,
-}
+use crate::database::{Arg, Statement};
 
 /// One version of a resource.
 #[derive(Clone, Debug)]
@@ -209,8 +202,7 @@ impl Change {
                 entry.until_ms,
             ]);
         }
-        // Two elements may say the same thing, and once is enough to be found.
-        sql.push_str(" ON CONFLICT DO NOTHING");
+
         self.statements.push(Statement { sql: Cow::Owned(sql), args, must_change_one: None });
     }
 

@@ -9,8 +9,8 @@ use keyrelay_core::slots::{Presented, SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
 
 use crate::access::visibility;
-use crate::database::{Arg, Connection, Row};
-use crate::group::{Found, pad, placeholders};
+use crate::database::{Arg, Row};
+use crate::group::{GroupQuery, placeholders};
 use crate::resources::{self, COLUMNS};
 use crate::{ResourceVersion, Store, StoreError};
 
@@ -28,25 +28,19 @@ pub struct ClientState {
 }
 
 /// Reads many clients, deleted ones too.
-pub(crate) fn read_group(
-    connection: &mut Connection,
-    ids: Vec<ClientId>,
-) -> Found<'_, ClientId, ClientState> {
-    Box::pin(async move {
-        let ids = pad(ids);
-        let sql = format!(
-            "SELECT {COLUMNS}, \
-             c.active_id, c.active_proof, c.active_sealed, c.active_created, \
-             c.retiring_id, c.retiring_proof, c.retiring_sealed, c.retiring_created, c.former_count, p.secret_once \
-             FROM resource r LEFT JOIN client c ON c.id = r.id LEFT JOIN project p ON p.id = r.project_id \
-             WHERE r.resource_type = 'ClientApplication' AND r.id IN ({})",
-            placeholders(ids.len())
-        );
-        let rows = connection.fetch(sql.into(), ids.into_iter().map(Arg::from).collect()).await?;
-        rows.iter()
-            .map(|row| read(row).map(|state| (ClientId::from(state.resource.id), state)))
-            .collect::<Result<HashMap<_, _>, _>>()
-    })
+pub(crate) const QUERY: GroupQuery<ClientId, ClientState> =
+    GroupQuery { text, row: |row| read(row).map(|state| (state.resource.id.into(), state)) };
+
+fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
+    let text = format!(
+        "SELECT {COLUMNS}, \
+         c.active_id, c.active_proof, c.active_sealed, c.active_created, \
+         c.retiring_id, c.retiring_proof, c.retiring_sealed, c.retiring_created, c.former_count, p.secret_once \
+         FROM resource r LEFT JOIN client c ON c.id = r.id LEFT JOIN project p ON p.id = r.project_id \
+         WHERE r.resource_type = 'ClientApplication' AND r.id IN ({})",
+        placeholders(ids.len())
+    );
+    (text, ids.iter().copied().map(Arg::from).collect())
 }
 
 fn read(row: &Row) -> Result<ClientState, StoreError> {

@@ -23,6 +23,9 @@ pub enum StoreError {
     /// The queue is full or the database did not answer in time: try again later.
     #[error("the database is busy")]
     Busy,
+    /// The thread that writes ended before it could tell: the change may have happened or not.
+    #[error("it is not known whether the change was written")]
+    Unknown,
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -40,9 +43,16 @@ pub enum StoreError {
         /// Table and column.
         what: &'static str,
     },
-    /// The schema could not be brought up to date.
-    #[error("the database schema could not be brought up to date: {0}")]
-    Migration(#[from] sqlx::migrate::MigrateError),
+    /// The database was written by a newer version of the program.
+    #[error(
+        "the database has schema version {found}, but this program knows {known} only: use a newer keyrelay"
+    )]
+    NewerSchema {
+        /// What the database says.
+        found: usize,
+        /// What this program knows.
+        known: usize,
+    },
     /// The file system said no.
     #[error("{action} {path}: {source}")]
     File {
@@ -55,5 +65,5 @@ pub enum StoreError {
     },
     /// The database said no.
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(#[from] rusqlite::Error),
 }

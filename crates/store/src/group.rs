@@ -4,24 +4,26 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::pin::Pin;
 
 use keyrelay_core::limits::{DATABASE_WAIT_MAX, READ_GROUP_MAX, READ_QUEUE_MAX};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::StoreError;
-use crate::database::Connection;
-
-/// What a group read gives: a value for each key that was found.
-pub(crate) type Found<'c, K, V> =
-    Pin<Box<dyn Future<Output = Result<HashMap<K, V>, StoreError>> + Send + 'c>>;
-/// Reads many keys in one query.
-pub(crate) type ReadGroup<K, V> = for<'c> fn(&'c mut Connection, Vec<K>) -> Found<'c, K, V>;
+use crate::database::{Arg, Database, Row};
 
 /// The sizes that a group is padded to, so that the query is one of few texts and its plan is kept.
 const PADDED_SIZES: [usize; 4] = [1, 4, 16, READ_GROUP_MAX];
 
-struct Request<K, V> {
+/// How many keys are read in one query.
+pub(crate) struct GroupQuery<K, V> {
+    /// The query for some keys, and its arguments.
+    pub(crate) text: fn(&[K]) -> (String, Vec<Arg>),
+    /// What a row of its answer says.
+    pub(crate) row: fn(&Row) -> Result<(K, V), StoreError>,
+}
+
+/// One read that somebody waits for.
+pub(crate) struct Request<K, V> {
     key: K,
     answer: oneshot::Sender<Result<Option<V>, StoreError>>,
 }
@@ -38,10 +40,15 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Starts a reader on a connection of its own.
-    pub(crate) fn start(connection: Connection, read: ReadGroup<K, V>) -> Self {
+    pub(crate) async fn start(database: &Database, query: GroupQuery<K, V>) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(READ_QUEUE_MAX);
-        tokio::spawn(serve(connection, requests, read));
-        Self { queue }
+        database.serve_reads(requests, query).await?;
+        Ok(Self { queue })
+    }
+
+    /// Whether reads can still be answered.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.queue.is_closed()
     }
 
     /// Reads one key. Refused at once if too many wait already, and after [`DATABASE_WAIT_MAX`].
@@ -58,33 +65,28 @@ where
     }
 }
 
-async fn serve<K, V>(
-    mut connection: Connection,
-    mut requests: mpsc::Receiver<Request<K, V>>,
-    read: ReadGroup<K, V>,
-) where
-    K: Copy + Eq + Hash + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    let mut group = Vec::with_capacity(READ_GROUP_MAX);
-    while requests.recv_many(&mut group, READ_GROUP_MAX).await > 0 {
-        let keys = distinct(&group);
-        let found = read(&mut connection, keys).await;
+impl<K: Copy + Eq + Hash, V: Clone> GroupQuery<K, V> {
+    /// Answers a group by one read, which begins here: after every request of the group arrived.
+    pub(crate) fn answer(
+        &self,
+        group: &mut Vec<Request<K, V>>,
+        fetch: impl FnOnce(&str, &[Arg]) -> Result<Vec<Row>, StoreError>,
+    ) {
+        let (text, args) = (self.text)(&pad(distinct(group)));
+        let found: Result<HashMap<K, V>, StoreError> =
+            fetch(&text, &args).and_then(|rows| rows.iter().map(self.row).collect());
+        if let Err(error) = &found {
+            tracing::error!(%error, "a group read failed");
+        }
         for request in group.drain(..) {
-            let answer = match &found {
-                Ok(values) => Ok(values.get(&request.key).cloned()),
-                Err(error) => {
-                    tracing::error!(%error, "a group read failed");
-                    Err(StoreError::Busy)
-                }
-            };
+            let answer = found.as_ref().map(|found| found.get(&request.key).cloned());
             // Whoever asked may have gone away.
-            let _ = request.answer.send(answer);
+            let _ = request.answer.send(answer.map_err(|_| StoreError::Busy));
         }
     }
 }
 
-fn distinct<K: Copy + Eq + Hash, V>(group: &[Request<K, V>]) -> Vec<K> {
+fn distinct<K: Copy + Eq, V>(group: &[Request<K, V>]) -> Vec<K> {
     let mut keys: Vec<K> = Vec::with_capacity(group.len());
     for request in group {
         if !keys.contains(&request.key) {
@@ -95,7 +97,7 @@ fn distinct<K: Copy + Eq + Hash, V>(group: &[Request<K, V>]) -> Vec<K> {
 }
 
 /// Repeats the last key until the group has one of [`PADDED_SIZES`].
-pub(crate) fn pad<K: Copy>(mut keys: Vec<K>) -> Vec<K> {
+fn pad<K: Copy>(mut keys: Vec<K>) -> Vec<K> {
     let size = PADDED_SIZES.into_iter().find(|size| *size >= keys.len()).unwrap_or(keys.len());
     if let Some(last) = keys.last().copied() {
         keys.resize(size, last);

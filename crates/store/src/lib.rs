@@ -14,6 +14,7 @@ mod lock;
 mod resources;
 mod search;
 mod signing_keys;
+mod sqlite;
 mod usage;
 mod writer;
 
@@ -52,9 +53,9 @@ impl Store {
     pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
         let database = Database::open_sqlite(path).await?;
         Ok(Self(Arc::new(Inner {
-            access: GroupReader::start(database.connect().await?, access::read_group),
-            clients: GroupReader::start(database.connect().await?, clients::read_group),
-            writer: Writer::start(database.connect_writer().await?),
+            access: GroupReader::start(&database, access::QUERY).await?,
+            clients: GroupReader::start(&database, clients::QUERY).await?,
+            writer: Writer::start(&database).await?,
             database,
         })))
     }
@@ -80,14 +81,17 @@ impl Store {
         Ok(self.0.database.fetch("SELECT id FROM project LIMIT 1", Vec::new()).await?.is_empty())
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers, and everything that serves the hot paths is at work.
     pub async fn ping(&self) -> Result<(), StoreError> {
+        let inner = &self.0;
+        if !(inner.access.is_alive() && inner.clients.is_alive() && inner.writer.is_alive()) {
+            return Err(StoreError::Closed);
+        }
         self.0.database.fetch("SELECT 1", Vec::new()).await.map(drop)
     }
 
-    /// Waits for writes under way and closes the database.
+    /// Waits for writes under way; from then on nothing is written.
     pub async fn close(&self) {
         self.0.writer.close().await;
-        self.0.database.close().await;
     }
 }

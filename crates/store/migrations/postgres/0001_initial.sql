@@ -1,4 +1,4 @@
--- The same schema as ../sqlite, in the words of PostgreSQL.
+-- The same schema as ../sqlite, in the words of PostgreSQL. Not run by this version yet.
 
 -- The current version of every resource, as JSON without secrets.
 CREATE TABLE resource (
@@ -34,9 +34,9 @@ CREATE TABLE search_index (
   system        TEXT   NOT NULL,
   resource_type TEXT   NOT NULL,
   low           BIGINT,
-  high          BIGINT,
-  PRIMARY KEY (resource_id, code, value, system)
+  high          BIGINT
 );
+CREATE INDEX search_index_by_resource ON search_index (resource_id, code);
 CREATE INDEX search_index_by_value ON search_index (resource_type, code, value);
 CREATE INDEX search_index_by_date ON search_index (resource_type, code, low) WHERE low IS NOT NULL;
 

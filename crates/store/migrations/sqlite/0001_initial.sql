@@ -1,5 +1,8 @@
 -- Types are TEXT, BIGINT (times: milliseconds since the epoch), BOOLEAN and BLOB only, as in ../postgres.
 
+-- Large rows are in ordinary tables: WITHOUT ROWID, a look-up would read the whole row of every key
+-- it is compared with.
+
 -- The current version of every resource, as JSON without secrets.
 CREATE TABLE resource (
   id            TEXT    NOT NULL PRIMARY KEY,
@@ -10,7 +13,7 @@ CREATE TABLE resource (
   last_updated  BIGINT  NOT NULL,
   deleted       BOOLEAN NOT NULL,
   content       TEXT    NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX resource_by_type ON resource (resource_type, project_id, last_updated);
 
 -- Earlier versions only: the current one is in `resource`.
@@ -24,7 +27,7 @@ CREATE TABLE resource_history (
   deleted       BOOLEAN NOT NULL,
   content       TEXT    NOT NULL,
   PRIMARY KEY (id, revision)
-) WITHOUT ROWID;
+);
 
 -- What can be searched for. `low` and `high` are the bounds of a date.
 CREATE TABLE search_index (
@@ -34,9 +37,9 @@ CREATE TABLE search_index (
   system        TEXT   NOT NULL,
   resource_type TEXT   NOT NULL,
   low           BIGINT,
-  high          BIGINT,
-  PRIMARY KEY (resource_id, code, value, system)
-) WITHOUT ROWID;
+  high          BIGINT
+);
+CREATE INDEX search_index_by_resource ON search_index (resource_id, code);
 CREATE INDEX search_index_by_value ON search_index (resource_type, code, value);
 CREATE INDEX search_index_by_date ON search_index (resource_type, code, low) WHERE low IS NOT NULL;
 

@@ -1,0 +1,254 @@
+//! SQLite, spoken to without a detour. On the hot paths a connection lives on a thread that takes
+//! requests straight from their queue, a group at a time: one trip there and back for whoever asks.
+//! That trip, not the work, is what a small query costs.
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use keyrelay_core::limits::DATABASE_WAIT_MAX;
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Statement as Prepared, ToSql};
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::change::Change;
+use crate::database::{Arg, Cell, Row, Statement};
+use crate::{Conflict, StoreError};
+
+/// Connections for reads outside the hot path.
+const READERS_MAX: usize = 4;
+/// How long SQLite waits for a lock. Only the writer writes, so this is for tools from outside.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Plans kept per connection.
+const STATEMENTS_MAX: usize = 128;
+/// Pages in the WAL before they are copied back. Four times SQLite's own choice: most pages are
+/// written again soon, and each is copied back once.
+const CHECKPOINT_PAGES: u32 = 4000;
+/// Page cache per connection, in KiB.
+const CACHE_KIB: u32 = 8192;
+/// The schema, version by version. A version that was released is never changed.
+const MIGRATIONS: [&str; 1] = [include_str!("../migrations/sqlite/0001_initial.sql")];
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
+    let flags = match access {
+        Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+    };
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update(None, "cache_size", format!("-{CACHE_KIB}"))?;
+    // Otherwise every statement that may fail half-way makes a file, and removes it.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    if access == Access::Write {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    }
+    Ok(connection)
+}
+
+/// Makes the file if it is not there, for its owner only, and brings its schema up to date.
+fn prepare(path: &Path) -> Result<(), StoreError> {
+    let failed =
+        |source| StoreError::File { action: "cannot make", path: path.display().to_string(), source };
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    }
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
+    let mut connection = open(path, Access::Write)?;
+    let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let done = usize::try_from(version).unwrap_or(usize::MAX);
+    if done > MIGRATIONS.len() {
+        return Err(StoreError::NewerSchema { found: done, known: MIGRATIONS.len() });
+    }
+    for (n, migration) in MIGRATIONS.iter().enumerate().skip(done) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", u32::try_from(n + 1).unwrap_or(u32::MAX))?;
+        transaction.commit()?;
+    }
+    // Costs a millisecond, and keeps the planner right about tables that have grown.
+    connection.execute_batch("PRAGMA optimize=0x10002")?;
+    Ok(())
+}
+
+/// Serves a connection on a thread of its own, until `serve` returns.
+pub(crate) async fn spawn(
+    name: &str,
+    path: &Path,
+    access: Access,
+    serve: impl FnOnce(&mut Connection) + Send + 'static,
+) -> Result<JoinHandle<()>, StoreError> {
+    let (tell_opened, opened) = oneshot::channel();
+    let owned_path = path.to_owned();
+    let body = move || match open(&owned_path, access) {
+        Ok(mut connection) => {
+            let _ = tell_opened.send(Ok(()));
+            serve(&mut connection);
+        }
+        Err(error) => {
+            let _ = tell_opened.send(Err(error));
+        }
+    };
+    let failed = |source| StoreError::File {
+        action: "cannot start a thread for",
+        path: path.display().to_string(),
+        source,
+    };
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(body).map_err(failed)?;
+    opened.await.map_err(|_| StoreError::Closed)??;
+    Ok(thread)
+}
+
+/// Connections for reads outside the hot path, opened as they are needed.
+#[derive(Debug)]
+pub(crate) struct SqliteReaders {
+    path: PathBuf,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    places: Arc<Semaphore>,
+}
+
+impl SqliteReaders {
+    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let prepared = path.clone();
+        tokio::task::spawn_blocking(move || prepare(&prepared)).await.map_err(|_| StoreError::Closed)??;
+        Ok(Self { path, idle: Arc::default(), places: Arc::new(Semaphore::new(READERS_MAX)) })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let place = tokio::time::timeout(DATABASE_WAIT_MAX, Arc::clone(&self.places).acquire_owned());
+        let place = place.await.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Closed)?;
+        let (idle, path) = (Arc::clone(&self.idle), self.path.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let free = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = match free {
+                Some(connection) => connection,
+                None => open(&path, Access::Read)?,
+            };
+            let answer = work(&connection);
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            drop(place);
+            answer
+        });
+        read.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl ToSql for Arg {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(Value::Null),
+            Self::Bool(b) => ToSqlOutput::Owned(Value::Integer(i64::from(*b))),
+            Self::Int(n) => ToSqlOutput::Owned(Value::Integer(*n)),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Blob(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}
+
+/// To SQLite, `$7` is a name, so the number is read from it.
+fn bind(statement: &mut Prepared<'_>, args: &[Arg]) -> Result<(), StoreError> {
+    for index in 1..=statement.parameter_count() {
+        let number =
+            statement.parameter_name(index).and_then(|name| name.strip_prefix('$')?.parse::<usize>().ok());
+        let arg = number.and_then(|number| args.get(number.checked_sub(1)?));
+        statement.raw_bind_parameter(
+            index,
+            arg.ok_or(StoreError::Corrupt { what: "the parameters of a statement" })?,
+        )?;
+    }
+    Ok(())
+}
+
+/// Runs a query.
+pub(crate) fn fetch(connection: &Connection, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind(&mut statement, args)?;
+    let columns = statement.column_count();
+    let mut rows = statement.raw_query();
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let cells = (0..columns).map(|column| row.get_ref(column).map(cell));
+        found.push(Row(cells.collect::<Result<_, _>>()?));
+    }
+    Ok(found)
+}
+
+fn cell(value: ValueRef<'_>) -> Cell {
+    match value {
+        ValueRef::Integer(n) => Cell::Int(n),
+        ValueRef::Text(text) => Cell::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(bytes) => Cell::Blob(bytes.to_vec()),
+        ValueRef::Null | ValueRef::Real(_) => Cell::Null,
+    }
+}
+
+/// Makes changes durable by one commit. Each is behind a savepoint of its own, so that one that
+/// fails leaves no trace; if the commit fails, none has happened.
+pub(crate) fn write(connection: &mut Connection, changes: Vec<Change>) -> Vec<Result<(), StoreError>> {
+    let count = changes.len();
+    match write_group(connection, changes) {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            tracing::error!(%error, "a commit failed");
+            (0..count).map(|_| Err(StoreError::Busy)).collect()
+        }
+    }
+}
+
+fn write_group(
+    connection: &mut Connection,
+    changes: Vec<Change>,
+) -> Result<Vec<Result<(), StoreError>>, rusqlite::Error> {
+    // Dropped without a commit, a transaction and a savepoint are rolled back.
+    let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let mut outcomes = Vec::with_capacity(changes.len());
+    for change in changes {
+        let savepoint = transaction.savepoint()?;
+        let outcome =
+            change.into_statements().iter().try_for_each(|statement| execute(&savepoint, statement));
+        match &outcome {
+            Ok(()) => savepoint.commit()?,
+            Err(_) => savepoint.finish()?,
+        }
+        outcomes.push(outcome);
+    }
+    transaction.commit()?;
+    Ok(outcomes)
+}
+
+fn execute(connection: &Connection, statement: &Statement) -> Result<(), StoreError> {
+    let mut prepared = connection.prepare_cached(&statement.sql)?;
+    bind(&mut prepared, &statement.args)?;
+    let conflict = statement.must_change_one;
+    match (prepared.raw_execute(), conflict) {
+        (Ok(1), _) | (Ok(_), None) => Ok(()),
+        (Ok(_), Some(conflict)) => Err(conflict.into()),
+        (Err(error), conflict) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Err(conflict.unwrap_or(Conflict::Id).into())
+        }
+        (Err(error), _) => {
+            tracing::error!(%error, "a statement failed");
+            Err(error.into())
+        }
+    }
+}
