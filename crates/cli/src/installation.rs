@@ -16,14 +16,14 @@ use zeroize::Zeroizing;
 
 use crate::settings::Settings;
 
-/// An open installation. The lock is held as long as it lives.
+/// An open installation. Its directories are locked as long as it lives.
 #[derive(Debug)]
 pub struct Installation {
     /// What answers requests.
     pub app: App,
     /// The data directory.
     pub data_dir: PathBuf,
-    _lock: DataDirLock,
+    _locks: Vec<DataDirLock>,
 }
 
 impl Installation {
@@ -35,15 +35,19 @@ impl Installation {
             .mode(0o700)
             .create(&data_dir)
             .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-        let lock = DataDirLock::take(&data_dir)?;
+        let mut locks = vec![DataDirLock::take(&data_dir)?];
         let database = database_file(settings, &data_dir)?;
+        let database_dir = database.parent().unwrap_or(Path::new("."));
+        if database_dir.canonicalize().ok() != data_dir.canonicalize().ok() {
+            locks.push(DataDirLock::take(database_dir)?);
+        }
         let keyring = keyring(settings, &data_dir, &database)?;
         let store = Store::open_sqlite(&database)
             .await
             .with_context(|| format!("cannot open the database {}", database.display()))?;
         let config = Config { base_url, secret_policy: settings.secret_policy() };
         let app = App::start(config, store, keyring, Arc::new(SystemClock), Arc::new(SystemEntropy)).await?;
-        Ok(Self { app, data_dir, _lock: lock })
+        Ok(Self { app, data_dir, _locks: locks })
     }
 
     /// Where the credentials of the first client are written.
@@ -55,6 +59,9 @@ impl Installation {
 fn database_file(settings: &Settings, data_dir: &Path) -> anyhow::Result<PathBuf> {
     let Some(url) = &settings.database_url else { return Ok(data_dir.join("keyrelay.sqlite")) };
     if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
+        if path.is_empty() || path.contains('?') {
+            bail!("--database-url must be sqlite://PATH, with a path and without parameters");
+        }
         return Ok(PathBuf::from(path));
     }
     // The URL may hold a password, so it is not repeated.

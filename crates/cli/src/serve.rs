@@ -29,9 +29,9 @@ pub struct ServeArgs {
 pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let settings = args.settings.or_file(args.config.as_deref())?;
     logging::start(&settings)?;
+    let chosen = chosen_first_client(&settings)?;
     let server = Server::bind(settings.listen()?).await?;
     let installation = Installation::open(&settings, base_url(&settings, server.address())?).await?;
-    let chosen = chosen_first_client(&settings)?;
     let file = installation.bootstrap_file();
     if first_start(&installation.app, chosen, &file).await? {
         tracing::info!(file = %file.display(), "first start: the credentials of the Super Admin client are in this file");

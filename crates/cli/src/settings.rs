@@ -49,10 +49,10 @@ pub struct Settings {
     /// Directory of the database, its lock and the master key [default: ./keyrelay-data]
     #[arg(long, env = "KEYRELAY_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The database [default: the SQLite file in the data directory]
+    /// The database, as sqlite://PATH [default: keyrelay.sqlite in the data directory]
     #[arg(long, env = "KEYRELAY_DATABASE_URL")]
     pub database_url: Option<String>,
-    /// The file with the master keys [default: master.key in the data directory]
+    /// The file with the master keys; a file named here must exist [default: master.key in the data directory, made on the first start]
     #[arg(long, env = "KEYRELAY_MASTER_KEY_FILE")]
     pub master_key_file: Option<PathBuf>,
     /// Which secrets an admin may write directly [default: strong]

@@ -56,7 +56,7 @@ pub struct ProjectAccess {
     pub id: ProjectId,
     /// `Project.name`.
     pub name: Option<String>,
-    /// `Project.active`; absent is true. False once it is deleted.
+    /// `Project.active`; absent is true. The clients of a deleted project are unknown.
     pub active: bool,
     /// `Project.superAdmin`.
     pub super_admin: bool,

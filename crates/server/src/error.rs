@@ -19,7 +19,7 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The master keys do not fit the database.
-    #[error("{0}")]
+    #[error(transparent)]
     Keyring(#[from] keyrelay_core::keyring::KeyringError),
     /// A signing key in the database cannot be used.
     #[error("signing key {id} in the database cannot be used: {problem}")]
@@ -30,7 +30,7 @@ pub enum StartError {
         problem: &'static str,
     },
     /// A file or a socket failed.
-    #[error("{action}: {source}")]
+    #[error("{action}")]
     Io {
         /// What was tried, with its object.
         action: String,
@@ -136,7 +136,7 @@ impl Outcome {
     }
 
     /// 415.
-    pub(crate) fn unsupported_media_type(text: &'static str) -> Self {
+    pub(crate) fn unsupported_media_type(text: &str) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported", text)
     }
 

@@ -1,7 +1,6 @@
 //! Numbers for operators, in the OpenMetrics text format. Names no client and no secret: what a
 //! series could leak is not in a label.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -9,27 +8,14 @@ use prometheus_client::registry::Registry;
 
 use keyrelay_core::slots::SlotKind;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum SlotLabel {
-    Active,
-    Retiring,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySlot {
-    slot: SlotLabel,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByStatus {
-    status: u16,
-}
+/// A label and its value.
+type Label<V> = [(&'static str, V); 1];
 
 /// The counters of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    responses: Family<ByStatus, Counter>,
+    responses: Family<Label<u16>, Counter>,
     active_uses: Counter,
     retiring_uses: Counter,
     /// Proofs that did not let anybody in.
@@ -47,11 +33,11 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("keyrelay");
-        let uses: Family<BySlot, Counter> = Family::default();
+        let uses: Family<Label<&'static str>, Counter> = Family::default();
         let metrics = Self {
             responses: Family::default(),
-            active_uses: uses.get_or_create_owned(&BySlot { slot: SlotLabel::Active }),
-            retiring_uses: uses.get_or_create_owned(&BySlot { slot: SlotLabel::Retiring }),
+            active_uses: uses.get_or_create_owned(&[("slot", SlotKind::Active.as_str())]),
+            retiring_uses: uses.get_or_create_owned(&[("slot", SlotKind::Retiring.as_str())]),
             refused: Counter::default(),
             rotations: Counter::default(),
             retirements: Counter::default(),
@@ -81,7 +67,7 @@ impl Metrics {
     }
 
     pub(crate) fn count_response(&self, status: u16) {
-        self.responses.get_or_create(&ByStatus { status }).inc();
+        self.responses.get_or_create(&[("status", status)]).inc();
     }
 
     pub(crate) fn encode(&self) -> String {

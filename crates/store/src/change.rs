@@ -259,6 +259,8 @@ impl Change {
         }
     }
 
+    /// A sealed value is written only if the project keeps them at the moment of the write: it may have
+    /// been set to `once` since the change was decided.
     fn set_slots(&mut self, client: ClientId, slots: &SecretSlots, former_count: i64) {
         let mut args = Vec::with_capacity(10);
         for slot in [slots.active(), slots.retiring()] {
@@ -271,8 +273,10 @@ impl Change {
         }
         args.extend(args![former_count, client]);
         self.push(
-            "UPDATE client SET active_id = $1, active_proof = $2, active_sealed = $3, active_created = $4, \
-             retiring_id = $5, retiring_proof = $6, retiring_sealed = $7, retiring_created = $8, former_count = $9 \
+            "UPDATE client SET active_id = $1, active_proof = $2, active_created = $4, \
+             retiring_id = $5, retiring_proof = $6, retiring_created = $8, former_count = $9, \
+             active_sealed = CASE WHEN (SELECT p.secret_once FROM project p WHERE p.id = client.project_id) THEN NULL ELSE $3 END, \
+             retiring_sealed = CASE WHEN (SELECT p.secret_once FROM project p WHERE p.id = client.project_id) THEN NULL ELSE $7 END \
              WHERE id = $10",
             args,
             Some(Conflict::Version),

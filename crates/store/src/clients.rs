@@ -23,7 +23,7 @@ pub struct ClientState {
     pub slots: SecretSlots,
     /// How many of its secrets have ended.
     pub former_count: i64,
-    /// The setting of its project.
+    /// The setting of its project; `Once` if the project is gone.
     pub secret_visibility: SecretVisibility,
 }
 
@@ -48,7 +48,7 @@ fn read(row: &Row) -> Result<ClientState, StoreError> {
         resource: resources::read(row)?,
         slots: slots(row, 8)?,
         former_count: row.opt_int(16)?.unwrap_or(0),
-        secret_visibility: visibility(row.opt_boolean(17)?.unwrap_or(false)),
+        secret_visibility: visibility(row.opt_boolean(17)?.unwrap_or(true)),
     })
 }
 

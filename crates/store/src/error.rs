@@ -54,7 +54,7 @@ pub enum StoreError {
         known: usize,
     },
     /// The file system said no.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {path}")]
     File {
         /// What was tried.
         action: &'static str,
@@ -65,5 +65,11 @@ pub enum StoreError {
     },
     /// The database said no.
     #[error("the database failed: {0}")]
-    Database(#[from] rusqlite::Error),
+    Database(String),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error.to_string())
+    }
 }

@@ -51,7 +51,13 @@ fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
     // Otherwise every statement that may fail half-way makes a file, and removes it.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     if access == Access::Write {
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(StoreError::Database(format!(
+                "SQLite cannot use a write-ahead log here (it says {mode})"
+            )));
+        }
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     }

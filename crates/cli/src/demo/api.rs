@@ -146,7 +146,7 @@ impl Api {
         let metrics = self.http.get(format!("{}metrics", self.base)).send().await?.text().await?;
         let line = metrics
             .lines()
-            .find_map(|line| line.strip_prefix("keyrelay_secret_uses_total{slot=\"Retiring\"} "));
+            .find_map(|line| line.strip_prefix("keyrelay_secret_uses_total{slot=\"retiring\"} "));
         line.and_then(|count| count.parse().ok()).context("the metrics do not count uses of retiring secrets")
     }
 

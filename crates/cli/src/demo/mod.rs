@@ -9,7 +9,7 @@ mod stopwatch;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use keyrelay_server::Server;
 use keyrelay_server::bootstrap::first_start;
@@ -83,8 +83,19 @@ impl DemoServer {
 /// Runs the demonstration. The exit code is 1 if anyone was refused who should not have been, or let
 /// in who should not have been.
 pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    let screen = Screen::start();
+    let interrupted = stop_signal()?;
     let server = DemoServer::start().await?;
+    // Whichever way it ends, the server stops and its directory goes.
+    let outcome = tokio::select! {
+        outcome = show(&args, &server) => outcome,
+        () = interrupted => Err(anyhow!("interrupted")),
+    };
+    server.stop().await;
+    outcome
+}
+
+async fn show(args: &DemoArgs, server: &DemoServer) -> anyhow::Result<ExitCode> {
+    let screen = Screen::start();
     screen.say(&format!("A server is running at {} with a directory of its own.", server.url));
     let api = Api::new(&server.url)?;
     let operator = api.make_operator(&server.super_admin()?).await?;
@@ -93,14 +104,13 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         "Client application {} is shared by {} workers. Each fetches tokens and reads the FHIR API, all the time.",
         shared.id, args.workers
     ));
-    let story = tell(&args, &screen, &api, &operator, shared).await;
+    let story = tell(args, &screen, &api, &operator, shared).await;
     screen.finish();
     let report = story?;
     report.print();
     if args.keep {
-        keep(&server).await?;
+        keep(server).await?;
     }
-    server.stop().await;
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -22,7 +22,7 @@ impl Screen {
     /// Starts with an empty live line. Without a terminal there is none.
     pub fn start() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-        if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {msg}{prefix}") {
             bar.set_style(style);
         }
         Self { bar, started: Stopwatch::start() }
@@ -36,7 +36,7 @@ impl Screen {
 
     /// Says that a worker has the new secret.
     pub fn moved(&self, moved: usize, all: usize) {
-        self.bar.set_prefix(format!("{moved}/{all}"));
+        self.bar.set_prefix(format!(", {moved} of {all} workers have the new secret"));
         if moved == 1 || moved == all || self.bar.is_hidden() {
             self.say(&format!("{moved} of {all} workers have the new secret."));
         }

@@ -46,12 +46,16 @@ struct EntryResponse {
     outcome: Option<Value>,
 }
 
-pub(super) async fn handle(app: &App, caller: &Caller, request: FhirRequest) -> Result<Reply, Outcome> {
+pub(super) async fn handle(
+    app: &App,
+    caller: &Caller,
+    request: &FhirRequest,
+    content: Content,
+) -> Result<Reply, Outcome> {
     if request.method != Method::POST {
         return Err(Outcome::method_not_allowed("POST"));
     }
-    let (request, content) = request.split_content();
-    let mut bundle = content.into_object()?;
+    let mut bundle = content.into_object().await?;
     if bundle.get("resourceType").and_then(Value::as_str) != Some("Bundle") {
         return Err(Outcome::invalid_at("resourceType", "The body must be a Bundle"));
     }
@@ -78,8 +82,8 @@ pub(super) async fn handle(app: &App, caller: &Caller, request: FhirRequest) -> 
     }
     let mut answers = Vec::with_capacity(entries.len());
     for (n, entry) in entries.into_iter().enumerate() {
-        let answer = match read_entry(app, &request, n, entry) {
-            Ok(entry) => dispatch(app, caller, entry).await,
+        let answer = match read_entry(app, request, n, entry) {
+            Ok((entry, content)) => dispatch(app, caller, &entry, content).await,
             Err(outcome) => Err(outcome),
         };
         answers.push(answer_entry(answer)?);
@@ -113,7 +117,12 @@ fn answer_entry(answer: Result<Reply, Outcome>) -> Result<ResponseEntry, Outcome
     })
 }
 
-fn read_entry(app: &App, batch: &FhirRequest, n: usize, entry: Value) -> Result<FhirRequest, Outcome> {
+fn read_entry(
+    app: &App,
+    batch: &FhirRequest,
+    n: usize,
+    entry: Value,
+) -> Result<(FhirRequest, Content), Outcome> {
     let at = |element: &str| format!("Bundle.entry[{n}].{element}");
     let Value::Object(mut entry) = entry else {
         return Err(Outcome::invalid_at(format!("Bundle.entry[{n}]"), "An entry must be an object"));
@@ -147,16 +156,16 @@ fn read_entry(app: &App, batch: &FhirRequest, n: usize, entry: Value) -> Result<
         (Method::PATCH, Some(Value::Object(binary))) => patch_of(&binary, &at("resource"))?,
         (_, Some(resource)) => Content::Json(resource),
     };
-    Ok(FhirRequest {
+    let request = FhirRequest {
         method: if method == Method::HEAD { Method::GET } else { method },
         segments: segments(path)?,
         query,
         if_match: text("ifMatch").map(str::to_owned),
         if_none_exist: text("ifNoneExist").map(str::to_owned),
-        content,
         extended: batch.extended,
         from: batch.from,
-    })
+    };
+    Ok((request, content))
 }
 
 /// The patch in a Binary (FHIR R4 §3.1.0.7.2).

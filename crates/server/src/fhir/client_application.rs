@@ -76,6 +76,7 @@ pub(super) fn take_secrets(resource: &mut Map<String, Value>) -> Result<WrittenS
 
 /// The narrow row of a client.
 pub(super) fn row(
+    caller: &Caller,
     id: ClientId,
     project: ProjectId,
     resource: &Map<String, Value>,
@@ -85,11 +86,17 @@ pub(super) fn row(
         let values = resource.get(name)?.as_array()?;
         Some(values.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
     };
+    let active = text("status").is_none_or(|status| status == "active");
+    if caller.client == id && !active {
+        return Err(Outcome::conflict(
+            "This is the client you are logged in with: this change would lock you out",
+        ));
+    }
     Ok(ClientRow {
         id,
         project,
         name: text("name"),
-        active: text("status").is_none_or(|status| status == "active"),
+        active,
         access_token_lifetime: text("accessTokenLifetime").map(|text| token_lifetime(&text)).transpose()?,
         grant_types: list("grantType"),
         default_scope: list("defaultScope").map(|scopes| scopes.join(" ")),
@@ -287,7 +294,7 @@ pub(crate) async fn create_with_secret(
     let act = Act::now(app, caller, from);
     keyrelay_core::fhir::schema::validate(&resource).map_err(Outcome::schema)?;
     let id = ClientId::random(app.entropy.as_ref());
-    let row = row(id, project, &resource)?;
+    let row = row(caller, id, project, &resource)?;
     let (secret, slot) = fresh_secret(act, id, visibility(app, project).await?);
     let mut change = Change::new();
     let version =

@@ -18,7 +18,7 @@ mod write;
 
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, HeaderMap, IF_MATCH};
+use http::header::{HeaderMap, IF_MATCH};
 use http::{HeaderName, Method};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::ResourceId;
@@ -28,7 +28,7 @@ use percent_encoding::percent_decode_str;
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
-use crate::router::{FHIR_BASE, read_body};
+use crate::router::FHIR_BASE;
 pub(crate) use client_application::create_with_secret;
 pub(crate) use conformance::Conformance;
 pub(crate) use render::{Rendered, stored_resource};
@@ -60,26 +60,20 @@ pub(crate) async fn handle(
     }
     let answer = async {
         let caller = auth::caller(&app, &parts.headers, from).await?;
-        let bytes = read_body(&parts.headers, body).await?;
-        let content = if bytes.is_empty() {
-            Content::Empty
-        } else {
-            Content::Bytes { media: media_type(&parts.headers), bytes }
-        };
         let request = FhirRequest {
             method: if parts.method == Method::HEAD { Method::GET } else { parts.method },
             segments,
             query: parts.uri.query().map(str::to_owned),
             if_match: header(&parts.headers, &IF_MATCH)?,
             if_none_exist: header(&parts.headers, &HeaderName::from_static("if-none-exist"))?,
-            content,
             extended: parts.headers.get("x-medplum").is_some_and(|value| value == "extended"),
             from,
         };
+        let content = Content::Http { headers: parts.headers, body };
         if request.segments.is_empty() {
-            bundle::handle(&app, &caller, request).await
+            bundle::handle(&app, &caller, &request, content).await
         } else {
-            dispatch(&app, &caller, request).await
+            dispatch(&app, &caller, &request, content).await
         }
     };
     match answer.await {
@@ -89,13 +83,17 @@ pub(crate) async fn handle(
 }
 
 /// Does one interaction.
-pub(crate) async fn dispatch(app: &App, caller: &Caller, request: FhirRequest) -> Result<Reply, Outcome> {
-    let segments: Vec<String> = request.segments.clone();
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+pub(crate) async fn dispatch(
+    app: &App,
+    caller: &Caller,
+    request: &FhirRequest,
+    content: Content,
+) -> Result<Reply, Outcome> {
+    let segments: Vec<&str> = request.segments.iter().map(String::as_str).collect();
     let Some((name, rest)) = segments.split_first() else { return Err(Outcome::not_found()) };
     let resource_type: ResourceType = name.parse().map_err(|_| Outcome::not_found())?;
     if resource_type.is_conformance() {
-        return conformance::dispatch(app, resource_type, rest, &request);
+        return conformance::dispatch(app, resource_type, rest, request);
     }
     match (rest, request.method.clone()) {
         ([], Method::GET) => {
@@ -105,18 +103,18 @@ pub(crate) async fn dispatch(app: &App, caller: &Caller, request: FhirRequest) -
         }
         ([], Method::POST) => {
             allow(caller, Interaction::Create, resource_type)?;
-            write::create(app, caller, resource_type, request).await
+            write::create(app, caller, resource_type, request, content).await
         }
         ([], _) => Err(Outcome::method_not_allowed(TYPE_METHODS)),
         (["_search"], Method::POST) => {
             allow(caller, Interaction::Search, resource_type)?;
-            let query = [request.query.clone().unwrap_or_default(), request.content.into_form()?];
+            let query = [request.query.clone().unwrap_or_default(), content.into_form().await?];
             search::search(app, caller, resource_type, query.join("&").trim_matches('&'), request.extended)
                 .await
         }
         (["_search"], _) => Err(Outcome::method_not_allowed(OPERATION_METHODS)),
         ([id, rest @ ..], _) if !id.starts_with(['$', '_']) => {
-            instance(app, caller, resource_type, id, rest, request).await
+            instance(app, caller, resource_type, id, rest, request, content).await
         }
         _ => Err(Outcome::not_found()),
     }
@@ -128,7 +126,8 @@ async fn instance(
     resource_type: ResourceType,
     id: &str,
     rest: &[&str],
-    request: FhirRequest,
+    request: &FhirRequest,
+    content: Content,
 ) -> Result<Reply, Outcome> {
     let resource_id = || ResourceId::parse(id).ok_or_else(Outcome::not_found);
     let extended = request.extended;
@@ -139,19 +138,17 @@ async fn instance(
         }
         ([], Method::PUT) => {
             allow(caller, Interaction::Update, resource_type)?;
-            let (request, content) = request.split_content();
-            let edit = write::Edit::put(resource_type, id, content)?;
-            write::update(app, caller, resource_type, resource_id()?, &edit, &request).await
+            let edit = write::Edit::put(resource_type, id, content).await?;
+            write::update(app, caller, resource_type, resource_id()?, &edit, request).await
         }
         ([], Method::PATCH) => {
             allow(caller, Interaction::Update, resource_type)?;
-            let (request, content) = request.split_content();
-            let edit = write::Edit::patch(content)?;
-            write::update(app, caller, resource_type, resource_id()?, &edit, &request).await
+            let edit = write::Edit::patch(content).await?;
+            write::update(app, caller, resource_type, resource_id()?, &edit, request).await
         }
         ([], Method::DELETE) => {
             allow(caller, Interaction::Delete, resource_type)?;
-            write::delete(app, caller, resource_type, resource_id()?, &request).await
+            write::delete(app, caller, resource_type, resource_id()?, request).await
         }
         ([], _) => Err(Outcome::method_not_allowed(INSTANCE_METHODS)),
         (["_history"], Method::GET) => {
@@ -167,7 +164,7 @@ async fn instance(
             if method != Method::POST {
                 return Err(Outcome::method_not_allowed(OPERATION_METHODS));
             }
-            rotate_secret::rotate_secret(app, caller, id, request).await
+            rotate_secret::rotate_secret(app, caller, id, request, content).await
         }
         _ => Err(Outcome::not_found()),
     }
@@ -195,11 +192,6 @@ fn segments(path: &str) -> Result<Vec<String>, Outcome> {
             Err(_) => Err(Outcome::not_found()),
         })
         .collect()
-}
-
-fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// A header that may come once.

@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use keyrelay_core::fhir::json;
 use keyrelay_core::id::VersionId;
 use keyrelay_core::time::Timestamp;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use super::render::Rendered;
 use crate::error::Outcome;
 use crate::headers::{FHIR_JSON, NO_STORE};
+use crate::router::read_body;
 
 /// One interaction that somebody asks for.
 #[derive(Debug)]
@@ -25,16 +27,15 @@ pub(crate) struct FhirRequest {
     pub(crate) query: Option<String>,
     pub(crate) if_match: Option<String>,
     pub(crate) if_none_exist: Option<String>,
-    pub(crate) content: Content,
     /// `X-Medplum: extended`: show all of `meta`.
     pub(crate) extended: bool,
     pub(crate) from: IpAddr,
 }
 
-/// What came with a request. Its `Debug` shows no value: it may be a secret.
+/// What came with a request, not yet looked at. Its `Debug` shows no value: it may be a secret.
 pub(crate) enum Content {
-    /// A body as it came over HTTP, with its media type.
-    Bytes { media: String, bytes: Bytes },
+    /// A body as it comes over HTTP.
+    Http { headers: HeaderMap, body: Body },
     /// The resource of a batch entry.
     Json(Value),
     /// A JSON Patch in a batch entry.
@@ -46,7 +47,7 @@ pub(crate) enum Content {
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Bytes { .. } => "Bytes",
+            Self::Http { .. } => "Http",
             Self::Json(_) => "Json",
             Self::Patch(_) => "Patch",
             Self::Empty => "Empty",
@@ -54,21 +55,18 @@ impl std::fmt::Debug for Content {
     }
 }
 
+const RESOURCE_MEDIA: [&str; 2] = ["application/fhir+json", "application/json"];
+const PATCH_MEDIA: [&str; 3] = ["application/json-patch+json", "application/json", "application/fhir+json"];
+const FORM_MEDIA: [&str; 1] = ["application/x-www-form-urlencoded"];
+
 impl Content {
     /// The body as a JSON object.
-    pub(crate) fn into_object(self) -> Result<Map<String, Value>, Outcome> {
+    pub(crate) async fn into_object(self) -> Result<Map<String, Value>, Outcome> {
         let value = match self {
             Self::Json(value) => value,
-            Self::Bytes { media, bytes } => {
-                if !matches!(media.as_str(), "" | "application/fhir+json" | "application/json") {
-                    return Err(Outcome::unsupported_media_type(
-                        "Content-Type must be application/fhir+json or application/json",
-                    ));
-                }
-                json::parse(&bytes)?
-            }
+            Self::Http { headers, body } => json::parse(&read(&headers, body, &RESOURCE_MEDIA).await?)?,
             Self::Patch(_) => return Err(Outcome::invalid("A patch is not a resource")),
-            Self::Empty => return Err(Outcome::invalid("The body is missing")),
+            Self::Empty => return Err(missing()),
         };
         match value {
             Value::Object(map) => Ok(map),
@@ -77,51 +75,58 @@ impl Content {
     }
 
     /// The body as a JSON Patch document.
-    pub(crate) fn into_patch(self) -> Result<Value, Outcome> {
+    pub(crate) async fn into_patch(self) -> Result<Value, Outcome> {
         let bytes = match self {
             Self::Patch(bytes) => bytes,
-            Self::Bytes { media, bytes } => {
-                let known = ["", "application/json-patch+json", "application/json", "application/fhir+json"];
-                if !known.contains(&media.as_str()) {
-                    return Err(Outcome::unsupported_media_type(
-                        "Content-Type must be application/json-patch+json",
-                    ));
-                }
-                bytes
-            }
+            Self::Http { headers, body } => read(&headers, body, &PATCH_MEDIA).await?,
             Self::Json(_) => {
                 return Err(Outcome::invalid(
                     "A patch in a batch is a Binary of application/json-patch+json",
                 ));
             }
-            Self::Empty => return Err(Outcome::invalid("The body is missing")),
+            Self::Empty => return Err(missing()),
         };
         Ok(json::parse(&bytes)?)
     }
 
-    /// The body as form parameters, as `_search` sends them.
-    pub(crate) fn into_form(self) -> Result<String, Outcome> {
+    /// The body as form parameters, as `_search` sends them; none at all is fine.
+    pub(crate) async fn into_form(self) -> Result<String, Outcome> {
         match self {
             Self::Empty => Ok(String::new()),
-            Self::Bytes { media, bytes }
-                if matches!(media.as_str(), "application/x-www-form-urlencoded" | "") =>
-            {
+            Self::Http { headers, body } => {
+                let bytes = read_body(&headers, body).await?;
+                if !bytes.is_empty() {
+                    check_media(&headers, &FORM_MEDIA)?;
+                }
                 String::from_utf8(bytes.into()).map_err(|_| Outcome::invalid("The body is not UTF-8"))
             }
-            _ => {
-                Err(Outcome::unsupported_media_type("Content-Type must be application/x-www-form-urlencoded"))
-            }
+            Self::Json(_) | Self::Patch(_) => Err(Outcome::invalid("The body must be a form")),
         }
     }
 }
 
-impl FhirRequest {
-    /// The request without its content, and the content.
-    pub(crate) fn split_content(mut self) -> (Self, Content) {
-        let content = std::mem::replace(&mut self.content, Content::Empty);
-        (self, content)
-    }
+fn missing() -> Outcome {
+    Outcome::invalid("The body is missing")
+}
 
+async fn read(headers: &HeaderMap, body: Body, media: &[&'static str]) -> Result<Bytes, Outcome> {
+    check_media(headers, media)?;
+    let bytes = read_body(headers, body).await?;
+    if bytes.is_empty() { Err(missing()) } else { Ok(bytes) }
+}
+
+/// A body without a type is taken for what is expected.
+fn check_media(headers: &HeaderMap, expected: &[&'static str]) -> Result<(), Outcome> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if expected.iter().any(|known| known.eq_ignore_ascii_case(media)) {
+        Ok(())
+    } else {
+        Err(Outcome::unsupported_media_type(&format!("Content-Type must be {}", expected.join(" or "))))
+    }
+}
+
+impl FhirRequest {
     /// Checks `If-Match` (RFC 9110 §13.1.1) against the current version.
     pub(crate) fn check_if_match(&self, current: VersionId) -> Result<(), Outcome> {
         let Some(wanted) = &self.if_match else { return Ok(()) };

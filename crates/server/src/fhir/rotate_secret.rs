@@ -19,7 +19,7 @@ use super::client_application::{fresh_secret, record_move};
 use super::parameters::RotateInput;
 use super::read::within_reach;
 use super::render::{ShownSecrets, render, stored_resource};
-use super::request::{FhirRequest, Reply};
+use super::request::{Content, FhirRequest, Reply};
 use super::write::{Act, committed, stamp};
 use crate::App;
 use crate::error::Outcome;
@@ -28,13 +28,13 @@ pub(super) async fn rotate_secret(
     app: &App,
     caller: &Caller,
     id: &str,
-    request: FhirRequest,
+    request: &FhirRequest,
+    content: Content,
 ) -> Result<Reply, Outcome> {
     if !caller.is_admin() || !caller.may(Interaction::Update, ResourceType::ClientApplication) {
         return Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"));
     }
-    let (request, content) = request.split_content();
-    let input = RotateInput::read(content.into_object()?)?;
+    let input = RotateInput::read(content.into_object().await?)?;
     let id = ClientId::parse(id).ok_or_else(Outcome::not_found)?;
     for _ in 0..CONFLICT_RETRIES_MAX {
         let state = within_reach(caller, app.store.client(id).await?, |state| &state.resource)?;

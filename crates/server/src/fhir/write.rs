@@ -132,7 +132,7 @@ async fn particulars(
 ) -> Result<Particulars, Outcome> {
     match resource_type {
         ResourceType::ClientApplication => {
-            client_application::row(id.into(), project, &draft.resource).map(Particulars::Client)
+            client_application::row(act.caller, id.into(), project, &draft.resource).map(Particulars::Client)
         }
         ResourceType::Project => {
             project::row(act.caller, id.into(), &draft.resource, before).map(Particulars::Project)
@@ -151,12 +151,12 @@ pub(super) async fn create(
     app: &App,
     caller: &Caller,
     resource_type: ResourceType,
-    request: FhirRequest,
+    request: &FhirRequest,
+    content: Content,
 ) -> Result<Reply, Outcome> {
     let act = Act::now(app, caller, request.from);
     let extended = request.extended;
-    let (request, content) = request.split_content();
-    let draft = Draft::read(resource_type, content.into_object()?)?;
+    let draft = Draft::read(resource_type, content.into_object().await?)?;
     if let Some(condition) = &request.if_none_exist
         && let Some(reply) = existing(act, resource_type, condition, extended).await?
     {
@@ -292,8 +292,12 @@ pub(super) enum Edit {
 }
 
 impl Edit {
-    pub(super) fn put(resource_type: ResourceType, id: &str, content: Content) -> Result<Self, Outcome> {
-        let resource = content.into_object()?;
+    pub(super) async fn put(
+        resource_type: ResourceType,
+        id: &str,
+        content: Content,
+    ) -> Result<Self, Outcome> {
+        let resource = content.into_object().await?;
         if resource.get("id").and_then(Value::as_str) != Some(id) {
             return Err(Outcome::invalid_at(
                 format!("{resource_type}.id"),
@@ -303,8 +307,8 @@ impl Edit {
         Ok(Self::Put(Draft::read(resource_type, resource)?))
     }
 
-    pub(super) fn patch(content: Content) -> Result<Self, Outcome> {
-        patch::Patch::read(&content.into_patch()?).map(Self::Patch)
+    pub(super) async fn patch(content: Content) -> Result<Self, Outcome> {
+        patch::Patch::read(&content.into_patch().await?).map(Self::Patch)
     }
 
     /// What the resource is after the change.
@@ -438,14 +442,15 @@ pub(super) async fn delete(
             return Ok(deleted());
         }
         request.check_if_match(current.version)?;
+        let own = [caller.client.into(), caller.membership.into(), caller.project.into()];
+        if own.contains(&id) {
+            return Err(Outcome::conflict(
+                "You are logged in through this resource: delete it as somebody else",
+            ));
+        }
         let mut change = Change::new();
         match resource_type {
             ResourceType::ClientApplication => change.delete_client(id.into()),
-            ResourceType::Project if caller.project == id.into() => {
-                return Err(Outcome::conflict(
-                    "You are logged in through this Project: delete it from another one",
-                ));
-            }
             ResourceType::Project => change.delete_project(id.into()),
             ResourceType::ProjectMembership => change.delete_membership(id.into()),
             _ => {}

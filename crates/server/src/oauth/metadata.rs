@@ -12,7 +12,7 @@ use crate::App;
 use crate::headers::JSON;
 
 const AUTH_METHODS: [&str; 2] = ["client_secret_basic", "client_secret_post"];
-/// Keys and addresses change rarely, and a key is published long before its first use is over.
+/// Short, so that a change is seen soon; long enough to spare a request per token.
 const CACHE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
 fn answer(body: &Value) -> Response {
