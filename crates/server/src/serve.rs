@@ -123,7 +123,6 @@ async fn connection(
         .header_read_timeout(limits::HEAD_TIMEOUT)
         .max_buf_size(limits::HEAD_BYTES_MAX)
         .max_headers(limits::HEADERS_MAX)
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
         biased;
@@ -176,6 +175,9 @@ async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::R
         Err(never) => match never {},
     };
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    app.metrics.count_response(response.status().as_u16());
+    let status = response.status().as_u16();
+    app.metrics.count_response(status);
+    // Neither path nor headers: what a client puts there by mistake may be a secret.
+    tracing::debug!(%peer, status, "answered");
     response
 }

@@ -209,7 +209,9 @@ async fn no_secret_is_found_where_it_must_not_be() {
         }
     }
     let log = std::fs::read_to_string(log.path()).unwrap();
-    assert!(log.contains("TRACE"), "the log was at trace");
+    for expected in ["DEBUG", "a client was not let in", "a secret was moved on", "a secret that has ended"] {
+        assert!(log.contains(expected), "the log is that of the run: {expected}");
+    }
     assert!(
         texts
             .iter()
