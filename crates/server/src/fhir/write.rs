@@ -9,7 +9,7 @@ use keyrelay_core::fhir::schema::validate;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
 use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
-use keyrelay_core::policy::Caller;
+use keyrelay_core::policy::{Caller, Interaction};
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{
     Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, StoreError,
@@ -21,7 +21,7 @@ use super::read::{reply, shown_to, within_reach};
 use super::render::{ShownSecrets, stored_resource};
 use super::request::{Content, FhirRequest, Reply};
 use super::search::{find, read_query};
-use super::{access_policy, membership, patch, project};
+use super::{access_policy, allow, membership, patch, project};
 use crate::App;
 use crate::error::Outcome;
 
@@ -227,6 +227,8 @@ async fn existing(
     condition: &str,
     extended: bool,
 ) -> Result<Option<Reply>, Outcome> {
+    // What is found is shown, so it takes the right to find it.
+    allow(act.caller, Interaction::Search, resource_type)?;
     let query = read_query(resource_type, condition.trim_start_matches('?'))?;
     if query.filters.is_empty() {
         return Err(Outcome::invalid("If-None-Exist names no search parameter"));
