@@ -12,6 +12,7 @@ use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId,
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
 use keyrelay_core::policy::{AdminOf, Caller};
+use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::{Moved, SecretSlots, Slot, SlotKind};
 use keyrelay_store::{Change, ClientRow, ClientState, MembershipRow, ResourceVersion};
@@ -92,6 +93,10 @@ pub(super) fn row(
             "This is the client you are logged in with: this change would lock you out",
         ));
     }
+    let default_scope = list("defaultScope").map(|scopes| scopes.join(" "));
+    if let Some(Err(error)) = default_scope.as_deref().map(Scope::parse) {
+        return Err(Outcome::invalid_at("ClientApplication.defaultScope", error.to_string()));
+    }
     Ok(ClientRow {
         id,
         project,
@@ -99,7 +104,7 @@ pub(super) fn row(
         active,
         access_token_lifetime: text("accessTokenLifetime").map(|text| token_lifetime(&text)).transpose()?,
         grant_types: list("grantType"),
-        default_scope: list("defaultScope").map(|scopes| scopes.join(" ")),
+        default_scope,
     })
 }
 

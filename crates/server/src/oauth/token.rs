@@ -181,7 +181,9 @@ fn issue(
 ) -> Result<Response, OAuthError> {
     let scope = match scope.filter(|scope| !scope.is_empty()) {
         Some(scope) => scope,
-        None => Scope::parse(access.default_scope.as_deref().unwrap_or(SCOPE_DEFAULT)).unwrap_or_default(),
+        // No scope at all would bind nothing, so one that cannot be read is an error.
+        None => Scope::parse(access.default_scope.as_deref().unwrap_or(SCOPE_DEFAULT))
+            .map_err(|error| OAuthError::invalid_scope(error.to_string()))?,
     };
     let now = app.now().epoch_seconds();
     let lifetime = access.token_lifetime().as_secs();
