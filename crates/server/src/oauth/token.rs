@@ -111,6 +111,8 @@ impl Form {
                 return Err(OAuthError::invalid_request("A parameter is given more than once"));
             }
             match name.as_ref() {
+                // Without a value it is not there.
+                _ if value.is_empty() => {}
                 "grant_type" => form.grant_type = Some(value.into_owned()),
                 "client_id" => form.client_id = Some(value.into_owned()),
                 "client_secret" => form.client_secret = Some(Zeroizing::new(value.into_owned())),
