@@ -105,6 +105,7 @@ pub(crate) async fn dispatch(
             allow(caller, Interaction::Create, resource_type)?;
             write::create(app, caller, resource_type, request, content).await
         }
+        ([], _) if !resource_type.is_writable() => Err(Outcome::method_not_allowed(READ_METHODS)),
         ([], _) => Err(Outcome::method_not_allowed(TYPE_METHODS)),
         (["_search"], Method::POST) => {
             allow(caller, Interaction::Search, resource_type)?;
@@ -150,6 +151,7 @@ async fn instance(
             allow(caller, Interaction::Delete, resource_type)?;
             write::delete(app, caller, resource_type, resource_id()?, request).await
         }
+        ([], _) if !resource_type.is_writable() => Err(Outcome::method_not_allowed(READ_METHODS)),
         ([], _) => Err(Outcome::method_not_allowed(INSTANCE_METHODS)),
         (["_history"], Method::GET) => {
             allow(caller, Interaction::History, resource_type)?;
