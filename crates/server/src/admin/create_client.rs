@@ -1,5 +1,6 @@
 //! `POST /admin/projects/{id}/client`: makes a client application with a secret and a membership.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -30,9 +31,11 @@ const MEMBERS: [&str; 7] = [
 pub(crate) async fn create_client(
     State(app): State<App>,
     Extension(ClientAddress(from)): Extension<ClientAddress>,
-    Path(project): Path<String>,
+    project: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
+    // What cannot be decoded is no project.
+    let project = project.map(|Path(project)| project).unwrap_or_default();
     match create(&app, from, &project, request).await {
         Ok(body) => {
             let headers = [(CONTENT_TYPE, FHIR_JSON), (CACHE_CONTROL, NO_STORE)];
