@@ -25,9 +25,10 @@ use crate::App;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;
 
-/// Stands for an unchanged secret in the document that a patch is applied to. A control character
-/// keeps it from ever being a secret, and from being stored if a patch copies it elsewhere.
-pub(super) const KEPT: &str = "\u{0}kept";
+/// Stand for the unchanged secrets in the document that a patch is applied to. A control character
+/// keeps them from ever being a secret, and from being stored if a patch copies them elsewhere.
+pub(super) const KEPT: [(&str, &str); 2] =
+    [("secret", "\u{0}kept secret"), ("retiringSecret", "\u{0}kept retiringSecret")];
 
 /// The secret fields of a body.
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ pub(super) fn take_secrets(resource: &mut Map<String, Value>) -> Result<WrittenS
     }
     let mut take = |name: &str| match resource.shift_remove(name) {
         None => Ok(None),
-        Some(Value::String(value)) if value == KEPT => Ok(None),
+        Some(Value::String(value)) if KEPT.contains(&(name, value.as_str())) => Ok(None),
         Some(Value::String(value)) => {
             PlainSecret::presented(Zeroizing::new(value)).map(Some).map_err(|problem| {
                 Outcome::invalid_at(format!("ClientApplication.{name}"), format!("The value {problem}"))

@@ -33,10 +33,16 @@ impl Patch {
     ) -> Result<Map<String, Value>, Outcome> {
         let mut document = Value::Object(current.clone());
         if let (ResourceType::ClientApplication, Some(map)) = (resource_type, document.as_object_mut()) {
-            map.insert("secret".to_owned(), Value::String(KEPT.to_owned()));
-            map.insert("retiringSecret".to_owned(), Value::String(KEPT.to_owned()));
+            for (name, mark) in KEPT {
+                map.insert(name.to_owned(), Value::String(mark.to_owned()));
+            }
         }
         for (n, operation) in self.0.iter().enumerate() {
+            if resource_type == ResourceType::ClientApplication && removes_secret(operation) {
+                return Err(Outcome::invalid(format!(
+                    "Operation {n} would remove a secret: call $rotate-secret with `retiringSecret`"
+                )));
+            }
             json_patch::patch(&mut document, std::slice::from_ref(operation))
                 .map_err(|error| refused(n, &error.kind))?;
             if matches!(operation, PatchOperation::Copy(_)) && size(&document) > BODY_BYTES_MAX {
@@ -48,7 +54,8 @@ impl Patch {
         match document {
             Value::Object(map) => {
                 let copied = map.iter().any(|(name, value)| {
-                    !matches!(name.as_str(), "secret" | "retiringSecret") && holds_mark(value)
+                    let in_place = value.as_str().is_some_and(|text| KEPT.contains(&(name, text)));
+                    !in_place && holds_mark(value)
                 });
                 if copied {
                     return Err(Outcome::invalid("A patch cannot copy or move a secret"));
@@ -69,9 +76,15 @@ fn refused(n: usize, kind: &PatchErrorKind) -> Outcome {
     }
 }
 
+/// To pass over it would leave somebody believing that a secret has ended.
+fn removes_secret(operation: &PatchOperation) -> bool {
+    let PatchOperation::Remove(remove) = operation else { return false };
+    KEPT.iter().any(|(name, _)| remove.path.as_str().strip_prefix('/') == Some(name))
+}
+
 fn holds_mark(value: &Value) -> bool {
     match value {
-        Value::String(text) => text == KEPT,
+        Value::String(text) => KEPT.iter().any(|(_, mark)| text == mark),
         Value::Array(items) => items.iter().any(holds_mark),
         Value::Object(map) => map.values().any(holds_mark),
         _ => false,
