@@ -1,7 +1,8 @@
 //! The stage: a server on a free port with a database of its own, a clock that stands still until it
 //! is moved, seeded randomness, and one caller of each kind.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+/// A second address of this machine; requests come from 127.0.0.1 unless they say otherwise.
+pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const JSON_PATCH: &str = "application/json-patch+json";
 /// 2026-01-01T00:00:00Z.
 pub const START: Timestamp = Timestamp::from_epoch_ms(1_767_225_600_000);
 
@@ -28,12 +32,23 @@ pub struct Credentials {
     pub secret: String,
 }
 
+impl Credentials {
+    /// Where the client is, below the FHIR base.
+    pub fn path(&self) -> String {
+        format!("ClientApplication/{}", self.id)
+    }
+
+    /// The same client with another secret.
+    pub fn with(&self, secret: &str) -> Self {
+        Self { id: self.id.clone(), secret: secret.to_owned() }
+    }
+}
+
 /// A server with its stage.
 pub struct TestApp {
-    pub app: App,
     pub address: SocketAddr,
     pub clock: Arc<ManualClock>,
-    pub dir: TempDir,
+    dir: TempDir,
     /// The project that `admin` administers and `member` belongs to.
     pub project: String,
     /// The project of `stranger`.
@@ -46,8 +61,31 @@ pub struct TestApp {
     /// Project Admin of `other_project`.
     pub stranger: Credentials,
     http: reqwest::Client,
-    stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<()>>,
+    /// The same, from [`ELSEWHERE`].
+    http_elsewhere: reqwest::Client,
+    running: Running,
+}
+
+/// A server that can be stopped.
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(server: Server, app: App) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(server.run(app, async {
+            let _ = stopped.await;
+        }));
+        Self { stop, task }
+    }
+
+    /// Waits until the database is closed.
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        self.task.await.unwrap();
+    }
 }
 
 /// An answer, read whole.
@@ -71,9 +109,21 @@ impl Answer {
         value.as_str().unwrap_or_else(|| panic!("{pointer} is no text in {}", self.text)).to_owned()
     }
 
-    /// The code and the text of the first issue of an OperationOutcome.
-    pub fn issue(&self) -> (String, String) {
-        (self.text_at("/issue/0/code"), self.text_at("/issue/0/details/text"))
+    /// Fails the test unless this is an `OperationOutcome` with this status and code; gives its text.
+    #[track_caller]
+    pub fn refused(&self, status: u16, code: &str) -> String {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/fhir+json; charset=utf-8");
+        assert_eq!(self.text_at("/resourceType"), "OperationOutcome");
+        assert_eq!(self.text_at("/issue/0/severity"), "error");
+        assert_eq!(self.text_at("/issue/0/code"), code, "{}", self.text);
+        self.text_at("/issue/0/details/text")
+    }
+
+    /// The resources of a Bundle.
+    pub fn resources(&self) -> Vec<Value> {
+        let entries = self.json()["entry"].as_array().cloned().unwrap_or_default();
+        entries.into_iter().map(|entry| entry["resource"].clone()).collect()
     }
 
     /// A header as text; empty if it is not there.
@@ -100,6 +150,12 @@ pub enum As {
 impl From<&Credentials> for As {
     fn from(credentials: &Credentials) -> Self {
         Self::Basic(credentials.clone())
+    }
+}
+
+impl From<&As> for As {
+    fn from(who: &As) -> Self {
+        who.clone()
     }
 }
 
@@ -142,6 +198,29 @@ impl Request<'_> {
     }
 }
 
+fn grant_form<'a>(id: &'a str, secret: &'a str) -> [(&'static str, &'a str); 3] {
+    [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)]
+}
+
+fn http_from(address: Ipv4Addr) -> reqwest::Client {
+    let builder = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1));
+    builder.local_address(IpAddr::from(address)).build().unwrap()
+}
+
+/// Opens the database in `dir`, always under the same master key.
+async fn open(
+    dir: &Path,
+    base_url: &str,
+    secret_policy: SecretPolicy,
+    clock: Arc<ManualClock>,
+    seed: u64,
+) -> App {
+    let keyring = Keyring::parse_file(&Keyring::new_file(&SeededEntropy::new(0))).unwrap();
+    let store = Store::open_sqlite(&dir.join("keyrelay.sqlite")).await.unwrap();
+    let config = Config { base_url: BaseUrl::parse(base_url).unwrap(), secret_policy };
+    App::start(config, store, keyring, clock, Arc::new(SeededEntropy::new(seed))).await.unwrap()
+}
+
 impl TestApp {
     /// A server with `secret_policy = "strong"`.
     pub async fn start() -> Self {
@@ -150,15 +229,10 @@ impl TestApp {
 
     pub async fn start_with(secret_policy: SecretPolicy) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(START));
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
-        let clock = Arc::new(ManualClock::at(START));
-        let entropy = Arc::new(SeededEntropy::new(1));
-        let keyring = Keyring::parse_file(&Keyring::new_file(entropy.as_ref())).unwrap();
-        let store = Store::open_sqlite(&dir.path().join("keyrelay.sqlite")).await.unwrap();
-        let base_url = BaseUrl::parse(&format!("http://{address}/")).unwrap();
-        let config = Config { base_url, secret_policy };
-        let app = App::start(config, store, keyring, clock.clone(), entropy).await.unwrap();
+        let app = open(dir.path(), &format!("http://{address}/"), secret_policy, clock.clone(), 1).await;
         let file = dir.path().join("bootstrap.json");
         first_start(&app, None, &file).await.unwrap();
         let first: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
@@ -166,13 +240,8 @@ impl TestApp {
             id: first["clientId"].as_str().unwrap().to_owned(),
             secret: first["clientSecret"].as_str().unwrap().to_owned(),
         };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(server.run(app.clone(), async {
-            let _ = stopped.await;
-        }));
         let nobody = Credentials { id: String::new(), secret: String::new() };
         let mut test = Self {
-            app,
             address,
             clock,
             dir,
@@ -182,9 +251,9 @@ impl TestApp {
             admin: nobody.clone(),
             member: nobody.clone(),
             stranger: nobody,
-            http: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap(),
-            stop: Some(stop),
-            task: Some(task),
+            http: http_from(Ipv4Addr::LOCALHOST),
+            http_elsewhere: http_from(ELSEWHERE),
+            running: Running::start(server, app),
         };
         test.project = test.make_project("Clinic").await;
         test.other_project = test.make_project("Laboratory").await;
@@ -198,7 +267,22 @@ impl TestApp {
 
     /// A request to a path below the base URL, as someone.
     pub fn request(&self, who: impl Into<As>, method: Method, path: &str) -> Request<'_> {
-        let builder = self.http.request(method, format!("http://{}/{path}", self.address));
+        self.request_by(&self.http, who, method, path)
+    }
+
+    /// Like [`TestApp::request`], from [`ELSEWHERE`].
+    pub fn request_elsewhere(&self, who: impl Into<As>, method: Method, path: &str) -> Request<'_> {
+        self.request_by(&self.http_elsewhere, who, method, path)
+    }
+
+    fn request_by(
+        &self,
+        http: &reqwest::Client,
+        who: impl Into<As>,
+        method: Method,
+        path: &str,
+    ) -> Request<'_> {
+        let builder = http.request(method, format!("http://{}/{path}", self.address));
         let builder = match who.into() {
             As::Anonymous => builder,
             As::Bearer(token) => builder.bearer_auth(token),
@@ -225,8 +309,7 @@ impl TestApp {
     }
 
     pub async fn patch(&self, who: impl Into<As>, path: &str, body: &Value) -> Answer {
-        let patch = "application/json-patch+json";
-        self.fhir(who, Method::PATCH, path).body(patch, body.to_string()).send().await
+        self.fhir(who, Method::PATCH, path).body(JSON_PATCH, body.to_string()).send().await
     }
 
     pub async fn delete(&self, who: impl Into<As>, path: &str) -> Answer {
@@ -240,10 +323,20 @@ impl TestApp {
         self.post(who, &format!("ClientApplication/{id}/$rotate-secret"), &body).await
     }
 
+    /// Asks the token endpoint, with a form.
+    pub async fn token(&self, who: impl Into<As>, form: &[(&str, &str)]) -> Answer {
+        self.request(who, Method::POST, "oauth2/token").form(form).send().await
+    }
+
     /// Asks the token endpoint, with the credentials in the form.
     pub async fn grant(&self, id: &str, secret: &str) -> Answer {
-        let form = [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)];
-        self.request(As::Anonymous, Method::POST, "oauth2/token").form(&form).send().await
+        self.token(As::Anonymous, &grant_form(id, secret)).await
+    }
+
+    /// Like [`TestApp::grant`], from [`ELSEWHERE`].
+    pub async fn grant_elsewhere(&self, id: &str, secret: &str) -> Answer {
+        let request = self.request_elsewhere(As::Anonymous, Method::POST, "oauth2/token");
+        request.form(&grant_form(id, secret)).send().await
     }
 
     /// A token for these credentials.
@@ -259,10 +352,8 @@ impl TestApp {
         let credentials = Credentials { id: id.to_owned(), secret: secret.to_owned() };
         async move {
             let form = self.grant(&credentials.id, &credentials.secret).await.status;
-            let grant = [("grant_type", "client_credentials")];
-            let basic =
-                self.request(&credentials, Method::POST, "oauth2/token").form(&grant).send().await.status;
-            let fhir = self.get(&credentials, &format!("ClientApplication/{}", credentials.id)).await.status;
+            let basic = self.token(&credentials, &[("grant_type", "client_credentials")]).await.status;
+            let fhir = self.get(&credentials, &credentials.path()).await.status;
             let all = [form.as_u16(), basic.as_u16(), fhir.as_u16()];
             assert!(all == [200; 3] || all == [401; 3], "{caller}: {all:?}");
             all == [200; 3]
@@ -300,7 +391,7 @@ impl TestApp {
         self.patch_membership(client, &json!([{ "op": "add", "path": "/admin", "value": true }])).await;
     }
 
-    /// Makes an AccessPolicy and puts a client's membership under it.
+    /// Makes an `AccessPolicy` and puts a client's membership under it.
     pub async fn put_under_policy(&self, client: &Credentials, policy: &Value) {
         let project = self.membership_of(client).await["project"]["reference"].as_str().unwrap().to_owned();
         let mut body = json!({ "resourceType": "AccessPolicy", "meta": { "project": project } });
@@ -320,11 +411,12 @@ impl TestApp {
         self.patch(&self.super_admin, &format!("Project/{project}"), &setting).await.expect(200);
     }
 
-    /// Stops the server and waits until its database is closed; the directory stays until the end.
-    pub async fn stop(&mut self) {
-        if let (Some(stop), Some(task)) = (self.stop.take(), self.task.take()) {
-            let _ = stop.send(());
-            task.await.unwrap();
-        }
+    /// Stops the server and starts it again on the same database, under another base URL.
+    pub async fn restart_as(self, base_url: &str) -> Self {
+        self.running.stop().await;
+        let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = server.address();
+        let app = open(self.dir.path(), base_url, SecretPolicy::Strong, self.clock.clone(), 2).await;
+        Self { address, running: Running::start(server, app), ..self }
     }
 }

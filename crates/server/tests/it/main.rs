@@ -2,4 +2,19 @@
 //! One file per route or theme; [`app`] sets the stage in one line.
 
 mod app;
+mod bearer;
+mod bundles;
+mod client_auth;
+mod conformance;
+mod jwt;
+mod matrix;
+mod privilege;
+mod resources;
+mod rotate_secret;
+mod routes;
+mod searching;
+mod secret_writes;
 mod smoke;
+mod throttle;
+mod token;
+mod visibility;
