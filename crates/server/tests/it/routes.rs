@@ -143,9 +143,9 @@ async fn metrics_count_and_name_nobody() {
     let before = [value("keyrelay_rotations_total").await, value("keyrelay_retirements_total").await];
     let refused = value("keyrelay_proofs_refused_total").await;
     let new = test.rotate(&test.admin, &client.id, "secret", &client.secret).await.text_at("/secret");
-    let retiring = value("keyrelay_secret_uses_total{slot=\"Retiring\"}").await;
+    let retiring = value("keyrelay_secret_uses_total{slot=\"retiring\"}").await;
     test.grant(&client.id, &client.secret).await.expect(200);
-    assert_eq!(value("keyrelay_secret_uses_total{slot=\"Retiring\"}").await - retiring, 1);
+    assert_eq!(value("keyrelay_secret_uses_total{slot=\"retiring\"}").await - retiring, 1);
     test.rotate(&test.admin, &client.id, "retiringSecret", &client.secret).await.expect(200);
     test.grant(&client.id, "wrong").await.expect(401);
     assert_eq!(value("keyrelay_rotations_total").await - before[0], 1);
