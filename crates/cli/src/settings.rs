@@ -43,13 +43,13 @@ pub struct Settings {
     /// Address to listen on [default: 127.0.0.1:8103; port 0 takes a free one]
     #[arg(long, env = "KEYRELAY_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// The URL under which clients reach this server, the issuer of its tokens [default: http://{listen}/]
+    /// The URL under which clients reach this server, the issuer of its tokens [default: from the address to listen on]
     #[arg(long, env = "KEYRELAY_BASE_URL")]
     pub base_url: Option<String>,
     /// Directory of the database, its lock and the master key [default: ./keyrelay-data]
     #[arg(long, env = "KEYRELAY_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The database, as sqlite://PATH [default: keyrelay.sqlite in the data directory]
+    /// The database, as `sqlite://PATH` [default: keyrelay.sqlite in the data directory]
     #[arg(long, env = "KEYRELAY_DATABASE_URL")]
     pub database_url: Option<String>,
     /// The file with the master keys; a file named here must exist [default: master.key in the data directory, made on the first start]

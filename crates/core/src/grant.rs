@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct AccessClaims<'a> {
     /// Issuer: the base URL, ending with `/`.
     pub iss: &'a str,
-    /// Subject: for client_credentials the client itself.
+    /// Subject: for `client_credentials` the client itself.
     pub sub: &'a str,
     /// Audience: the base URL of the API.
     pub aud: &'a str,

@@ -32,9 +32,9 @@ pub const FORMER_SECRETS_MAX: i64 = 100;
 /// Shortest and longest lifetime of an access token.
 pub const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(1);
 /// See [`TOKEN_LIFETIME_MIN`].
-pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(24);
 /// Lifetime of an access token where the client application names none.
-pub const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_secs(60 * 60);
+pub const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(1);
 /// Longest access token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Tokens whose signature has been verified and is remembered.

@@ -28,6 +28,7 @@ pub struct Scope {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the five letters of a v2 permission")]
 struct Rule {
     /// `None` is `*`.
     resource_type: Option<ResourceType>,

@@ -32,7 +32,9 @@ impl UsageCounter {
                 outcome = store.add_usage(chunk).await;
             }
             if outcome.is_err() {
-                chunk.iter().for_each(|used| self.add(*used));
+                for used in chunk {
+                    self.add(*used);
+                }
             }
         }
         outcome
@@ -72,9 +74,9 @@ mod tests {
         for _ in 0..USAGE_SECRETS_MAX + 10 {
             counter.count(ClientId::NIL, SecretId::random(&entropy), Timestamp::from_epoch_ms(1));
         }
-        let counted = counter.0.lock().unwrap();
-        assert!(counted.len() <= USAGE_SECRETS_MAX + 1);
-        let total: i64 = counted.values().map(|used| used.uses).sum();
+        let sums = counter.0.lock().unwrap();
+        assert!(sums.len() <= USAGE_SECRETS_MAX + 1);
+        let total: i64 = sums.values().map(|used| used.uses).sum();
         assert_eq!(total, 3 + i64::try_from(USAGE_SECRETS_MAX).unwrap() + 10);
     }
 }

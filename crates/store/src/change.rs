@@ -3,6 +3,7 @@
 //! nothing. The version that was read is part of it, so that two who read the same cannot both win.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::IndexEntry;
@@ -187,13 +188,14 @@ impl Change {
         for (n, entry) in index.iter().enumerate() {
             let first = args.len() + 1;
             let separator = if n == 0 { "" } else { ", " };
-            sql.push_str(&format!(
+            let _ = write!(
+                sql,
                 "{separator}($1, $2, ${first}, ${}, ${}, ${}, ${})",
                 first + 1,
                 first + 2,
                 first + 3,
                 first + 4
-            ));
+            );
             args.extend(args![
                 entry.code,
                 entry.system.clone().unwrap_or_default(),

@@ -26,7 +26,9 @@ impl Store {
     /// Adds counted uses to what is written down.
     pub async fn add_usage(&self, uses: &[Use]) -> Result<(), StoreError> {
         let mut change = Change::new();
-        uses.iter().for_each(|used| change.add_usage(used));
+        for used in uses {
+            change.add_usage(used);
+        }
         self.commit(change).await
     }
 

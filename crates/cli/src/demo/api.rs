@@ -88,9 +88,9 @@ impl Api {
         let path = format!("fhir/R4/ProjectMembership?profile=ClientApplication/{}", operator.id);
         let found = Self::send(self.request(Method::GET, &path, super_admin)).await?;
         let membership = text(&found["entry"][0]["resource"], "id")?;
-        let patch = json!([{ "op": "add", "path": "/admin", "value": true }]);
+        let promotion = json!([{ "op": "add", "path": "/admin", "value": true }]);
         let path = format!("fhir/R4/ProjectMembership/{membership}");
-        Self::send(self.request(Method::PATCH, &path, super_admin).json(&patch)).await?;
+        Self::send(self.request(Method::PATCH, &path, super_admin).json(&promotion)).await?;
         Ok(operator)
     }
 

@@ -8,6 +8,9 @@ use crate::process::{Process, bootstrap, grant, http, keyrelay};
 const ID: &str = "0198c2f0-1111-4222-8333-944455566677";
 const SECRET: &str = "a-secret-that-the-operator-chose-for-it";
 
+/// Variables, flags, and what is said.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
@@ -63,7 +66,7 @@ async fn a_wrong_setting_is_refused_with_what_to_do() {
     let file = dir.path().join("keyrelay.toml");
     std::fs::write(&file, "listn = \"127.0.0.1:0\"\n").unwrap();
     let data_dir = dir.path().join("data");
-    let cases: [(&[(&str, &str)], &[&str], &str); 6] = [
+    let cases: [Case<'_>; 6] = [
         (&[("KEYRELAY_CONFIG", file.to_str().unwrap())], &[], "did you mean \"listen\"?"),
         (&[("KEYRELAY_BOOTSTRAP_CLIENT_ID", ID)], &[], "set both"),
         (

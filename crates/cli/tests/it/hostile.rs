@@ -124,6 +124,6 @@ fn huge_header() -> Vec<u8> {
 }
 
 fn many_headers() -> Vec<u8> {
-    let headers: String = (0..5000).map(|n| format!("X-{n}: y\r\n")).collect();
+    let headers: String = (0..5000).map(|n| format!("X-{n}: y\r\n")).collect::<Vec<_>>().concat();
     format!("GET /livez HTTP/1.1\r\nHost: x\r\n{headers}\r\n").into_bytes()
 }

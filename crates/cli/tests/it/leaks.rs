@@ -113,7 +113,7 @@ impl Run {
         }
         for _ in 0..3 {
             let rotated = self.send("POST", &rotate, Some(&parameters("secret", &secret))).await;
-            secret = rotated["secret"].as_str().unwrap().to_owned();
+            rotated["secret"].as_str().unwrap().clone_into(&mut secret);
         }
         let read = self.send("GET", &path, None).await;
         let retiring = read["retiringSecret"].as_str().unwrap().to_owned();

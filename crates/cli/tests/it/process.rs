@@ -73,7 +73,7 @@ pub fn bootstrap(data_dir: &Path) -> (String, String) {
 
 /// A client that knows no proxy.
 pub fn http() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(60)).build().unwrap()
+    reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_mins(1)).build().unwrap()
 }
 
 /// Asks for a token, and gives the status.

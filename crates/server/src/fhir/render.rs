@@ -95,13 +95,11 @@ impl Serialize for WithSecrets<'_> {
 
 /// Reads the JSON of a stored version.
 pub(crate) fn stored_resource(version: &ResourceVersion) -> Result<Map<String, Value>, Outcome> {
-    match serde_json::from_str(&version.content) {
-        Ok(Value::Object(map)) => Ok(map),
-        _ => {
-            tracing::error!(id = %version.id, version = %version.version, "a stored resource cannot be read");
-            Err(Outcome::internal())
-        }
+    if let Ok(Value::Object(map)) = serde_json::from_str(&version.content) {
+        return Ok(map);
     }
+    tracing::error!(id = %version.id, version = %version.version, "a stored resource cannot be read");
+    Err(Outcome::internal())
 }
 
 /// Writes a resource as the caller may see it. Without `extended`, the parts of `meta` that are not

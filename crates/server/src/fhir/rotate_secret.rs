@@ -47,7 +47,7 @@ pub(super) async fn rotate_secret(
             return Err(Outcome::gone());
         }
         request.check_if_match(state.resource.version)?;
-        let (change, reply) = decide(Act::now(app, caller, request.from), &admin, &input, state)?;
+        let (change, reply) = decide(Act::now(app, caller, request.from), &admin, &input, &state)?;
         if committed(app, change).await? {
             match input.slot {
                 SlotKind::Active => app.metrics.rotations.inc(),
@@ -65,7 +65,7 @@ fn decide(
     act: Act<'_>,
     admin: &AdminOf<ProjectId>,
     input: &RotateInput,
-    state: ClientState,
+    state: &ClientState,
 ) -> Result<(Change, Reply), Outcome> {
     let client = ClientId::from(state.resource.id);
     let presented = act.app.keyring.present(client, &input.presented);
@@ -91,9 +91,9 @@ fn decide(
     };
     let mut change = Change::new();
     change.update(next.clone(), current.version, None);
-    record_move(act, admin, action, &moved, &state, &mut change);
+    record_move(act, admin, action, &moved, state, &mut change);
 
-    let after = ClientState { resource: next, slots: moved.slots, ..state };
+    let after = ClientState { resource: next, slots: moved.slots, ..state.clone() };
     let mut shown = ShownSecrets::of(&act.app.keyring, &after)?;
     if after.secret_visibility == SecretVisibility::Once {
         shown.secret = fresh;

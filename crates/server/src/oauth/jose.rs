@@ -121,13 +121,12 @@ impl TokenKeys {
         }
         let mut key = [0; 32];
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        let verified = match self.verified.get(&key) {
-            Some(verified) => verified,
-            None => {
-                let verified = Arc::new(self.verify_signature(token)?);
-                self.verified.insert(key, Arc::clone(&verified));
-                verified
-            }
+        let verified = if let Some(verified) = self.verified.get(&key) {
+            verified
+        } else {
+            let verified = Arc::new(self.verify_signature(token)?);
+            self.verified.insert(key, Arc::clone(&verified));
+            verified
         };
         let now = now.epoch_seconds();
         (verified.not_before <= now && now < verified.expires).then_some(verified)
