@@ -64,9 +64,8 @@ async fn a_resource_lives_through_its_versions() {
         let put = test.put(&who, &path, &changed).await.expect(200);
         assert_eq!(put.json()[element], value);
         assert_ne!(put.text_at("/meta/versionId"), first);
-        let remove = json!([{ "op": "replace", "path": format!("/{element}"), "value": body.get(element).unwrap_or(&value) },
-                            { "op": "add", "path": "/meta/tag", "value": [{ "code": "kept" }] }]);
-        let patched = test.patch(&who, &path, &remove).await.expect(200);
+        let tag = json!([{ "op": "add", "path": "/meta/tag", "value": [{ "code": "kept" }] }]);
+        let patched = test.patch(&who, &path, &tag).await.expect(200);
         assert_eq!(patched.text_at("/meta/tag/0/code"), "kept");
 
         let vread = test.get(&who, &format!("{path}/_history/{first}")).await.expect(200);
@@ -74,7 +73,7 @@ async fn a_resource_lives_through_its_versions() {
         test.delete(&who, &path).await.expect(200);
         test.get(&who, &path).await.refused(410, "deleted");
         test.put(&who, &path, &changed).await.refused(410, "deleted");
-        test.patch(&who, &path, &remove).await.refused(410, "deleted");
+        test.patch(&who, &path, &tag).await.refused(410, "deleted");
         test.delete(&who, &path).await.expect(200);
 
         let history = test.get(&who, &format!("{path}/_history")).await.expect(200);
@@ -112,6 +111,20 @@ async fn what_is_not_there_is_404() {
     {
         test.get(&test.super_admin, path).await.refused(404, "not-found");
     }
+}
+
+#[tokio::test]
+async fn the_id_in_a_body_is_the_one_in_the_url() {
+    let test = TestApp::start().await;
+    for id in [json!(test.admin.id), json!("x"), json!(7), Value::Null] {
+        let body = json!({ "resourceType": "ClientApplication", "id": id, "name": "Renamed" });
+        let answer = test.put(&test.admin, &test.member.path(), &body).await;
+        answer.refused(400, "invalid");
+        assert_eq!(answer.text_at("/issue/0/expression/0"), "ClientApplication.id");
+    }
+    let body = json!({ "resourceType": "ClientApplication", "name": "Renamed" });
+    test.put(&test.admin, &test.member.path(), &body).await.refused(400, "invalid");
+    assert_eq!(test.get(&test.admin, &test.member.path()).await.text_at("/name"), "Reader");
 }
 
 #[tokio::test]
@@ -255,7 +268,8 @@ async fn rules_and_credentials_that_would_not_be_kept_are_refused() {
     let secret = json!([{ "op": "add", "path": "/secret", "value": [{ "name": "K", "valueString": "x" }] }]);
     let project = format!("Project/{}", test.project);
     test.patch(&test.admin, &project, &secret).await.refused(400, "not-supported");
-    let setting = json!([{ "op": "add", "path": "/setting", "value": [{ "name": "secretVisibility", "valueString": "never" }] }]);
+    let setting = json!([{ "name": "secretVisibility", "valueString": "never" }]);
+    let setting = json!([{ "op": "add", "path": "/setting", "value": setting }]);
     test.patch(&test.admin, &project, &setting).await.refused(400, "invalid");
 }
 
@@ -263,7 +277,12 @@ async fn rules_and_credentials_that_would_not_be_kept_are_refused() {
 async fn meta_is_the_servers_except_for_what_describes_the_resource() {
     let test = TestApp::start().await;
     let tag = json!([{ "system": "urn:x", "code": "y" }]);
-    let meta = json!({ "versionId": "x", "lastUpdated": "1999-01-01T00:00:00Z", "tag": tag, "author": { "reference": "ClientApplication/x" } });
+    let meta = json!({
+        "versionId": "x",
+        "lastUpdated": "1999-01-01T00:00:00Z",
+        "author": { "reference": "ClientApplication/x" },
+        "tag": tag,
+    });
     let body = json!({ "resourceType": "ClientApplication", "id": "chosen", "meta": meta });
     let created = test.post(&test.admin, "ClientApplication", &body).await.expect(201);
     let (id, version) = (created.text_at("/id"), created.text_at("/meta/versionId"));
@@ -323,47 +342,24 @@ async fn a_membership_names_what_is_there() {
     let test = TestApp::start().await;
     let client = bare_client(&test, "Joins later").await;
     let body = membership_body(&test, &client);
-    let with = |name: &str, reference: String| {
+    let with = |name: &str, value: Value| {
         let mut changed = body.clone();
-        changed[name] = json!({ "reference": reference });
+        changed[name] = value;
         changed
     };
-    let unknown = "0198c2f0-1111-4222-8333-944455566677";
-    let theirs = with("profile", test.stranger.path());
+    let to = |reference: &str| json!({ "reference": reference });
+    let unknown = to("AccessPolicy/0198c2f0-1111-4222-8333-944455566677");
+    let mut theirs = with("profile", to(&test.stranger.path()));
+    theirs["user"] = theirs["profile"].clone();
+    let mut homeless = body.clone();
+    homeless.as_object_mut().unwrap().remove("project");
+    let parameterised = json!([{ "policy": unknown }]);
     for (body, code, expression) in [
-        (
-            with("accessPolicy", format!("AccessPolicy/{unknown}")),
-            "invalid",
-            "ProjectMembership.accessPolicy",
-        ),
-        (with("user", test.member.path()), "invalid", "ProjectMembership.user"),
-        (
-            {
-                let mut b = theirs;
-                b["user"] = b["profile"].clone();
-                b
-            },
-            "invalid",
-            "ProjectMembership.profile",
-        ),
-        (
-            {
-                let mut b = body.clone();
-                b["access"] = json!([{ "policy": { "reference": "AccessPolicy/x" } }]);
-                b
-            },
-            "not-supported",
-            "ProjectMembership.access",
-        ),
-        (
-            {
-                let mut b = body.clone();
-                b.as_object_mut().unwrap().remove("project");
-                b
-            },
-            "required",
-            "ProjectMembership.project",
-        ),
+        (with("accessPolicy", unknown.clone()), "invalid", "ProjectMembership.accessPolicy"),
+        (with("user", to(&test.member.path())), "invalid", "ProjectMembership.user"),
+        (theirs, "invalid", "ProjectMembership.profile"),
+        (with("access", parameterised), "not-supported", "ProjectMembership.access"),
+        (homeless, "required", "ProjectMembership.project"),
     ] {
         let answer = test.post(&test.admin, "ProjectMembership", &body).await;
         answer.refused(400, code);
