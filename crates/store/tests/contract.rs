@@ -105,18 +105,18 @@ impl Stage {
         self.store.client(self.client).await.unwrap().unwrap()
     }
 
-    /// The change that rotates (or retires, without `fresh`) from a state that was read.
-    fn moved(&self, state: &ClientState, presented: &PlainSecret, fresh: Option<&PlainSecret>) -> Change {
+    /// The change that rotates (or retires, without `fresh`) from a before that was read.
+    fn moved(&self, before: &ClientState, presented: &PlainSecret, fresh: Option<&PlainSecret>) -> Change {
         let presented = self.keyring.present(self.client, presented);
-        let slots = state.slots.clone();
+        let slots = before.slots.clone();
         let moved = match fresh {
             Some(fresh) => slots.rotate(&presented, self.slot(fresh)),
             None => slots.retire(&presented),
         }
         .unwrap();
         let mut change = Change::new();
-        change.update(self.next(&state.resource), state.resource.version, None);
-        change.move_secrets(self.client, &moved.slots, moved.ended.as_ref(), state.former_count, NOW);
+        change.update(self.next(&before.resource), before.resource.version, None);
+        change.move_secrets(self.client, &moved.slots, moved.ended.as_ref(), before.former_count, NOW);
         change
     }
 
@@ -129,10 +129,10 @@ impl Stage {
 #[tokio::test]
 async fn of_two_changes_to_one_version_one_wins_and_the_other_leaves_no_trace() {
     let stage = Stage::open().await;
-    let state = stage.state().await;
+    let before = stage.state().await;
     let (a, b) = (PlainSecret::generate(&stage.entropy), PlainSecret::generate(&stage.entropy));
     let changes =
-        [stage.moved(&state, &stage.secret, Some(&a)), stage.moved(&state, &stage.secret, Some(&b))];
+        [stage.moved(&before, &stage.secret, Some(&a)), stage.moved(&before, &stage.secret, Some(&b))];
     let [first, second] = changes.map(|change| stage.store.commit(change));
     let (first, second) = tokio::join!(first, second);
     assert!(first.is_ok());
@@ -185,11 +185,11 @@ async fn a_retired_secret_is_never_read_again() {
     let mut current = stage.secret.duplicate();
     for round in 0..200 {
         let fresh = PlainSecret::generate(&stage.entropy);
-        let state = stage.state().await;
-        stage.store.commit(stage.moved(&state, &current, Some(&fresh))).await.unwrap();
+        let before = stage.state().await;
+        stage.store.commit(stage.moved(&before, &current, Some(&fresh))).await.unwrap();
         assert_eq!(stage.accepts(&fresh).await, Some(SlotKind::Active), "round {round}");
-        let state = stage.state().await;
-        stage.store.commit(stage.moved(&state, &current, None)).await.unwrap();
+        let before = stage.state().await;
+        stage.store.commit(stage.moved(&before, &current, None)).await.unwrap();
         assert_eq!(stage.accepts(&current).await, None, "round {round}");
         current = fresh;
     }
@@ -206,9 +206,9 @@ async fn former_secrets_are_known_and_bounded() {
     let mut secrets = vec![stage.secret.duplicate()];
     for _ in 0..rounds {
         let fresh = PlainSecret::generate(&stage.entropy);
-        let state = stage.state().await;
+        let before = stage.state().await;
         let current = secrets.last().unwrap();
-        stage.store.commit(stage.moved(&state, current, Some(&fresh))).await.unwrap();
+        stage.store.commit(stage.moved(&before, current, Some(&fresh))).await.unwrap();
         secrets.push(fresh);
     }
     let mut known = 0;
@@ -235,9 +235,9 @@ async fn a_project_that_shows_secrets_once_keeps_no_ciphertext_even_in_a_race() 
     let change = stage.moved(&before, &stage.secret, Some(&fresh));
     stage.put_project(SecretVisibility::Once).await;
     stage.store.commit(change).await.unwrap();
-    let state = stage.state().await;
-    assert_eq!(state.secret_visibility, SecretVisibility::Once);
-    for slot in [state.slots.active(), state.slots.retiring()] {
+    let before = stage.state().await;
+    assert_eq!(before.secret_visibility, SecretVisibility::Once);
+    for slot in [before.slots.active(), before.slots.retiring()] {
         assert!(slot.unwrap().sealed.is_none());
     }
     assert_eq!(stage.accepts(&fresh).await, Some(SlotKind::Active));

@@ -56,7 +56,8 @@ async fn create(
     }
     let (parts, body) = request.into_parts();
     let caller = auth::caller(app, &parts.headers, from).await?;
-    if !caller.is_admin() || !caller.may(Interaction::Create, ResourceType::ClientApplication) {
+    let made = [ResourceType::ClientApplication, ResourceType::ProjectMembership];
+    if !caller.is_admin() || !made.iter().all(|kind| caller.may(Interaction::Create, *kind)) {
         return Err(Outcome::forbidden("Only an admin of the project may create its clients"));
     }
     let body = read_body(&parts.headers, body).await?;

@@ -4,7 +4,7 @@
 use http::StatusCode;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ResourceId, VersionId};
-use keyrelay_core::policy::Caller;
+use keyrelay_core::policy::{Caller, Interaction};
 use keyrelay_store::ResourceVersion;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -41,15 +41,18 @@ pub(crate) async fn read(
     reply(&state.resource, &shown, extended)
 }
 
-/// The secrets that a caller sees of a client.
+/// The secrets that a caller sees of a client: those of one that it administers and may read.
 pub(crate) fn shown_to(
     app: &App,
     caller: &Caller,
     state: &keyrelay_store::ClientState,
 ) -> Result<ShownSecrets, Outcome> {
+    let may_read = [Interaction::Read, Interaction::Search]
+        .iter()
+        .any(|interaction| caller.may(*interaction, ResourceType::ClientApplication));
     match state.resource.project.and_then(|project| caller.admin_of(project)) {
-        Some(_) => ShownSecrets::of(&app.keyring, state),
-        None => Ok(ShownSecrets::default()),
+        Some(_) if may_read => ShownSecrets::of(&app.keyring, state),
+        _ => Ok(ShownSecrets::default()),
     }
 }
 
