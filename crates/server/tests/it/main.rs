@@ -14,6 +14,7 @@ mod rotate_secret;
 mod routes;
 mod searching;
 mod secret_writes;
+mod slow;
 mod smoke;
 mod throttle;
 mod token;

@@ -1,0 +1,45 @@
+//! Slow senders do not hold a place for ever. The time is tokio's, which stands still here and jumps
+//! to the next time-out whenever nobody has anything to do: no test waits for real.
+
+use keyrelay_core::limits::{BODY_TIMEOUT, HEAD_TIMEOUT, LINGER_TIMEOUT};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::app::TestApp;
+
+/// Sends the beginning of a request and no more, until the server has had enough.
+async fn send_only(test: &TestApp, beginning: &str) -> String {
+    let mut stream = TcpStream::connect(test.address).await.unwrap();
+    stream.write_all(beginning.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn half_a_head_is_waited_for_only_so_long() {
+    let test = TestApp::start().await;
+    tokio::time::pause();
+    let started = Instant::now();
+    let answer = send_only(&test, "GET /livez HTTP/1.1\r\nHost: x\r\nX-Half: ").await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(
+        (HEAD_TIMEOUT..HEAD_TIMEOUT + LINGER_TIMEOUT).contains(&started.elapsed()),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn half_a_body_is_answered_408() {
+    let test = TestApp::start().await;
+    tokio::time::pause();
+    let started = Instant::now();
+    let head = "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\
+                Content-Type: application/x-www-form-urlencoded\r\n\r\ngrant_type=client";
+    let answer = send_only(&test, head).await;
+    assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+    assert!(answer.ends_with("\"error_description\":\"The body did not arrive in time\"}"), "{answer}");
+    assert!(started.elapsed() >= BODY_TIMEOUT);
+}
