@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::render::{Rendered, ShownSecrets, render, stored_resource};
-use super::write::{Act, first_version};
+use super::versions::{Act, first_version};
 use crate::App;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;

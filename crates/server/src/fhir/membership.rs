@@ -6,7 +6,7 @@ use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId};
 use keyrelay_store::MembershipRow;
 use serde_json::{Map, Value};
 
-use super::write::Act;
+use super::versions::Act;
 use crate::error::Outcome;
 
 /// The project that a membership names.

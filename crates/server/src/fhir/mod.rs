@@ -14,6 +14,7 @@ mod render;
 mod request;
 mod rotate_secret;
 mod search;
+mod versions;
 mod write;
 
 use axum::extract::{Extension, Request, State};
@@ -33,7 +34,7 @@ pub(crate) use client_application::create_with_secret;
 pub(crate) use conformance::Conformance;
 pub(crate) use render::{Rendered, stored_resource};
 use request::{Content, FhirRequest, Reply};
-pub(crate) use write::{Act, first_version};
+pub(crate) use versions::{Act, first_version};
 
 /// Methods of a resource type.
 const TYPE_METHODS: &str = "GET, POST";

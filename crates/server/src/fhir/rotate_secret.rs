@@ -7,20 +7,20 @@
 
 use keyrelay_core::audit::SecretAction;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, ProjectId, VersionId};
+use keyrelay_core::id::{ClientId, ProjectId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
 use keyrelay_core::policy::{AdminOf, Caller, Interaction};
 use keyrelay_core::slots::{Mismatch, SlotKind};
-use keyrelay_store::{Change, ClientState, ResourceVersion};
-use serde_json::Value;
+use keyrelay_store::{Change, ClientState};
 
 use super::client_application::{fresh_secret, record_move};
 use super::parameters::RotateInput;
 use super::read::within_reach;
 use super::render::{ShownSecrets, render, stored_resource};
 use super::request::{Content, FhirRequest, Reply};
-use super::write::{Act, committed, stamp};
+use super::versions::{Act, next_version};
+use super::write::committed;
 use crate::App;
 use crate::error::Outcome;
 
@@ -80,15 +80,8 @@ fn decide(
     };
 
     let current = &state.resource;
-    let version = VersionId::random(act.app.entropy.as_ref());
-    let resource = stamp(act, stored_resource(current)?, current.id, version, current.project);
-    let next = ResourceVersion {
-        version,
-        revision: current.revision + 1,
-        last_updated: act.now,
-        content: Value::Object(resource.clone()).to_string(),
-        ..current.clone()
-    };
+    let (next, resource) = next_version(act, current, stored_resource(current)?);
+    let version = next.version;
     let mut change = Change::new();
     change.update(next.clone(), current.version, None);
     record_move(act, admin, action, &moved, state, &mut change);

@@ -2,15 +2,12 @@
 //! becomes durable only if that is still the current one; if not, it is read and decided again.
 //! What is particular to a type is in the file of that type, behind [`Particulars`].
 
-use std::net::IpAddr;
-
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::validate;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
 use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
 use keyrelay_core::policy::{Caller, Interaction};
-use keyrelay_core::time::Timestamp;
 use keyrelay_store::{
     Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, StoreError,
 };
@@ -21,24 +18,10 @@ use super::read::{reply, shown_to, within_reach};
 use super::render::{ShownSecrets, stored_resource};
 use super::request::{Content, FhirRequest, Reply};
 use super::search::{find, read_query};
+use super::versions::{Act, CLIENTS_META, first_version, next_version};
 use super::{access_policy, allow, membership, patch, project};
 use crate::App;
 use crate::error::Outcome;
-
-/// Who does something, when, and from where.
-#[derive(Clone, Copy)]
-pub(crate) struct Act<'a> {
-    pub(crate) app: &'a App,
-    pub(crate) caller: &'a Caller,
-    pub(crate) now: Timestamp,
-    pub(crate) from: IpAddr,
-}
-
-impl<'a> Act<'a> {
-    pub(crate) fn now(app: &'a App, caller: &'a Caller, from: IpAddr) -> Self {
-        Self { app, caller, now: app.now(), from }
-    }
-}
 
 /// A resource as it is to be stored, and the secrets that came with it.
 #[derive(Debug)]
@@ -178,32 +161,6 @@ pub(super) async fn create(
     let location =
         format!("{}/{resource_type}/{id}/_history/{}", app.config.base_url.fhir(), version.version);
     Ok(reply(&version, &shown, extended)?.created_at(location))
-}
-
-/// The first version of a resource, added to a change.
-pub(crate) fn first_version(
-    act: Act<'_>,
-    resource_type: ResourceType,
-    id: ResourceId,
-    project: ProjectId,
-    resource: Map<String, Value>,
-    change: &mut Change,
-) -> ResourceVersion {
-    let version = VersionId::random(act.app.entropy.as_ref());
-    let resource = stamp(act, resource, id, version, Some(project));
-    let index = index_entries(resource_type, &resource);
-    let version = ResourceVersion {
-        resource_type,
-        id,
-        project: Some(project),
-        version,
-        revision: 1,
-        last_updated: act.now,
-        deleted: false,
-        content: Value::Object(resource).to_string(),
-    };
-    change.create(version.clone(), &index);
-    version
 }
 
 fn put_row(particulars: &Particulars, change: &mut Change) {
@@ -404,15 +361,7 @@ async fn decide_update(
         };
         return Ok(Decision::Nothing(reply(current, &shown, extended)?));
     }
-    let version = VersionId::random(app.entropy.as_ref());
-    let resource = stamp(act, draft.resource, id, version, current.project);
-    let next = ResourceVersion {
-        version,
-        revision: current.revision + 1,
-        last_updated: act.now,
-        content: Value::Object(resource.clone()).to_string(),
-        ..current.clone()
-    };
+    let (next, resource) = next_version(act, current, draft.resource);
     let mut change = Change::new();
     change.update(next.clone(), current.version, Some(&index_entries(resource_type, &resource)));
     put_row(&particulars, &mut change);
@@ -490,48 +439,6 @@ pub(super) async fn committed(app: &App, change: Change) -> Result<bool, Outcome
     }
 }
 
-/// Puts `resourceType`, `id` and `meta` at the head of a resource. Of the client's `meta`, what is
-/// the client's to say stays: tags, profiles, security labels.
-pub(super) fn stamp(
-    act: Act<'_>,
-    resource: Map<String, Value>,
-    id: ResourceId,
-    version: VersionId,
-    project: Option<ProjectId>,
-) -> Map<String, Value> {
-    let mut meta = Map::new();
-    meta.insert("versionId".to_owned(), json!(version.to_string()));
-    meta.insert("lastUpdated".to_owned(), json!(act.now.to_instant()));
-    if let Some(given) = resource.get("meta").and_then(Value::as_object) {
-        for name in ["profile", "security", "tag", "source"] {
-            if let Some(value) = given.get(name) {
-                meta.insert(name.to_owned(), value.clone());
-            }
-        }
-    }
-    if let Some(project) = project {
-        meta.insert("project".to_owned(), json!(project.to_string()));
-        meta.insert("compartment".to_owned(), json!([{ "reference": format!("Project/{project}") }]));
-    }
-    let mut author = Map::new();
-    author.insert("reference".to_owned(), json!(format!("ClientApplication/{}", act.caller.client)));
-    if let Some(name) = &act.caller.name {
-        author.insert("display".to_owned(), json!(name));
-    }
-    meta.insert("author".to_owned(), Value::Object(author));
-
-    let mut stamped = Map::new();
-    if let Some(resource_type) = resource.get("resourceType") {
-        stamped.insert("resourceType".to_owned(), resource_type.clone());
-    }
-    stamped.insert("id".to_owned(), json!(id.to_string()));
-    stamped.insert("meta".to_owned(), Value::Object(meta));
-    stamped.extend(
-        resource.into_iter().filter(|(name, _)| !matches!(name.as_str(), "resourceType" | "id" | "meta")),
-    );
-    stamped
-}
-
 fn same_apart_from_meta(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
     let clients_meta = |resource: &Map<String, Value>, name: &str| {
         resource.get("meta").and_then(|meta| meta.get(name)).cloned()
@@ -541,8 +448,5 @@ fn same_apart_from_meta(a: &Map<String, Value>, b: &Map<String, Value>) -> bool 
         rest.shift_remove("meta");
         rest
     };
-    rest(a) == rest(b)
-        && ["profile", "security", "tag", "source"]
-            .iter()
-            .all(|name| clients_meta(a, name) == clients_meta(b, name))
+    rest(a) == rest(b) && CLIENTS_META.iter().all(|name| clients_meta(a, name) == clients_meta(b, name))
 }

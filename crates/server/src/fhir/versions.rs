@@ -1,0 +1,117 @@
+//! Versions of resources: what the server writes at the head of one, and who it says did it.
+
+use std::net::IpAddr;
+
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::search::index_entries;
+use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
+use keyrelay_core::policy::Caller;
+use keyrelay_core::time::Timestamp;
+use keyrelay_store::{Change, ResourceVersion};
+use serde_json::{Map, Value, json};
+
+use crate::App;
+
+/// The parts of `meta` that are a client's to say.
+pub(super) const CLIENTS_META: [&str; 4] = ["profile", "security", "tag", "source"];
+
+/// Who does something, when, and from where.
+#[derive(Clone, Copy)]
+pub(crate) struct Act<'a> {
+    pub(crate) app: &'a App,
+    pub(crate) caller: &'a Caller,
+    pub(crate) now: Timestamp,
+    pub(crate) from: IpAddr,
+}
+
+impl<'a> Act<'a> {
+    pub(crate) fn now(app: &'a App, caller: &'a Caller, from: IpAddr) -> Self {
+        Self { app, caller, now: app.now(), from }
+    }
+}
+
+/// The first version of a resource, added to a change.
+pub(crate) fn first_version(
+    act: Act<'_>,
+    resource_type: ResourceType,
+    id: ResourceId,
+    project: ProjectId,
+    resource: Map<String, Value>,
+    change: &mut Change,
+) -> ResourceVersion {
+    let version = VersionId::random(act.app.entropy.as_ref());
+    let resource = stamp(act, resource, id, version, Some(project));
+    let index = index_entries(resource_type, &resource);
+    let version = ResourceVersion {
+        resource_type,
+        id,
+        project: Some(project),
+        version,
+        revision: 1,
+        last_updated: act.now,
+        deleted: false,
+        content: Value::Object(resource).to_string(),
+    };
+    change.create(version.clone(), &index);
+    version
+}
+
+/// The version of a resource that follows `current`, and the resource as it will be.
+pub(super) fn next_version(
+    act: Act<'_>,
+    current: &ResourceVersion,
+    resource: Map<String, Value>,
+) -> (ResourceVersion, Map<String, Value>) {
+    let version = VersionId::random(act.app.entropy.as_ref());
+    let resource = stamp(act, resource, current.id, version, current.project);
+    let next = ResourceVersion {
+        version,
+        revision: current.revision + 1,
+        last_updated: act.now,
+        content: Value::Object(resource.clone()).to_string(),
+        ..current.clone()
+    };
+    (next, resource)
+}
+
+/// Puts `resourceType`, `id` and `meta` at the head of a resource. Of the client's `meta`, what is
+/// the client's to say stays: tags, profiles, security labels.
+fn stamp(
+    act: Act<'_>,
+    resource: Map<String, Value>,
+    id: ResourceId,
+    version: VersionId,
+    project: Option<ProjectId>,
+) -> Map<String, Value> {
+    let mut meta = Map::new();
+    meta.insert("versionId".to_owned(), json!(version.to_string()));
+    meta.insert("lastUpdated".to_owned(), json!(act.now.to_instant()));
+    if let Some(given) = resource.get("meta").and_then(Value::as_object) {
+        for name in CLIENTS_META {
+            if let Some(value) = given.get(name) {
+                meta.insert(name.to_owned(), value.clone());
+            }
+        }
+    }
+    if let Some(project) = project {
+        meta.insert("project".to_owned(), json!(project.to_string()));
+        meta.insert("compartment".to_owned(), json!([{ "reference": format!("Project/{project}") }]));
+    }
+    let mut author = Map::new();
+    author.insert("reference".to_owned(), json!(format!("ClientApplication/{}", act.caller.client)));
+    if let Some(name) = &act.caller.name {
+        author.insert("display".to_owned(), json!(name));
+    }
+    meta.insert("author".to_owned(), Value::Object(author));
+
+    let mut stamped = Map::new();
+    if let Some(resource_type) = resource.get("resourceType") {
+        stamped.insert("resourceType".to_owned(), resource_type.clone());
+    }
+    stamped.insert("id".to_owned(), json!(id.to_string()));
+    stamped.insert("meta".to_owned(), Value::Object(meta));
+    stamped.extend(
+        resource.into_iter().filter(|(name, _)| !matches!(name.as_str(), "resourceType" | "id" | "meta")),
+    );
+    stamped
+}
