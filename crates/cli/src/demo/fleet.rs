@@ -8,13 +8,17 @@ use std::time::Duration;
 use keyrelay_core::secret::PlainSecret;
 use reqwest::StatusCode;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::api::{Api, ClientCredentials};
 use super::stopwatch::Stopwatch;
 
 /// What a worker does between two rounds: nothing, so that a laptop stays quiet.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How often the server is asked for the use of the old secret.
+const GAUGES_PER_SECOND: u64 = 2;
+/// See [`GAUGES_PER_SECOND`].
+const GAUGE_PERIOD: Duration = Duration::from_millis(1000 / GAUGES_PER_SECOND);
 /// Durations that are kept for the percentiles.
 const DURATIONS_MAX: usize = 2_000_000;
 
@@ -25,6 +29,8 @@ pub struct Totals {
     pub requests: AtomicU64,
     /// Requests that were refused, or not answered at all.
     pub refused: AtomicU64,
+    /// How often the old secret was used in the last second, by the server's own count.
+    pub old_uses: AtomicU64,
 }
 
 /// Counted when the fleet has stopped.
@@ -46,16 +52,20 @@ pub struct Fleet {
     /// The secret of each worker; dropping them stops the fleet.
     secrets: Vec<watch::Sender<Arc<PlainSecret>>>,
     workers: JoinSet<()>,
+    gauge: AbortHandle,
 }
 
 impl Fleet {
     /// Starts `count` workers that share a client's secret.
     pub fn start(api: &Api, shared: &ClientCredentials, count: usize) -> Self {
+        let totals = Arc::<Totals>::default();
+        let gauge = tokio::spawn(watch_old_uses(api.clone(), Arc::clone(&totals))).abort_handle();
         let mut fleet = Self {
-            totals: Arc::default(),
+            totals,
             durations: Arc::default(),
             secrets: Vec::with_capacity(count),
             workers: JoinSet::new(),
+            gauge,
         };
         for _ in 0..count {
             let (send, secret) = watch::channel(Arc::new(shared.secret.duplicate()));
@@ -86,6 +96,7 @@ impl Fleet {
     /// Stops all workers after their present round.
     pub async fn stop(mut self) -> Counts {
         self.secrets.clear();
+        self.gauge.abort();
         while self.workers.join_next().await.is_some() {}
         let mut sorted = std::mem::take(&mut *self.durations.lock().unwrap_or_else(PoisonError::into_inner));
         sorted.sort_unstable();
@@ -93,6 +104,19 @@ impl Fleet {
             requests: self.totals.requests.load(Ordering::Relaxed),
             refused: self.totals.refused.load(Ordering::Relaxed),
             sorted,
+        }
+    }
+}
+
+/// Asks the server, again and again, how often retiring secrets were used.
+async fn watch_old_uses(api: Api, totals: Arc<Totals>) {
+    let mut before = 0;
+    let mut tick = tokio::time::interval(GAUGE_PERIOD);
+    loop {
+        tick.tick().await;
+        if let Ok(now) = api.retiring_uses().await {
+            totals.old_uses.store((now - before) * GAUGES_PER_SECOND, Ordering::Relaxed);
+            before = now;
         }
     }
 }

@@ -134,7 +134,7 @@ async fn tell(
     for worker in 0..usize::from(args.workers) {
         screen.watch(fleet.totals(), moving / u32::from(args.workers)).await;
         fleet.move_over(worker, &new);
-        screen.moved(worker + 1, usize::from(args.workers));
+        screen.moved(fleet.totals(), worker + 1, usize::from(args.workers));
     }
 
     let quiet = wait_until_unused(screen, api, &fleet).await?;

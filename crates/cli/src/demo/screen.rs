@@ -35,10 +35,13 @@ impl Screen {
     }
 
     /// Says that a worker has the new secret.
-    pub fn moved(&self, moved: usize, all: usize) {
-        self.bar.set_prefix(format!(", {moved} of {all} workers have the new secret"));
+    pub fn moved(&self, totals: &Totals, moved: usize, all: usize) {
+        self.bar.set_prefix(format!(", {moved} of {all} workers have the new one"));
         if moved == 1 || moved == all || self.bar.is_hidden() {
-            self.say(&format!("{moved} of {all} workers have the new secret."));
+            let uses = totals.old_uses.load(Ordering::Relaxed);
+            self.say(&format!(
+                "{moved} of {all} workers have the new secret; the old one is used {uses} times a second."
+            ));
         }
     }
 
@@ -48,7 +51,10 @@ impl Screen {
         loop {
             let (requests, refused) =
                 (totals.requests.load(Ordering::Relaxed), totals.refused.load(Ordering::Relaxed));
-            self.bar.set_message(format!("{requests} requests, {refused} refused"));
+            let uses = totals.old_uses.load(Ordering::Relaxed);
+            self.bar.set_message(format!(
+                "{requests} requests, {refused} refused; old secret used {uses} times a second"
+            ));
             self.bar.tick();
             let left = period.saturating_sub(watching.elapsed());
             if left.is_zero() {
