@@ -6,14 +6,19 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use keyrelay_core::limits::CONNECTIONS_MAX;
 use keyrelay_server::bootstrap::{FirstClient, first_start};
 use keyrelay_server::{BaseUrl, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::installation::Installation;
 use crate::logging;
 use crate::settings::Settings;
+
+/// Files that are open beside connections: the database, its readers, the log.
+const FILES_BESIDE_CONNECTIONS: usize = 100;
 
 /// The flags of `keyrelay serve`.
 #[derive(Debug, Args)]
@@ -30,6 +35,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let settings = args.settings.or_file(args.config.as_deref())?;
     logging::start(&settings)?;
     let chosen = chosen_first_client(&settings)?;
+    raise_file_limit();
     let server = Server::bind(settings.listen()?).await?;
     let installation = Installation::open(&settings, base_url(&settings, server.address())?).await?;
     let file = installation.bootstrap_file();
@@ -67,6 +73,21 @@ fn chosen_first_client(settings: &Settings) -> anyhow::Result<Option<FirstClient
         (Some(id), Some(secret)) => Ok(Some(FirstClient::chosen(&id, secret, settings.secret_policy())?)),
         (None, None) => Ok(None),
         _ => bail!("set both KEYRELAY_BOOTSTRAP_CLIENT_ID and KEYRELAY_BOOTSTRAP_CLIENT_SECRET, or neither"),
+    }
+}
+
+/// Takes as many file handles as the system allows: every connection needs one.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { raised.current } else { limit.current };
+    let wanted = u64::try_from(CONNECTIONS_MAX + FILES_BESIDE_CONNECTIONS).unwrap_or(u64::MAX);
+    if current.is_some_and(|current| current < wanted) {
+        tracing::warn!(
+            limit = current,
+            wanted,
+            "the limit on open files is low: with many connections, new ones must wait"
+        );
     }
 }
 

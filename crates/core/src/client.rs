@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::id::{ClientId, MembershipId, ProjectId};
+use crate::id::{ClientId, MembershipId, ProjectId, SecretId};
 use crate::keyring::SecretVisibility;
 use crate::limits::{TOKEN_LIFETIME_DEFAULT, TOKEN_LIFETIME_MAX, TOKEN_LIFETIME_MIN};
 use crate::policy::{AccessPolicy, Caller, Role};
@@ -99,14 +99,14 @@ pub fn authenticate(
         return Err(Refused::UnknownClient);
     };
     let verified = access.slots.verify(presented).ok_or(Refused::WrongSecret)?;
-    let caller = access.admit(from, verified.id, Scope::default())?;
+    let caller = Caller { by_token: false, ..access.admit(from, verified.id, Scope::default())? };
     Ok((caller, verified))
 }
 
 impl ClientAccess {
     /// Lets a client in that has proved itself, by a secret now or by a token that a secret once got,
     /// if its state, its membership and its project still allow it.
-    pub fn admit(&self, from: IpAddr, secret: crate::id::SecretId, scope: Scope) -> Result<Caller, Refused> {
+    pub fn admit(&self, from: IpAddr, secret: SecretId, scope: Scope) -> Result<Caller, Refused> {
         if !self.active {
             return Err(Refused::ClientOff);
         }
@@ -131,7 +131,18 @@ impl ClientAccess {
             policy: membership.policy.clone(),
             scope,
             secret,
+            by_token: true,
         })
+    }
+
+    /// Lets a caller in again that was let in a while ago, as it is now.
+    pub fn admit_again(&self, caller: &Caller, from: IpAddr) -> Result<Caller, Refused> {
+        let mut held = self.slots.active().into_iter().chain(self.slots.retiring());
+        if !caller.by_token && !held.any(|slot| slot.id == caller.secret) {
+            return Err(Refused::WrongSecret);
+        }
+        let again = self.admit(from, caller.secret, caller.scope.clone())?;
+        Ok(Caller { by_token: caller.by_token, ..again })
     }
 
     /// Whether `ClientApplication.grantType` allows a grant type.

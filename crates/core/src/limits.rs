@@ -7,6 +7,12 @@ use std::time::Duration;
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Largest request head (request line and headers), in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Largest body of a token request, in bytes: it is read before anyone is known.
+pub const TOKEN_FORM_BYTES_MAX: usize = 16 * 1024;
+/// About how large one answer with many resources may become, in bytes; then a page ends early.
+pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a client may take none of what is sent to it.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most headers in one request.
 pub const HEADERS_MAX: usize = 100;
 /// How long a client may take to send a request's head, or be idle between two requests.
@@ -64,6 +70,16 @@ pub const USAGE_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Entries in one Bundle.
 pub const BUNDLE_ENTRIES_MAX: usize = 100;
+/// Rows in the search index for one resource.
+pub const INDEX_ROWS_MAX: usize = 500;
+/// Values in one search, over all its parameters.
+pub const SEARCH_VALUES_MAX: usize = 200;
+/// Longest name of a client application or project, in characters: it is read with every token.
+pub const NAME_CHARS_MAX: usize = 256;
+/// Largest AccessPolicy, in bytes: it is read with every request.
+pub const POLICY_BYTES_MAX: usize = 64 * 1024;
+/// Most rules of either kind in an AccessPolicy: they are checked with every request.
+pub const POLICY_RULES_MAX: usize = 100;
 /// Operations in one JSON Patch.
 pub const PATCH_OPERATIONS_MAX: usize = 100;
 /// Versions that one history answer lists.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::fhir::ResourceType;
 use crate::id::{ClientId, MembershipId, ProjectId, SecretId};
+use crate::limits::POLICY_RULES_MAX;
 use crate::scope::Scope;
 
 /// What a FHIR request does to a resource (FHIR R4, `type-restful-interaction`). Patch is update.
@@ -83,6 +84,8 @@ pub struct Caller {
     pub scope: Scope,
     /// The secret that let it in.
     pub secret: SecretId,
+    /// Whether it came with a token that the secret once got, and not with the secret itself.
+    pub by_token: bool,
 }
 
 impl Caller {
@@ -213,6 +216,14 @@ impl AccessPolicy {
             });
         }
         let list = |name: &str| resource.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        for name in ["resource", "ipAccessRule"] {
+            if list(name).len() > POLICY_RULES_MAX {
+                return Err(BadPolicy {
+                    expression: format!("AccessPolicy.{name}"),
+                    problem: "has more than 100 rules, and they are checked with every request",
+                });
+            }
+        }
         let rules = list("resource").iter().enumerate().map(|(n, rule)| PolicyRule::read(n, rule));
         let addresses = list("ipAccessRule").iter().enumerate().map(|(n, rule)| AddressRule::read(n, rule));
         Ok(Self { rules: rules.collect::<Result<_, _>>()?, addresses: addresses.collect::<Result<_, _>>()? })
@@ -310,6 +321,7 @@ mod tests {
             policy: policy.map(Arc::new),
             scope: Scope::default(),
             secret: SecretId::NIL,
+            by_token: true,
         }
     }
 

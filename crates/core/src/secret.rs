@@ -93,6 +93,12 @@ impl PlainSecret {
                 .is_none_or(|(body, end)| body.len() != PREFIX.len() + VALUE_CHARS || checksum(body) != end)
     }
 
+    /// Whether the value is a text that is no secret, such as an id.
+    #[must_use]
+    pub fn is(&self, public: &str) -> bool {
+        self.reveal().as_bytes().ct_eq(public.as_bytes()).into()
+    }
+
     /// How many characters the value has.
     #[must_use]
     pub fn chars(&self) -> usize {

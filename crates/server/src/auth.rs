@@ -159,6 +159,12 @@ async fn by_token(app: &App, token: &str, from: IpAddr) -> Result<Caller, Outcom
     })
 }
 
+/// The caller as it is by now, after something that took its time.
+pub(crate) async fn again(app: &App, caller: &Caller, from: IpAddr) -> Result<Caller, Outcome> {
+    let access = app.store.access(caller.client).await?.ok_or_else(Outcome::login)?;
+    access.admit_again(caller, from).map_err(|_| Outcome::login())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

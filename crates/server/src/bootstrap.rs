@@ -105,6 +105,7 @@ fn first_caller(project: ProjectId, client: ClientId, membership: MembershipId) 
         policy: None,
         scope: Scope::default(),
         secret: SecretId::NIL,
+        by_token: false,
     }
 }
 

@@ -130,9 +130,16 @@ impl Outcome {
     }
 
     /// 413.
-    pub(crate) fn too_large() -> Self {
-        let text = format!("The body is larger than {} bytes", limits::BODY_BYTES_MAX);
+    pub(crate) fn too_large(bytes_max: usize) -> Self {
+        let text = format!("The body is larger than {bytes_max} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", text)
+    }
+
+    /// 413, for an entry of a batch whose answers are large already.
+    pub(crate) fn answer_too_large() -> Self {
+        let text =
+            "The answers to the entries before this one are too large together: send it in another batch";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)
     }
 
     /// 415.
@@ -243,7 +250,8 @@ impl From<StoreError> for Outcome {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(Conflict::Membership) => Self::conflict(Conflict::Membership.to_string()),
-            StoreError::Conflict(conflict @ (Conflict::Version | Conflict::Id)) => {
+            StoreError::Conflict(Conflict::Caller) => Self::login(),
+            StoreError::Conflict(conflict @ (Conflict::Version | Conflict::Id | Conflict::Exists)) => {
                 Self::conflict(conflict.to_string())
             }
             StoreError::Unknown => {

@@ -19,6 +19,7 @@ mod oauth;
 mod router;
 mod serve;
 mod usage;
+mod write_timeout;
 
 pub use app::App;
 pub use config::{BaseUrl, Config, SecretPolicy};

@@ -1,7 +1,5 @@
 //! Which path leads where, and how a body is read: within its size and its time.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -80,18 +78,23 @@ async fn metrics(State(app): State<App>) -> Response {
 
 /// Reads a body of at most [`BODY_BYTES_MAX`] within [`BODY_TIMEOUT`].
 pub(crate) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Outcome> {
-    read_within(headers, body, BODY_TIMEOUT).await
+    read_body_of(headers, body, BODY_BYTES_MAX).await
 }
 
-async fn read_within(headers: &HeaderMap, body: Body, timeout: Duration) -> Result<Bytes, Outcome> {
+/// Reads a body of at most `bytes_max` within [`BODY_TIMEOUT`].
+pub(crate) async fn read_body_of(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<Bytes, Outcome> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-        return Err(Outcome::too_large());
+    if announced.is_some_and(|length| length > bytes_max as u64) {
+        return Err(Outcome::too_large(bytes_max));
     }
-    match tokio::time::timeout(timeout, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await {
         Err(_) => Err(Outcome::too_slow()),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Outcome::too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Outcome::too_large(bytes_max)),
         Ok(Err(_)) => Err(Outcome::invalid("The body ended too early")),
     }
 }

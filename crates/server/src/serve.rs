@@ -24,6 +24,7 @@ use tower::ServiceExt;
 
 use crate::auth::ClientAddress;
 use crate::error::StartError;
+use crate::write_timeout::WriteTimeout;
 use crate::{App, router};
 
 /// A server that has its socket.
@@ -123,7 +124,7 @@ async fn connection(
         .header_read_timeout(limits::HEAD_TIMEOUT)
         .max_buf_size(limits::HEAD_BYTES_MAX)
         .max_headers(limits::HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream)), service);
     let ended = tokio::select! {
         biased;
         ended = poll_fn(|context| http.poll_without_shutdown(context)) => ended,
@@ -135,7 +136,7 @@ async fn connection(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
-    linger(http.into_parts().io.into_inner()).await;
+    linger(http.into_parts().io.into_inner().into_inner()).await;
     metrics.connections.dec();
 }
 

@@ -1,11 +1,13 @@
 //! The narrow read of the token path: everything that decides whether a client gets in, for many
 //! clients in one query.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyrelay_core::client::{ClientAccess, MembershipAccess, ProjectAccess};
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId};
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::policy::AccessPolicy;
 use serde_json::Value;
@@ -15,6 +17,9 @@ use crate::clients::slots;
 use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, placeholders};
 
+/// Parsed policies that are remembered.
+const POLICIES_MAX: usize = 1000;
+
 /// Reads many clients; those that are not there are not in the answer.
 pub(crate) const QUERY: GroupQuery<ClientId, ClientAccess> =
     GroupQuery { text, row: |row| read(row).map(|access| (access.client, access)) };
@@ -23,8 +28,8 @@ fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
     let text = format!(
         "SELECT c.id, c.name, c.active, c.token_lifetime_ms, c.grant_types, c.default_scope, \
          c.active_id, c.active_proof, NULL, c.active_created, c.retiring_id, c.retiring_proof, NULL, c.retiring_created, \
-         m.id, m.active, m.admin, m.policy_id, r.content, \
-         p.id, p.name, p.active, p.super_admin, p.secret_once \
+         m.id, m.active, m.admin, m.policy_id, r.version_id, \
+         p.id, p.name, p.active, p.super_admin, p.secret_once, r.content \
          FROM client c JOIN project p ON p.id = c.project_id \
          LEFT JOIN membership m ON m.client_id = c.id AND m.project_id = c.project_id \
          LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
@@ -57,19 +62,42 @@ fn read(row: &Row) -> Result<ClientAccess, StoreError> {
 
 fn membership(row: &Row) -> Result<Option<MembershipAccess>, StoreError> {
     let Some(id) = row.opt_id(14, MembershipId::parse, "membership.id")? else { return Ok(None) };
-    // A policy that is named but cannot be read allows nothing.
-    let policy = row.opt_text(17)?.is_some().then(|| row.opt_text(18)).transpose()?.map(|content| {
-        content
-            .and_then(|json| serde_json::from_str::<Value>(&json).ok())
-            .and_then(|resource| AccessPolicy::from_resource(resource.as_object()?).ok())
-            .unwrap_or_else(AccessPolicy::deny_all)
-    });
+    let policy = match row.opt_text(17)? {
+        Some(_) => Some(policy(row)?),
+        None => None,
+    };
     Ok(Some(MembershipAccess {
         id,
         active: row.opt_boolean(15)?.unwrap_or(false),
         admin: row.opt_boolean(16)?.unwrap_or(false),
-        policy: policy.map(Arc::new),
+        policy,
     }))
+}
+
+thread_local! {
+    /// Policies as they were parsed, by version. A version never changes, and which one is current is
+    /// read anew for every request.
+    static PARSED: RefCell<HashMap<VersionId, Arc<AccessPolicy>>> = RefCell::default();
+}
+
+/// The policy of a membership. One that is named but cannot be read allows nothing.
+fn policy(row: &Row) -> Result<Arc<AccessPolicy>, StoreError> {
+    let Some(version) = row.opt_id(18, VersionId::parse, "resource.version_id")? else {
+        return Ok(Arc::new(AccessPolicy::deny_all()));
+    };
+    if let Some(parsed) = PARSED.with_borrow(|parsed| parsed.get(&version).cloned()) {
+        return Ok(parsed);
+    }
+    let resource = row.opt_text(24)?.and_then(|json| serde_json::from_str::<Value>(&json).ok());
+    let policy = resource.and_then(|resource| AccessPolicy::from_resource(resource.as_object()?).ok());
+    let policy = Arc::new(policy.unwrap_or_else(AccessPolicy::deny_all));
+    PARSED.with_borrow_mut(|parsed| {
+        if parsed.len() >= POLICIES_MAX {
+            parsed.clear();
+        }
+        parsed.insert(version, Arc::clone(&policy));
+    });
+    Ok(policy)
 }
 
 pub(crate) const fn visibility(once: bool) -> SecretVisibility {

@@ -10,12 +10,14 @@ use keyrelay_core::fhir::search::IndexEntry;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SigningKeyId, VersionId};
 use keyrelay_core::keyring::{Sealed, SecretVisibility};
 use keyrelay_core::limits::FORMER_SECRETS_MAX;
+use keyrelay_core::policy::{Caller, Role};
 use keyrelay_core::slots::{SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
 
 use crate::Conflict;
 use crate::clients::proof;
-use crate::database::{Arg, Statement};
+use crate::database::{Arg, Effect, Statement};
+use crate::search::{Search, found};
 
 /// One version of a resource.
 #[derive(Clone, Debug)]
@@ -89,6 +91,10 @@ pub struct ProjectRow {
     pub secret_visibility: SecretVisibility,
 }
 
+/// Index rows in one statement: few enough texts to keep their plans, and far from the limits on
+/// parameters.
+const INDEX_CHUNK: usize = 20;
+
 /// Statements that become durable together or not at all.
 #[derive(Default)]
 pub struct Change {
@@ -116,8 +122,40 @@ impl Change {
         self.statements
     }
 
-    fn push(&mut self, sql: &'static str, args: Vec<Arg>, must_change_one: Option<Conflict>) {
-        self.statements.push(Statement { sql: Cow::Borrowed(sql), args, must_change_one });
+    fn push(&mut self, sql: &'static str, args: Vec<Arg>, changes_one: Option<Conflict>) {
+        let effect = changes_one.map_or(Effect::Any, Effect::ChangesOne);
+        self.statements.push(Statement { sql: Cow::Borrowed(sql), args, effect });
+    }
+
+    /// Makes the change depend on its author: who has been shut out, or has another role by now, changes
+    /// nothing, however long ago the request began.
+    pub fn require(&mut self, caller: &Caller) {
+        self.statements.push(Statement {
+            sql: Cow::Borrowed(
+                "SELECT 1 FROM client c JOIN membership m ON m.client_id = c.id JOIN project p ON p.id = c.project_id \
+                 WHERE c.id = $1 AND m.id = $2 AND c.active AND m.active AND p.active AND m.admin = $3 \
+                 AND p.super_admin = $4 AND ($5 OR c.active_id = $6 OR c.retiring_id = $6)",
+            ),
+            args: args![
+                caller.client,
+                caller.membership,
+                caller.role != Role::Member,
+                caller.role == Role::SuperAdmin,
+                caller.by_token,
+                caller.secret,
+            ],
+            effect: Effect::FindsOne(Conflict::Caller),
+        });
+    }
+
+    /// Makes the change depend on a search that finds nothing.
+    pub fn require_none(&mut self, search: &Search<'_>) {
+        let (sql, args) = found(search);
+        self.statements.push(Statement {
+            sql: sql.into(),
+            args,
+            effect: Effect::FindsNone(Conflict::Exists),
+        });
     }
 
     /// Makes a resource.
@@ -178,9 +216,12 @@ impl Change {
         // These two are columns of the resource itself.
         let index: Vec<&IndexEntry> =
             index.iter().filter(|entry| !matches!(entry.code, "_project" | "_compartment")).collect();
-        if index.is_empty() {
-            return;
+        for chunk in index.chunks(INDEX_CHUNK) {
+            self.insert_index_rows(id, resource_type, chunk);
         }
+    }
+
+    fn insert_index_rows(&mut self, id: ResourceId, resource_type: ResourceType, index: &[&IndexEntry]) {
         let mut sql = String::from(
             "INSERT INTO search_index (resource_id, resource_type, code, system, value, low, high) VALUES ",
         );
@@ -205,7 +246,7 @@ impl Change {
             ]);
         }
 
-        self.statements.push(Statement { sql: Cow::Owned(sql), args, must_change_one: None });
+        self.statements.push(Statement { sql: Cow::Owned(sql), args, effect: Effect::Any });
     }
 
     /// Makes the narrow row of a new client, with its first secret.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use keyrelay_core::id::{ClientId, ResourceId, SecretId};
 use keyrelay_core::keyring::{KeyId, Sealed, SecretVisibility};
+use keyrelay_core::limits::READ_GROUP_MAX;
 use keyrelay_core::secret::SecretDigest;
 use keyrelay_core::slots::{Presented, SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
@@ -114,9 +115,14 @@ impl Store {
     /// The client applications among `ids`, with their secrets.
     pub async fn clients(&self, ids: &[ResourceId]) -> Result<HashMap<ClientId, ClientState>, StoreError> {
         let mut found = HashMap::with_capacity(ids.len());
-        let reads = ids.iter().map(|id| self.client(ClientId::from(*id)));
-        for state in futures_util::future::try_join_all(reads).await?.into_iter().flatten() {
-            found.insert(ClientId::from(state.resource.id), state);
+        // Not by the queue that rotations wait in: a large page would fill it.
+        for chunk in ids.chunks(READ_GROUP_MAX) {
+            let ids: Vec<ClientId> = chunk.iter().copied().map(ClientId::from).collect();
+            let (sql, args) = text(&ids);
+            for row in self.0.database.fetch_once(sql, args).await? {
+                let state = read(&row)?;
+                found.insert(ClientId::from(state.resource.id), state);
+            }
         }
         Ok(found)
     }

@@ -171,8 +171,20 @@ impl Row {
 pub(crate) struct Statement {
     pub(crate) sql: Cow<'static, str>,
     pub(crate) args: Vec<Arg>,
-    /// The conflict it is if the statement does not change exactly one row.
-    pub(crate) must_change_one: Option<Conflict>,
+    pub(crate) effect: Effect,
+}
+
+/// What must be true of a statement, and the conflict it is if it is not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Effect {
+    /// Anything.
+    Any,
+    /// It changes exactly one row.
+    ChangesOne(Conflict),
+    /// It is a query, and finds something.
+    FindsOne(Conflict),
+    /// It is a query, and finds nothing.
+    FindsNone(Conflict),
 }
 
 /// A database that is open.
@@ -231,5 +243,11 @@ impl Database {
         let Self::Sqlite(readers) = self;
         let sql = sql.into();
         readers.call(move |connection| sqlite::fetch(connection, &sql, &args)).await
+    }
+
+    /// Runs a query whose text was put together for one request, so that its plan is not kept.
+    pub(crate) async fn fetch_once(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
+        let Self::Sqlite(readers) = self;
+        readers.call(move |connection| sqlite::fetch_once(connection, &sql, &args)).await
     }
 }

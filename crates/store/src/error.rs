@@ -9,10 +9,19 @@ pub enum Conflict {
     /// There is a resource of that id.
     #[error("a resource with this id exists already")]
     Id,
+    /// Something that must not exist does.
+    #[error("such a resource exists already")]
+    Exists,
+    /// The author may no longer do this.
+    #[error("whoever asked for the change may no longer make it")]
+    Caller,
     /// The client has a membership already; it can have one.
     #[error("the client application has a membership already")]
     Membership,
 }
+
+/// Longest text of a database's error that is kept, in characters.
+const ERROR_CHARS_MAX: usize = 500;
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +79,7 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error.to_string())
+        // The text of a search may be in it, and a log line has an end.
+        Self::Database(error.to_string().chars().take(ERROR_CHARS_MAX).collect())
     }
 }

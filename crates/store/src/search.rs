@@ -43,7 +43,7 @@ impl Store {
         if with_total {
             let mut sql = Sql::new("SELECT COUNT(*) FROM resource r WHERE ");
             sql.conditions(&search);
-            let rows = self.0.database.fetch(sql.text, sql.args).await?;
+            let rows = self.0.database.fetch_once(sql.text, sql.args).await?;
             page.total = rows.first().map(|row| row.int(0)).transpose()?;
         }
         if search.query.count == 0 {
@@ -58,13 +58,21 @@ impl Store {
         let limit = sql.arg(i64::from(search.query.count) + 1);
         let offset = sql.arg(i64::from(search.query.offset));
         let _ = write!(sql.text, " LIMIT {limit} OFFSET {offset}");
-        let rows = self.0.database.fetch(sql.text, sql.args).await?;
+        let rows = self.0.database.fetch_once(sql.text, sql.args).await?;
         page.matches = rows.iter().map(resources::read).collect::<Result<_, _>>()?;
         let count = usize::try_from(search.query.count).unwrap_or(usize::MAX);
         page.more = page.matches.len() > count;
         page.matches.truncate(count);
         Ok(page)
     }
+}
+
+/// The query that tells whether a search finds anything.
+pub(crate) fn found(search: &Search<'_>) -> (String, Vec<Arg>) {
+    let mut sql = Sql::new("SELECT r.id FROM resource r WHERE ");
+    sql.conditions(search);
+    sql.text.push_str(" LIMIT 1");
+    (sql.text, sql.args)
 }
 
 struct Sql {

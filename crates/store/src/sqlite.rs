@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Statement as Prepared, ToSql};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::change::Change;
-use crate::database::{Arg, Cell, Row, Statement};
+use crate::database::{Arg, Cell, Effect, Row, Statement};
 use crate::{Conflict, StoreError};
 
 /// Connections for reads outside the hot path.
@@ -187,8 +187,16 @@ fn bind(statement: &mut Prepared<'_>, args: &[Arg]) -> Result<(), StoreError> {
 
 /// Runs a query.
 pub(crate) fn fetch(connection: &Connection, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
-    let mut statement = connection.prepare_cached(sql)?;
-    bind(&mut statement, args)?;
+    collect(&mut *connection.prepare_cached(sql)?, args)
+}
+
+/// Runs a query whose plan is not worth keeping.
+pub(crate) fn fetch_once(connection: &Connection, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
+    collect(&mut connection.prepare(sql)?, args)
+}
+
+fn collect(statement: &mut Prepared<'_>, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
+    bind(statement, args)?;
     let columns = statement.column_count();
     let mut rows = statement.raw_query();
     let mut found = Vec::new();
@@ -244,17 +252,26 @@ fn write_group(
 
 fn execute(connection: &Connection, statement: &Statement) -> Result<(), StoreError> {
     let mut prepared = connection.prepare_cached(&statement.sql)?;
+    if let Effect::FindsOne(conflict) | Effect::FindsNone(conflict) = statement.effect {
+        let found = !collect(&mut prepared, &statement.args)?.is_empty();
+        let wanted = matches!(statement.effect, Effect::FindsOne(_));
+        return if found == wanted { Ok(()) } else { Err(conflict.into()) };
+    }
     bind(&mut prepared, &statement.args)?;
-    let conflict = statement.must_change_one;
-    match (prepared.raw_execute(), conflict) {
-        (Ok(1), _) | (Ok(_), None) => Ok(()),
-        (Ok(_), Some(conflict)) => Err(conflict.into()),
-        (Err(error), conflict) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            Err(conflict.unwrap_or(Conflict::Id).into())
+    match (prepared.raw_execute(), statement.effect) {
+        (Ok(changed), Effect::ChangesOne(conflict)) if changed != 1 => Err(conflict.into()),
+        (Ok(_), _) => Ok(()),
+        (Err(error), effect) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Err(match effect {
+                Effect::ChangesOne(conflict) => conflict,
+                _ => Conflict::Id,
+            }
+            .into())
         }
         (Err(error), _) => {
+            let error = StoreError::from(error);
             tracing::error!(%error, "a statement failed");
-            Err(error.into())
+            Err(error)
         }
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{Method, StatusCode};
-use keyrelay_core::fhir::{ResourceType, json};
+use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ProjectId, ResourceId};
 use keyrelay_core::policy::Interaction;
 use serde_json::{Map, Value};
@@ -13,9 +13,8 @@ use serde_json::{Map, Value};
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
-use crate::fhir::{Rendered, create_with_secret};
+use crate::fhir::{Content, Rendered, create_with_secret, is_there};
 use crate::headers::{FHIR_JSON, NO_STORE};
-use crate::router::read_body;
 
 /// The members of the body; `accessPolicy` goes to the membership, the others to the client.
 const MEMBERS: [&str; 7] = [
@@ -60,34 +59,20 @@ async fn create(
     if !caller.is_admin() || !made.iter().all(|kind| caller.may(Interaction::Create, *kind)) {
         return Err(Outcome::forbidden("Only an admin of the project may create its clients"));
     }
-    let body = read_body(&parts.headers, body).await?;
-    let Value::Object(body) = json::parse(&body)? else {
-        return Err(Outcome::invalid("The body must be a JSON object"));
-    };
+    let body = Content::Http { headers: parts.headers.clone(), body }.into_object().await?;
     let project =
         ProjectId::parse(project).filter(|id| caller.reaches(*id)).ok_or_else(Outcome::not_found)?;
-    must_be_there(app, ResourceType::Project, project.into(), project)
-        .await
-        .ok_or_else(Outcome::not_found)?;
+    if !is_there(app, ResourceType::Project, project.into(), project).await? {
+        return Err(Outcome::not_found());
+    }
     let (resource, policy) = read(body)?;
-    if let Some(policy) = policy {
-        let found = must_be_there(app, ResourceType::AccessPolicy, policy, project).await;
-        found.ok_or_else(|| {
-            Outcome::invalid_at("accessPolicy", "There is no such AccessPolicy in the project")
-        })?;
+    if let Some(policy) = policy
+        && !is_there(app, ResourceType::AccessPolicy, policy, project).await?
+    {
+        return Err(Outcome::invalid_at("accessPolicy", "There is no such AccessPolicy in the project"));
     }
     let extended = parts.headers.get("x-medplum").is_some_and(|value| value == "extended");
     create_with_secret(app, &caller, project, resource, policy, from, extended).await
-}
-
-async fn must_be_there(
-    app: &App,
-    resource_type: ResourceType,
-    id: ResourceId,
-    project: ProjectId,
-) -> Option<()> {
-    let version = app.store.resource(resource_type, id).await.ok()??;
-    (!version.deleted && version.project == Some(project)).then_some(())
 }
 
 /// Reads the body as a ClientApplication and the policy of its membership.

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Method;
-use keyrelay_core::limits::BUNDLE_ENTRIES_MAX;
+use keyrelay_core::limits::{ANSWER_BYTES_MAX, BUNDLE_ENTRIES_MAX};
 use keyrelay_core::policy::Caller;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -15,6 +15,7 @@ use super::render::Rendered;
 use super::request::{Content, FhirRequest, Reply, etag};
 use super::{dispatch, segments};
 use crate::App;
+use crate::auth;
 use crate::error::Outcome;
 
 #[derive(Serialize)]
@@ -81,15 +82,25 @@ pub(super) async fn handle(
         ));
     }
     let mut answers = Vec::with_capacity(entries.len());
+    let mut bytes = 0;
     for (n, entry) in entries.into_iter().enumerate() {
         let answer = match read_entry(app, request, n, entry) {
-            Ok((entry, content)) => dispatch(app, caller, &entry, content).await,
+            Ok(_) if bytes > ANSWER_BYTES_MAX => Err(Outcome::answer_too_large()),
+            Ok((entry, content)) => one(app, caller, &entry, content).await,
             Err(outcome) => Err(outcome),
         };
+        bytes += answer.as_ref().ok().and_then(|reply| reply.body.as_ref()).map_or(0, Rendered::len);
         answers.push(answer_entry(answer)?);
     }
     let bundle = ResponseBundle { resource_type: "Bundle", r#type: "batch-response", entry: answers };
     Ok(Reply::ok(Rendered::serialize(&bundle)?))
+}
+
+/// Does one entry, for whoever the caller is by now: entries before it may have taken long, or changed
+/// what the caller may do.
+async fn one(app: &App, caller: &Caller, entry: &FhirRequest, content: Content) -> Result<Reply, Outcome> {
+    let caller = auth::again(app, caller, entry.from).await?;
+    dispatch(app, &caller, entry, content).await
 }
 
 fn answer_entry(answer: Result<Reply, Outcome>) -> Result<ResponseEntry, Outcome> {

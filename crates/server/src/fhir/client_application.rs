@@ -10,7 +10,7 @@ use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
-use keyrelay_core::limits::{SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
+use keyrelay_core::limits::{SCOPE_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
 use keyrelay_core::policy::{AdminOf, Caller};
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
@@ -98,13 +98,18 @@ pub(super) fn row(
     if let Some(Err(error)) = default_scope.as_deref().map(Scope::parse) {
         return Err(Outcome::invalid_at("ClientApplication.defaultScope", error.to_string()));
     }
+    let grant_types = list("grantType");
+    if grant_types.as_ref().is_some_and(|types| types.concat().len() > SCOPE_BYTES_MAX) {
+        let text = format!("The grant types are longer than {SCOPE_BYTES_MAX} bytes together");
+        return Err(Outcome::invalid_at("ClientApplication.grantType", text));
+    }
     Ok(ClientRow {
         id,
         project,
         name: text("name"),
         active,
         access_token_lifetime: text("accessTokenLifetime").map(|text| token_lifetime(&text)).transpose()?,
-        grant_types: list("grantType"),
+        grant_types,
         default_scope,
     })
 }
@@ -130,8 +135,11 @@ fn admin(caller: &Caller, project: ProjectId) -> Result<AdminOf<ProjectId>, Outc
 }
 
 /// Checks a value that an admin chose.
-fn check_chosen(app: &App, secret: &PlainSecret) -> Result<(), Outcome> {
+fn check_chosen(app: &App, client: ClientId, secret: &PlainSecret) -> Result<(), Outcome> {
     let refused = |text: String| Err(Outcome::invalid_at("ClientApplication.secret", text));
+    if secret.is(&client.to_string()) {
+        return refused("The client's id is no secret".to_owned());
+    }
     if secret.is_garbled() {
         return refused(
             "This value looks like a generated secret but is damaged: its checksum is wrong".to_owned(),
@@ -184,7 +192,7 @@ pub(super) async fn create(
         return Ok(ShownSecrets::default());
     };
     admin(act.caller, row.project)?;
-    check_chosen(act.app, secret)?;
+    check_chosen(act.app, row.id, secret)?;
     let slot = slot_for(act, row.id, secret, visibility(act.app, row.project).await?);
     change.create_client(row, &SecretSlots::with_active(slot));
     Ok(ShownSecrets { secret: Some(secret.duplicate()), retiring: None })
@@ -232,7 +240,7 @@ pub(super) async fn replace(
     if state.slots.holds(SlotKind::Active, &act.app.keyring.present(client, secret)) {
         return Ok(None);
     }
-    check_chosen(act.app, secret)?;
+    check_chosen(act.app, client, secret)?;
     let slot = slot_for(act, client, secret, state.secret_visibility);
     Ok(Some(state.slots.clone().replace(slot)))
 }
@@ -302,7 +310,7 @@ pub(crate) async fn create_with_secret(
     let id = ClientId::random(app.entropy.as_ref());
     let row = row(caller, id, project, &resource)?;
     let (secret, slot) = fresh_secret(act, id, visibility(app, project).await?);
-    let mut change = Change::new();
+    let mut change = act.change();
     let version =
         first_version(act, ResourceType::ClientApplication, id.into(), project, resource, &mut change);
     change.create_client(&row, &SecretSlots::with_active(slot));

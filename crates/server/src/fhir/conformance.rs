@@ -108,8 +108,9 @@ pub(super) fn dispatch(
             let entry = page
                 .map(|definition| plain_entry(format!("{base}/{}", definition.id), &definition.resource))
                 .collect::<Result<Vec<_>, _>>()?;
-            let more = found.len() > query.offset as usize + entry.len() && query.count > 0;
-            Ok(Reply::ok(Rendered::serialize(&bundle(&base, text, &query, more, total, entry))?))
+            let end = query.offset.saturating_add(query.count);
+            let next = (found.len() > end as usize && query.count > 0).then_some(end);
+            Ok(Reply::ok(Rendered::serialize(&bundle(&base, text, &query, next, total, entry))?))
         }
         [id] => of_type()
             .find(|definition| definition.id == *id)

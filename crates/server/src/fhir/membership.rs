@@ -7,6 +7,7 @@ use keyrelay_store::MembershipRow;
 use serde_json::{Map, Value};
 
 use super::versions::Act;
+use crate::App;
 use crate::error::Outcome;
 
 /// The project that a membership names.
@@ -22,6 +23,7 @@ pub(super) async fn row(
     id: MembershipId,
     own_project: ProjectId,
     resource: &Map<String, Value>,
+    before: Option<&Map<String, Value>>,
 ) -> Result<MembershipRow, Outcome> {
     if project(resource)? != own_project {
         return Err(Outcome::invalid_at(
@@ -58,7 +60,9 @@ pub(super) async fn row(
         admin: flag("admin").unwrap_or(false),
         policy,
     };
-    if act.caller.membership == id && !(row.active && row.admin) {
+    let same_policy = before.and_then(|before| before.get("accessPolicy")) == resource.get("accessPolicy");
+    let keeps_in = row.active && row.admin && row.client == Some(act.caller.client) && same_policy;
+    if act.caller.membership == id && !keeps_in {
         return Err(Outcome::conflict("This is your own membership: this change would lock you out"));
     }
     Ok(row)
@@ -92,9 +96,20 @@ pub(super) async fn must_exist(
     project: ProjectId,
     expression: &'static str,
 ) -> Result<(), Outcome> {
-    let found = act.app.store.resource(resource_type, id).await?;
-    match found {
-        Some(version) if !version.deleted && version.project == Some(project) => Ok(()),
-        _ => Err(Outcome::invalid_at(expression, format!("There is no such {resource_type} in the project"))),
+    if is_there(act.app, resource_type, id, project).await? {
+        Ok(())
+    } else {
+        Err(Outcome::invalid_at(expression, format!("There is no such {resource_type} in the project")))
     }
+}
+
+/// Whether a resource is there, in the project.
+pub(crate) async fn is_there(
+    app: &App,
+    resource_type: ResourceType,
+    id: ResourceId,
+    project: ProjectId,
+) -> Result<bool, Outcome> {
+    let found = app.store.resource(resource_type, id).await?;
+    Ok(found.is_some_and(|version| !version.deleted && version.project == Some(project)))
 }

@@ -32,8 +32,10 @@ use crate::error::Outcome;
 use crate::router::FHIR_BASE;
 pub(crate) use client_application::create_with_secret;
 pub(crate) use conformance::Conformance;
+pub(crate) use membership::is_there;
 pub(crate) use render::{Rendered, stored_resource};
-use request::{Content, FhirRequest, Reply};
+pub(crate) use request::Content;
+use request::{FhirRequest, Reply};
 pub(crate) use versions::{Act, first_version};
 
 /// Methods of a resource type.
@@ -111,6 +113,7 @@ pub(crate) async fn dispatch(
         (["_search"], Method::POST) => {
             allow(caller, Interaction::Search, resource_type)?;
             let query = [request.query.clone().unwrap_or_default(), content.into_form().await?];
+            let caller = &auth::again(app, caller, request.from).await?;
             search::search(app, caller, resource_type, query.join("&").trim_matches('&'), request.extended)
                 .await
         }

@@ -1,5 +1,5 @@
 //! JSON Patch (RFC 6902). The document that a patch is applied to has no secrets, only marks where
-//! they are, so a patch can neither copy one elsewhere nor blank one; and it is bounded at every step,
+//! they are, so a patch can neither copy one elsewhere nor blank one; and its size is looked at after every `copy`,
 //! because `copy` can double a document.
 
 use json_patch::{PatchErrorKind, PatchOperation};
@@ -50,6 +50,11 @@ impl Patch {
                     "Operation {n} makes the resource larger than {BODY_BYTES_MAX} bytes"
                 )));
             }
+        }
+        if size(&document) > BODY_BYTES_MAX {
+            return Err(Outcome::invalid(format!(
+                "The patch makes the resource larger than {BODY_BYTES_MAX} bytes"
+            )));
         }
         match document {
             Value::Object(map) => {

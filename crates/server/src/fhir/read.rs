@@ -4,6 +4,7 @@
 use http::StatusCode;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ResourceId, VersionId};
+use keyrelay_core::limits::ANSWER_BYTES_MAX;
 use keyrelay_core::policy::{Caller, Interaction};
 use keyrelay_store::ResourceVersion;
 use serde::Serialize;
@@ -41,17 +42,16 @@ pub(crate) async fn read(
     reply(&state.resource, &shown, extended)
 }
 
-/// The secrets that a caller sees of a client: those of one that it administers and may read.
+/// The secrets that a caller sees of a client: an admin's, unless its policy or its token narrows it to
+/// less than changing the client. Whoever sees a secret can become that client.
 pub(crate) fn shown_to(
     app: &App,
     caller: &Caller,
     state: &keyrelay_store::ClientState,
 ) -> Result<ShownSecrets, Outcome> {
-    let may_read = [Interaction::Read, Interaction::Search]
-        .iter()
-        .any(|interaction| caller.may(*interaction, ResourceType::ClientApplication));
+    let is_whole = caller.may(Interaction::Update, ResourceType::ClientApplication);
     match state.resource.project.and_then(|project| caller.admin_of(project)) {
-        Some(_) if may_read => ShownSecrets::of(&app.keyring, state),
+        Some(_) if is_whole => ShownSecrets::of(&app.keyring, state),
         _ => Ok(ShownSecrets::default()),
     }
 }
@@ -127,11 +127,16 @@ pub(crate) async fn history(
     let (newest_version, newest_updated) = (newest.version, newest.last_updated);
     let url = format!("{resource_type}/{id}");
     let full_url = format!("{}/{url}", app.config.base_url.fhir());
-    let entry = versions
-        .iter()
-        .map(|version| history_entry(version, &url, &full_url, extended))
-        .collect::<Result<Vec<_>, Outcome>>()?;
-    let bundle = HistoryBundle { resource_type: "Bundle", r#type: "history", total: entry.len(), entry };
+    let mut entry = Vec::with_capacity(versions.len());
+    let mut bytes = 0;
+    for version in &versions {
+        if bytes > ANSWER_BYTES_MAX {
+            break;
+        }
+        bytes += version.content.len();
+        entry.push(history_entry(version, &url, &full_url, extended)?);
+    }
+    let bundle = HistoryBundle { resource_type: "Bundle", r#type: "history", total: versions.len(), entry };
     Ok(Reply::ok(Rendered::serialize(&bundle)?).of_version(newest_version, newest_updated))
 }
 

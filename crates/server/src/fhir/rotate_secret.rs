@@ -82,7 +82,7 @@ fn decide(
     let current = &state.resource;
     let (next, resource) = next_version(act, current, stored_resource(current)?);
     let version = next.version;
-    let mut change = Change::new();
+    let mut change = act.change();
     change.update(next.clone(), current.version, None);
     record_move(act, admin, action, &moved, state, &mut change);
 

@@ -2,8 +2,9 @@
 //! Bundle of what the caller may see.
 
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::fhir::search::{SearchQuery, Summary, Total, parse_query};
+use keyrelay_core::fhir::search::{Rule, SearchQuery, Summary, Total, parse_query};
 use keyrelay_core::id::ResourceId;
+use keyrelay_core::limits::{ANSWER_BYTES_MAX, SEARCH_VALUES_MAX};
 use keyrelay_core::policy::Caller;
 use keyrelay_store::{Page, ResourceVersion, Search};
 use serde::Serialize;
@@ -55,24 +56,35 @@ pub(crate) async fn search(
     if query.summary == Summary::Count {
         page.matches.clear();
     }
-    let mut entry = Vec::with_capacity(page.matches.len());
-    if resource_type == ResourceType::ClientApplication && caller.is_admin() {
+    let states = if resource_type == ResourceType::ClientApplication && caller.is_admin() {
         let ids: Vec<ResourceId> = page.matches.iter().map(|version| version.id).collect();
-        let states = app.store.clients(&ids).await?;
-        // Read again with their secrets, a client may have been changed or deleted meanwhile.
-        for state in
-            ids.iter().filter_map(|id| states.get(&(*id).into())).filter(|state| !state.resource.deleted)
-        {
-            let shown = shown_to(app, caller, state)?;
-            entry.push(search_entry(app, &state.resource, &query, shown, extended)?);
-        }
+        Some(app.store.clients(&ids).await?)
     } else {
-        for version in &page.matches {
-            entry.push(search_entry(app, version, &query, ShownSecrets::default(), extended)?);
+        None
+    };
+    let mut entry: Vec<SearchEntry> = Vec::with_capacity(page.matches.len());
+    let (mut bytes, mut passed) = (0, 0);
+    for version in &page.matches {
+        if bytes > ANSWER_BYTES_MAX {
+            page.more = true;
+            break;
         }
+        passed += 1;
+        let next = match &states {
+            None => search_entry(app, version, &query, ShownSecrets::default(), extended)?,
+            Some(states) => {
+                // Read again with its secrets, a client may have been changed or deleted meanwhile.
+                let state = states.get(&version.id.into()).filter(|state| !state.resource.deleted);
+                let Some(state) = state else { continue };
+                search_entry(app, &state.resource, &query, shown_to(app, caller, state)?, extended)?
+            }
+        };
+        bytes += next.resource.get().len();
+        entry.push(next);
     }
     let url = format!("{}/{resource_type}", app.config.base_url.fhir());
-    let bundle = bundle(&url, query_text, &query, page.more, page.total, entry);
+    let next = page.more.then_some(query.offset + passed);
+    let bundle = bundle(&url, query_text, &query, next, page.total, entry);
     Ok(Reply::ok(Rendered::serialize(&bundle)?))
 }
 
@@ -81,6 +93,13 @@ pub(crate) fn read_query(resource_type: ResourceType, text: &str) -> Result<Sear
     let pairs =
         form_urlencoded::parse(text.as_bytes()).map(|(name, value)| (name.into_owned(), value.into_owned()));
     let query = parse_query(resource_type, pairs).map_err(|error| Outcome::invalid(error.to_string()))?;
+    let values = query.filters.iter().map(|filter| match &filter.rule {
+        Rule::Any(tests) | Rule::None(tests) => tests.len(),
+        Rule::Missing(_) => 1,
+    });
+    if values.sum::<usize>() > SEARCH_VALUES_MAX {
+        return Err(Outcome::invalid(format!("A search has at most {SEARCH_VALUES_MAX} values in all")));
+    }
     if matches!(query.summary, Summary::True | Summary::Text) {
         return Err(Outcome::not_supported(
             "_summary can be false, data or count; use _elements to name elements",
@@ -144,7 +163,7 @@ pub(crate) fn bundle(
     url: &str,
     query_text: &str,
     query: &SearchQuery,
-    more: bool,
+    next: Option<u32>,
     total: Option<i64>,
     entry: Vec<SearchEntry>,
 ) -> SearchBundle {
@@ -162,8 +181,8 @@ pub(crate) fn bundle(
         if pairs.is_empty() { url.to_owned() } else { format!("{url}?{pairs}") }
     };
     let mut link = vec![Link { relation: "self", url: page(query.offset) }];
-    if more {
-        link.push(Link { relation: "next", url: page(query.offset + query.count) });
+    if let Some(offset) = next {
+        link.push(Link { relation: "next", url: page(offset) });
     }
     SearchBundle { resource_type: "Bundle", r#type: "searchset", total, link, entry }
 }

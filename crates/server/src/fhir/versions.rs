@@ -28,6 +28,13 @@ impl<'a> Act<'a> {
     pub(crate) fn now(app: &'a App, caller: &'a Caller, from: IpAddr) -> Self {
         Self { app, caller, now: app.now(), from }
     }
+
+    /// An empty change of this author, which nobody makes who may not any more.
+    pub(crate) fn change(&self) -> Change {
+        let mut change = Change::new();
+        change.require(self.caller);
+        change
+    }
 }
 
 /// The first version of a resource, added to a change.

@@ -6,10 +6,10 @@ use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::validate;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
-use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
+use keyrelay_core::limits::{CONFLICT_RETRIES_MAX, INDEX_ROWS_MAX, NAME_CHARS_MAX};
 use keyrelay_core::policy::{Caller, Interaction};
 use keyrelay_store::{
-    Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, StoreError,
+    Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, Search, StoreError,
 };
 use serde_json::{Map, Value, json};
 
@@ -45,6 +45,18 @@ impl Draft {
         };
         refuse_foreign_credentials(resource_type, &resource)?;
         validate(&resource).map_err(Outcome::schema)?;
+        let too_long = resource
+            .get("name")
+            .and_then(Value::as_str)
+            .is_some_and(|name| name.chars().count() > NAME_CHARS_MAX);
+        if too_long {
+            let text = format!("A name has at most {NAME_CHARS_MAX} characters");
+            return Err(Outcome::invalid_at(format!("{resource_type}.name"), text));
+        }
+        if index_entries(resource_type, &resource).len() > INDEX_ROWS_MAX {
+            let text = format!("The resource has more than {INDEX_ROWS_MAX} values that can be searched for");
+            return Err(Outcome::invalid(text));
+        }
         Ok(Self { resource, secrets })
     }
 }
@@ -120,9 +132,9 @@ async fn particulars(
         ResourceType::Project => {
             project::row(act.caller, id.into(), &draft.resource, before).map(Particulars::Project)
         }
-        ResourceType::ProjectMembership => {
-            membership::row(act, id.into(), project, &draft.resource).await.map(Particulars::Membership)
-        }
+        ResourceType::ProjectMembership => membership::row(act, id.into(), project, &draft.resource, before)
+            .await
+            .map(Particulars::Membership),
         ResourceType::AccessPolicy => {
             access_policy::check(&draft.resource).map(|()| Particulars::Policy(project))
         }
@@ -148,7 +160,11 @@ pub(super) async fn create(
     let id = ResourceId::random(app.entropy.as_ref());
     let project = project_of_new(act, resource_type, id, &draft.resource).await?;
     let particulars = particulars(act, resource_type, id, project, &draft, None).await?;
-    let mut change = Change::new();
+    let mut change = act.change();
+    if let Some(condition) = &request.if_none_exist {
+        let query = read_query(resource_type, condition.trim_start_matches('?'))?;
+        change.require_none(&Search { resource_type, project: caller.reach(), query: &query });
+    }
     let version = first_version(act, resource_type, id, particulars.project(), draft.resource, &mut change);
     let shown = match &particulars {
         Particulars::Client(row) => client_application::create(act, row, &draft.secrets, &mut change).await?,
@@ -157,7 +173,13 @@ pub(super) async fn create(
             ShownSecrets::default()
         }
     };
-    app.store.commit(change).await?;
+    match (app.store.commit(change).await, &request.if_none_exist) {
+        (Err(StoreError::Conflict(Conflict::Exists)), Some(condition)) => {
+            // Somebody made it meanwhile: that is what is answered.
+            return existing(act, resource_type, condition, extended).await?.ok_or_else(Outcome::busy);
+        }
+        (outcome, _) => outcome?,
+    }
     let location =
         format!("{}/{resource_type}/{id}/_history/{}", app.config.base_url.fhir(), version.version);
     Ok(reply(&version, &shown, extended)?.created_at(location))
@@ -362,7 +384,7 @@ async fn decide_update(
         return Ok(Decision::Nothing(reply(current, &shown, extended)?));
     }
     let (next, resource) = next_version(act, current, draft.resource);
-    let mut change = Change::new();
+    let mut change = act.change();
     change.update(next.clone(), current.version, Some(&index_entries(resource_type, &resource)));
     put_row(&particulars, &mut change);
     let shown = match client {
@@ -399,7 +421,7 @@ pub(super) async fn delete(
                 "You are logged in through this resource: delete it as somebody else",
             ));
         }
-        let mut change = Change::new();
+        let mut change = act.change();
         match resource_type {
             ResourceType::ClientApplication => change.delete_client(id.into()),
             ResourceType::Project => change.delete_project(id.into()),

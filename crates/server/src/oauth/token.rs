@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 use keyrelay_core::client::ClientAccess;
 use keyrelay_core::grant::AccessClaims;
 use keyrelay_core::id::SecretId;
-use keyrelay_core::limits::FORM_PARAMETERS_MAX;
+use keyrelay_core::limits::{FORM_PARAMETERS_MAX, TOKEN_FORM_BYTES_MAX};
 use keyrelay_core::random::random_uuid;
 use keyrelay_core::scope::Scope;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::App;
 use crate::auth::{ClientAddress, Credentials, NotProved, prove};
 use crate::error::OAuthError;
 use crate::headers::{JSON, NO_STORE};
-use crate::router::read_body;
+use crate::router::read_body_of;
 
 /// What a client is granted that names no scope and has no default one.
 const SCOPE_DEFAULT: &str = "openid";
@@ -54,7 +54,9 @@ async fn grant(app: &App, from: std::net::IpAddr, request: Request) -> Result<Re
     refuse_credentials_in_query(request.uri().query())?;
     let (parts, body) = request.into_parts();
     require_form(&parts.headers)?;
-    let body = read_body(&parts.headers, body).await.map_err(|outcome| OAuthError::body(&outcome))?;
+    let body = read_body_of(&parts.headers, body, TOKEN_FORM_BYTES_MAX)
+        .await
+        .map_err(|outcome| OAuthError::body(&outcome))?;
     let mut form = Form::parse(&body)?;
     let grant_type =
         form.grant_type.take().ok_or_else(|| OAuthError::invalid_request("grant_type is missing"))?;
