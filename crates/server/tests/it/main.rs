@@ -3,6 +3,7 @@
 
 mod app;
 mod bearer;
+mod bounds;
 mod bundles;
 mod client_auth;
 mod conformance;

@@ -1,7 +1,7 @@
 //! Slow senders do not hold a place for ever. The time is tokio's, which stands still here and jumps
 //! to the next time-out whenever nobody has anything to do: no test waits for real.
 
-use keyrelay_core::limits::{BODY_TIMEOUT, HEAD_TIMEOUT, LINGER_TIMEOUT};
+use keyrelay_core::limits::{BODY_TIMEOUT, HEAD_TIMEOUT, LINGER_TIMEOUT, WRITE_TIMEOUT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -42,4 +42,20 @@ async fn half_a_body_is_answered_408() {
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     assert!(answer.ends_with("\"error_description\":\"The body did not arrive in time\"}"), "{answer}");
     assert!(started.elapsed() >= BODY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_loses_its_place() {
+    let test = TestApp::start().await;
+    let mut stream = TcpStream::connect(test.address).await.unwrap();
+    let asked = "GET /fhir/R4/metadata HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    // The server stops reading when it cannot write, so not all of it may go.
+    let (mut read, mut write) = stream.split();
+    tokio::time::pause();
+    let sent = tokio::time::timeout(WRITE_TIMEOUT * 2, write.write_all(asked.as_bytes())).await;
+    tokio::time::sleep(WRITE_TIMEOUT * 2).await;
+    let mut answer = Vec::new();
+    let _ = read.read_to_end(&mut answer).await;
+    let answers = String::from_utf8_lossy(&answer).matches("HTTP/1.1 200").count();
+    assert!(answers < 2000, "{answers} answers, {sent:?}");
 }

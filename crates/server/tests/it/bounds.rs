@@ -1,0 +1,181 @@
+//! Everything has an end, and a caller that is shut out is shut out, however long ago its request
+//! began.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::app::{As, TestApp};
+
+/// Sends the head of a request, does something, and only then sends the body.
+async fn with_late_body(
+    test: &TestApp,
+    path: &str,
+    token: &str,
+    body: &Value,
+    meanwhile: impl Future<Output = ()>,
+) -> String {
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(test.address).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/fhir+json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The server has let the caller in when it counts its connection and asks for the body.
+    test.get(As::Anonymous, "metadata").await.expect(200);
+    meanwhile.await;
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_caller_that_is_shut_out_before_its_body_arrives_changes_nothing() {
+    let test = TestApp::start().await;
+    let victim = test.make_client(&test.project, "Victim").await;
+    let As::Bearer(token) = test.bearer(&test.admin).await else { unreachable!() };
+    let off = async {
+        test.patch_membership(&test.admin, &json!([{ "op": "add", "path": "/active", "value": false }]))
+            .await;
+    };
+    let rotate = format!("/fhir/R4/ClientApplication/{}/$rotate-secret", victim.id);
+    let answer = with_late_body(&test, &rotate, &token, &json!({ "secret": victim.secret }), off).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let read = test.get(&test.super_admin, &victim.path()).await.expect(200);
+    assert_eq!(read.text_at("/secret"), victim.secret);
+}
+
+#[tokio::test]
+async fn an_entry_of_a_batch_is_done_for_whoever_the_caller_is_by_then() {
+    let test = TestApp::start().await;
+    let victim = test.make_client(&test.project, "Victim").await;
+    let As::Bearer(token) = test.bearer(&test.admin).await else { unreachable!() };
+    let demote = async {
+        test.patch_membership(&test.admin, &json!([{ "op": "replace", "path": "/admin", "value": false }]))
+            .await;
+    };
+    let entry = json!({ "request": { "method": "GET", "url": victim.path() } });
+    let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": [entry] });
+    let answer = with_late_body(&test, "/fhir/R4", &token, &batch, demote).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Victim"), "{answer}");
+    assert!(!answer.contains(&victim.secret), "a member sees no secret");
+}
+
+#[tokio::test]
+async fn what_would_be_too_large_is_refused_and_not_stored() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Grows").await;
+    let long = "x".repeat(900 * 1024);
+    let add = |path: &str, value: &Value| json!([{ "op": "add", "path": path, "value": value }]);
+    test.patch(&test.admin, &client.path(), &add("/redirectUris", &json!([long]))).await.expect(200);
+    test.patch(&test.admin, &client.path(), &add("/redirectUris/-", &json!(long)))
+        .await
+        .refused(400, "invalid");
+    test.patch(&test.admin, &client.path(), &add("/name", &json!("n".repeat(257))))
+        .await
+        .refused(400, "invalid");
+
+    let rule = json!({ "resourceType": "Project" });
+    let policy = json!({ "resourceType": "AccessPolicy", "resource": vec![rule; 101] });
+    test.post(&test.admin, "AccessPolicy", &policy).await.refused(400, "not-supported");
+    let rule = json!({ "resourceType": "Project", "interaction": vec!["read"; 1000] });
+    let policy = json!({ "resourceType": "AccessPolicy", "name": "Long", "resource": vec![rule; 12] });
+    test.post(&test.admin, "AccessPolicy", &policy).await.refused(400, "invalid");
+
+    let tags: Vec<Value> = (0..600).map(|n| json!({ "system": "urn:x", "code": format!("t{n}") })).collect();
+    let tagged = json!({ "resourceType": "AccessPolicy", "name": "Tagged", "meta": { "tag": tags } });
+    test.post(&test.admin, "AccessPolicy", &tagged).await.refused(400, "invalid");
+    assert!(test.lets_in(&client.id, &client.secret).await);
+}
+
+#[tokio::test]
+async fn a_search_and_a_token_request_have_bounds() {
+    let test = TestApp::start().await;
+    let values = vec!["a"; 90].join(",");
+    let query = format!("ClientApplication?name={values}&name={values}&name={values}");
+    test.get(&test.admin, &query).await.refused(400, "invalid");
+    let form = [("grant_type", "client_credentials"), ("padding", &"x".repeat(20_000))];
+    let answer =
+        test.request(As::Anonymous, Method::POST, "oauth2/token").form(&form).send().await.expect(413);
+    assert_eq!(answer.text_at("/error"), "invalid_request");
+}
+
+#[tokio::test]
+async fn the_answer_to_a_batch_ends_where_it_becomes_too_large() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Large").await;
+    let large = json!([{ "op": "add", "path": "/description", "value": "x".repeat(900 * 1024) }]);
+    test.patch(&test.admin, &client.path(), &large).await.expect(200);
+    let entry = json!({ "request": { "method": "GET", "url": client.path() } });
+    let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": vec![entry; 20] });
+    let answer = test.post(&test.admin, "", &batch).await.expect(200);
+    let statuses: Vec<Value> = answer.json()["entry"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["response"]["status"].clone())
+        .collect();
+    assert_eq!(statuses.iter().filter(|status| **status == "200").count(), 10);
+    assert_eq!(statuses.last(), Some(&json!("413")));
+    let page = test.get(&test.admin, "ClientApplication?_count=1000").await.expect(200);
+    assert!(page.text.len() < 16 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn of_many_who_create_if_none_exists_one_does() {
+    let test = TestApp::start().await;
+    let create = || {
+        let body = json!({ "resourceType": "AccessPolicy", "name": "Only one" });
+        test.fhir(&test.admin, Method::POST, "AccessPolicy")
+            .header("If-None-Exist", "name=Only one")
+            .json(&body)
+            .send()
+    };
+    let answers = futures_util::future::join_all((0..16).map(|_| create())).await;
+    let created = answers.iter().filter(|answer| answer.status == 201).count();
+    let found = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!((created, found), (1, 15));
+    assert!(answers.iter().all(|answer| answer.text_at("/id") == answers[0].text_at("/id")));
+}
+
+#[tokio::test]
+async fn an_admin_who_may_not_change_a_client_does_not_see_its_secret() {
+    let test = TestApp::start().await;
+    let reader = test.make_client(&test.project, "Reading admin").await;
+    test.make_admin(&reader).await;
+    assert_eq!(
+        test.get(&reader, &test.member.path()).await.expect(200).text_at("/secret"),
+        test.member.secret
+    );
+    test.put_under_policy(&reader, &json!({ "resource": [{ "resourceType": "*", "readonly": true }] })).await;
+    let read = test.get(&reader, &test.member.path()).await.expect(200);
+    assert_eq!(read.json().get("secret"), None);
+}
+
+#[tokio::test]
+async fn nobody_locks_itself_out() {
+    let test = TestApp::start().await;
+    let membership =
+        format!("ProjectMembership/{}", test.membership_of(&test.admin).await["id"].as_str().unwrap());
+    let policy =
+        json!({ "resourceType": "AccessPolicy", "ipAccessRule": [{ "value": "*", "action": "block" }] });
+    let policy = test.post(&test.admin, "AccessPolicy", &policy).await.expect(201).text_at("/id");
+    for (path, value) in [
+        ("/active", json!(false)),
+        ("/admin", json!(false)),
+        ("/accessPolicy", json!({ "reference": format!("AccessPolicy/{policy}") })),
+    ] {
+        let patch = json!([{ "op": "add", "path": path, "value": value }]);
+        test.patch(&test.admin, &membership, &patch).await.refused(409, "conflict");
+    }
+    let off = json!([{ "op": "add", "path": "/status", "value": "off" }]);
+    test.patch(&test.admin, &test.admin.path(), &off).await.refused(409, "conflict");
+    for path in [membership, test.admin.path()] {
+        test.delete(&test.admin, &path).await.refused(409, "conflict");
+    }
+    assert!(test.lets_in(&test.admin.id, &test.admin.secret).await);
+}
