@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::hmac;
 use uuid::Uuid;
 
+use crate::time::Timestamp;
+
 /// Gives random bytes.
 pub trait Entropy: Send + Sync + 'static {
     /// Fills `bytes` with random bytes.
@@ -18,6 +20,15 @@ pub fn random_uuid(entropy: &dyn Entropy) -> Uuid {
     let mut bytes = [0; 16];
     entropy.fill(&mut bytes);
     uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+/// A UUID that sorts by the time of its making (RFC 9562 §5.7, version 7), for things that are only
+/// ever added: an index over them grows at one end.
+#[must_use]
+pub fn time_ordered_uuid(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
+    let mut bytes = [0; 10];
+    entropy.fill(&mut bytes);
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(now.epoch_ms()).unwrap_or(0), &bytes).into_uuid()
 }
 
 /// The operating system's random bytes, by way of aws-lc's generator.

@@ -24,9 +24,9 @@ const READERS_MAX: usize = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Plans kept per connection.
 const STATEMENTS_MAX: usize = 128;
-/// Pages in the WAL before they are copied back. Four times SQLite's own choice: most pages are
+/// Pages in the WAL before they are copied back. Eight times SQLite's own choice: most pages are
 /// written again soon, and each is copied back once.
-const CHECKPOINT_PAGES: u32 = 4000;
+const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.

@@ -12,6 +12,7 @@ use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId,
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{SCOPE_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
 use keyrelay_core::policy::{AdminOf, Caller};
+use keyrelay_core::random::time_ordered_uuid;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::{Moved, SecretSlots, Slot, SlotKind};
@@ -274,7 +275,7 @@ pub(super) fn record_move(
         retiring: moved.slots.retiring().map(|slot| slot.id),
         ended: moved.ended.as_ref().map(|slot| slot.id),
     };
-    let id = ResourceId::random(act.app.entropy.as_ref());
+    let id = ResourceId::from(time_ordered_uuid(act.now, act.app.entropy.as_ref()));
     let version = VersionId::random(act.app.entropy.as_ref());
     let resource = event.to_resource(id, version);
     let index =
