@@ -38,7 +38,7 @@ fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
          c.active_id, c.active_proof, c.active_sealed, c.active_created, \
          c.retiring_id, c.retiring_proof, c.retiring_sealed, c.retiring_created, c.former_count, p.secret_once \
          FROM resource r LEFT JOIN client c ON c.id = r.id LEFT JOIN project p ON p.id = r.project_id \
-         WHERE r.resource_type = 'ClientApplication' AND r.id IN ({})",
+         WHERE r.id IN ({})",
         placeholders(ids.len())
     );
     (text, ids.iter().copied().map(Arg::from).collect())

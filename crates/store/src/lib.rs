@@ -27,6 +27,7 @@ use database::Database;
 pub use error::{Conflict, StoreError};
 use group::GroupReader;
 use keyrelay_core::client::ClientAccess;
+use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::ClientId;
 pub use lock::DataDirLock;
 pub use search::{Page, Search};
@@ -68,7 +69,8 @@ impl Store {
 
     /// A client application with its secrets, as of a moment after this call began.
     pub async fn client(&self, client: ClientId) -> Result<Option<ClientState>, StoreError> {
-        self.0.clients.read(client).await
+        let found = self.0.clients.read(client).await?;
+        Ok(found.filter(|state| state.resource.resource_type == ResourceType::ClientApplication))
     }
 
     /// Makes a change durable: all of it or nothing. When this returns `Ok`, it survives a power cut (P2).

@@ -84,8 +84,6 @@ fn prepare(path: &Path) -> Result<(), StoreError> {
         transaction.pragma_update(None, "user_version", u32::try_from(n + 1).unwrap_or(u32::MAX))?;
         transaction.commit()?;
     }
-    // Looks at a few hundred rows of each table, and keeps the planner right about those that have grown.
-    connection.execute_batch("PRAGMA optimize=0x10012")?;
     Ok(())
 }
 

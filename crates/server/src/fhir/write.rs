@@ -173,6 +173,9 @@ pub(super) async fn create(
             ShownSecrets::default()
         }
     };
+    let location =
+        format!("{}/{resource_type}/{id}/_history/{}", app.config.base_url.fhir(), version.version);
+    let answer = reply(&version, &shown, extended)?.created_at(location);
     match (app.store.commit(change).await, &request.if_none_exist) {
         (Err(StoreError::Conflict(Conflict::Exists)), Some(condition)) => {
             // Somebody made it meanwhile: that is what is answered.
@@ -180,9 +183,7 @@ pub(super) async fn create(
         }
         (outcome, _) => outcome?,
     }
-    let location =
-        format!("{}/{resource_type}/{id}/_history/{}", app.config.base_url.fhir(), version.version);
-    Ok(reply(&version, &shown, extended)?.created_at(location))
+    Ok(answer)
 }
 
 fn put_row(particulars: &Particulars, change: &mut Change) {

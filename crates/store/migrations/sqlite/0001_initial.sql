@@ -110,3 +110,18 @@ CREATE TABLE signing_key (
   sealed    BLOB   NOT NULL,
   created   BIGINT NOT NULL
 ) WITHOUT ROWID;
+
+-- What the planner is to believe of the sizes, once and for all: plans that do not change with the
+-- data, and no analysis at start, which reads every index of a large database.
+ANALYZE sqlite_schema;
+INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
+  ('resource', 'sqlite_autoindex_resource_1', '2000000 1'),
+  ('resource', 'resource_by_type', '2000000 500000 20000 1'),
+  ('resource_history', 'sqlite_autoindex_resource_history_1', '2000000 5 1'),
+  ('search_index', 'search_index_by_resource', '10000000 8 1'),
+  ('search_index', 'search_index_by_value', '10000000 5000000 1000000 10'),
+  ('search_index', 'search_index_by_date', '1000000 1000000 1000000 1'),
+  ('client', 'client', '1000000 1'),
+  ('membership', 'membership', '1000000 1'),
+  ('membership', 'membership_of_client', '1000000 1'),
+  ('project', 'project', '1000 1');
