@@ -4,7 +4,7 @@
 
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::validate;
-use keyrelay_core::fhir::search::index_entries;
+use keyrelay_core::fhir::search::{SearchQuery, index_entries};
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
 use keyrelay_core::limits::{CONFLICT_RETRIES_MAX, INDEX_ROWS_MAX, NAME_CHARS_MAX};
 use keyrelay_core::policy::{Caller, Interaction};
@@ -152,7 +152,11 @@ pub(super) async fn create(
     let act = Act::now(app, caller, request.from);
     let extended = request.extended;
     let draft = Draft::read(resource_type, content.into_object().await?)?;
-    if let Some(condition) = &request.if_none_exist
+    let condition = match &request.if_none_exist {
+        Some(text) => Some(condition(caller, resource_type, text)?),
+        None => None,
+    };
+    if let Some(condition) = &condition
         && let Some(reply) = existing(act, resource_type, condition, extended).await?
     {
         return Ok(reply);
@@ -161,9 +165,8 @@ pub(super) async fn create(
     let project = project_of_new(act, resource_type, id, &draft.resource).await?;
     let particulars = particulars(act, resource_type, id, project, &draft, None).await?;
     let mut change = act.change();
-    if let Some(condition) = &request.if_none_exist {
-        let query = read_query(resource_type, condition.trim_start_matches('?'))?;
-        change.require_none(&Search { resource_type, project: caller.reach(), query: &query });
+    if let Some(query) = &condition {
+        change.require_none(&Search { resource_type, project: caller.reach(), query });
     }
     let version = first_version(act, resource_type, id, particulars.project(), draft.resource, &mut change);
     let shown = match &particulars {
@@ -176,7 +179,7 @@ pub(super) async fn create(
     let location =
         format!("{}/{resource_type}/{id}/_history/{}", app.config.base_url.fhir(), version.version);
     let answer = reply(&version, &shown, extended)?.created_at(location);
-    match (app.store.commit(change).await, &request.if_none_exist) {
+    match (app.store.commit(change).await, &condition) {
         (Err(StoreError::Conflict(Conflict::Exists)), Some(condition)) => {
             // Somebody made it meanwhile: that is what is answered.
             return existing(act, resource_type, condition, extended).await?.ok_or_else(Outcome::busy);
@@ -200,20 +203,24 @@ fn put_row(particulars: &Particulars, change: &mut Change) {
     }
 }
 
+/// The search of an `If-None-Exist` header. What it finds is shown, so it takes the right to search.
+fn condition(caller: &Caller, resource_type: ResourceType, text: &str) -> Result<SearchQuery, Outcome> {
+    allow(caller, Interaction::Search, resource_type)?;
+    let query = read_query(resource_type, text.trim_start_matches('?'))?;
+    if query.filters.is_empty() {
+        return Err(Outcome::invalid("If-None-Exist names no search parameter"));
+    }
+    Ok(query)
+}
+
 /// The one resource that `If-None-Exist` finds (FHIR R4 §3.1.0.8.1).
 async fn existing(
     act: Act<'_>,
     resource_type: ResourceType,
-    condition: &str,
+    condition: &SearchQuery,
     extended: bool,
 ) -> Result<Option<Reply>, Outcome> {
-    // What is found is shown, so it takes the right to find it.
-    allow(act.caller, Interaction::Search, resource_type)?;
-    let query = read_query(resource_type, condition.trim_start_matches('?'))?;
-    if query.filters.is_empty() {
-        return Err(Outcome::invalid("If-None-Exist names no search parameter"));
-    }
-    let page = find(act.app, act.caller, resource_type, &query, false).await?;
+    let page = find(act.app, act.caller, resource_type, condition, false).await?;
     match page.matches.as_slice() {
         [] => Ok(None),
         [found] if !page.more => {
