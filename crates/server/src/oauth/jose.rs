@@ -19,7 +19,7 @@ use keyrelay_core::scope::Scope;
 use keyrelay_core::time::{Clock, Timestamp};
 use keyrelay_store::{Change, Store, StoredSigningKey};
 use quick_cache::sync::Cache;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::BaseUrl;
@@ -27,6 +27,8 @@ use crate::error::StartError;
 
 /// `alg` of all tokens.
 const ALGORITHM: &str = "ES256";
+/// `typ` of an access token (RFC 9068 §2.1).
+const ACCESS_TOKEN: &str = "at+jwt";
 /// Bytes of an uncompressed P-256 point: a tag and two coordinates of 32 bytes.
 const POINT_BYTES: usize = 65;
 
@@ -52,8 +54,9 @@ pub(crate) struct VerifiedToken {
 
 /// The signing keys. The newest signs, all verify.
 pub(crate) struct TokenKeys {
+    id: SigningKeyId,
     pair: EcdsaKeyPair,
-    /// The JOSE header of every token, already in base64url, with the final dot.
+    /// The JOSE header of every access token, see [`header`].
     header: String,
     verifying: Vec<(String, DecodingKey)>,
     validation: Validation,
@@ -85,10 +88,10 @@ impl TokenKeys {
             id: "(none)".to_owned(),
             problem: "the database keeps none although one was just made",
         })?;
-        let header = json!({ "alg": ALGORITHM, "typ": "at+jwt", "kid": id.to_string() }).to_string();
         Ok(Self {
+            id,
             pair,
-            header: format!("{}.", URL_SAFE_NO_PAD.encode(header)),
+            header: header(ACCESS_TOKEN, id),
             verifying,
             validation: validation(base_url),
             jwks,
@@ -101,11 +104,22 @@ impl TokenKeys {
         &self.jwks
     }
 
-    /// Signs claims (RFC 7515 §3.1, compact serialization). `None` only if the signer fails.
+    /// Signs an access token. `None` only if the signer fails.
     pub(crate) fn sign(&self, claims: &AccessClaims<'_>) -> Option<String> {
+        self.sign_as(ACCESS_TOKEN, claims)
+    }
+
+    /// Signs claims (RFC 7515 §3.1, compact serialization) under a header that says what they are, so
+    /// that none passes for another (RFC 8725 §3.11): `JWT` for an ID token. `None` only if the signer
+    /// fails. Nothing that is signed may live longer than [`keyrelay_core::limits::TOKEN_LIFETIME_MAX`].
+    pub(crate) fn sign_as(&self, typ: &str, claims: &impl Serialize) -> Option<String> {
         let payload = serde_json::to_vec(claims).ok()?;
         let mut token = String::with_capacity(self.header.len() + payload.len() * 4 / 3 + 96);
-        token.push_str(&self.header);
+        if typ == ACCESS_TOKEN {
+            token.push_str(&self.header);
+        } else {
+            token.push_str(&header(typ, self.id));
+        }
         URL_SAFE_NO_PAD.encode_string(payload, &mut token);
         // The generator is aws-lc's own; the parameter is there for the sake of an older interface.
         let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes()).ok()?;
@@ -134,7 +148,7 @@ impl TokenKeys {
 
     fn verify_signature(&self, token: &str) -> Option<VerifiedToken> {
         let header = jsonwebtoken::decode_header(token).ok()?;
-        if header.typ.as_deref() != Some("at+jwt") {
+        if header.typ.as_deref() != Some(ACCESS_TOKEN) {
             return None;
         }
         let kid = header.kid?;
@@ -154,6 +168,12 @@ impl std::fmt::Debug for TokenKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TokenKeys({})", self.verifying.len())
     }
+}
+
+/// A JOSE header (RFC 7515 §4) in base64url, with the dot that follows it.
+fn header(typ: &str, id: SigningKeyId) -> String {
+    let header = json!({ "alg": ALGORITHM, "typ": typ, "kid": id.to_string() }).to_string();
+    format!("{}.", URL_SAFE_NO_PAD.encode(header))
 }
 
 /// Times are checked against our own clock, after the signature.
