@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use crate::caller::Profile;
 use crate::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId};
 use crate::time::Timestamp;
 
@@ -41,7 +42,7 @@ pub struct SecretEvent {
     /// In which project.
     pub project: ProjectId,
     /// By whom.
-    pub by: ClientId,
+    pub by: Profile,
     /// From which address.
     pub from: IpAddr,
     /// When.
@@ -63,7 +64,7 @@ impl SecretEvent {
             .into_iter()
             .filter_map(|(name, id)| Some(json!({ "type": name, "valueString": id?.to_string() })))
             .collect();
-        let who = json!({ "reference": format!("ClientApplication/{}", self.by) });
+        let who = json!({ "reference": self.by.to_string() });
         json!({
             "resourceType": "AuditEvent",
             "id": id.to_string(),

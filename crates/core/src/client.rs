@@ -1,17 +1,20 @@
 //! A client application as the token path needs it: its secrets and settings, its membership and
 //! its project, all as of one moment. [`ClientAccess::admit`] is the one place that decides whether
-//! a client may come in at all; every route that lets someone in asks it.
+//! a client may come in at all; every route that lets someone in asks it. (A person who logged in
+//! comes by [`crate::session`], which asks the same of membership and project.)
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::caller::{Caller, Profile, Role};
 use crate::id::{ClientId, MembershipId, ProjectId, SecretId};
 use crate::keyring::SecretVisibility;
 use crate::limits::{TOKEN_LIFETIME_DEFAULT, TOKEN_LIFETIME_MAX, TOKEN_LIFETIME_MIN};
-use crate::policy::{AccessPolicy, Caller, Role};
+use crate::policy::AccessPolicy;
 use crate::scope::Scope;
-use crate::slots::{Presented, SecretSlots, Verified};
+use crate::slots::{Presented, SecretSlots, SlotKind, Verified};
+use crate::time::Timestamp;
 
 /// All that decides whether a client gets in, read in one query.
 #[derive(Clone, Debug)]
@@ -30,10 +33,61 @@ pub struct ClientAccess {
     pub grant_types: Option<Vec<String>>,
     /// `ClientApplication.defaultScope`.
     pub default_scope: Option<String>,
+    /// Until when tokens of this client may be alive that have been revoked.
+    pub revoked_until: Option<Timestamp>,
     /// Its membership in its project, if it has one.
     pub membership: Option<MembershipAccess>,
     /// Its project.
     pub project: ProjectAccess,
+}
+
+/// What a client proved itself by: a secret, a key, or a certificate. Each has an id, by which its
+/// use is counted and tokens name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// Which one; [`SecretId::NIL`] for [`ProofKind::Nothing`].
+    pub id: SecretId,
+    /// What it is.
+    pub kind: ProofKind,
+}
+
+/// See [`Proof`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProofKind {
+    /// `ClientApplication.secret`.
+    ActiveSecret,
+    /// `ClientApplication.retiringSecret`.
+    RetiringSecret,
+    /// A key of the client's key set, by an assertion (RFC 7523).
+    Key,
+    /// A certificate (RFC 8705).
+    Certificate,
+    /// Nothing: a public client only says who it is.
+    Nothing,
+}
+
+impl ProofKind {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ActiveSecret => "active",
+            Self::RetiringSecret => "retiring",
+            Self::Key => "key",
+            Self::Certificate => "certificate",
+            Self::Nothing => "none",
+        }
+    }
+}
+
+impl From<Verified> for Proof {
+    fn from(verified: Verified) -> Self {
+        let kind = match verified.kind {
+            SlotKind::Active => ProofKind::ActiveSecret,
+            SlotKind::Retiring => ProofKind::RetiringSecret,
+        };
+        Self { id: verified.id, kind }
+    }
 }
 
 /// The part of a ProjectMembership that decides.
@@ -47,6 +101,8 @@ pub struct MembershipAccess {
     pub admin: bool,
     /// The policy that the membership is under.
     pub policy: Option<Arc<AccessPolicy>>,
+    /// `ProjectMembership.profile`: in whose name the member acts.
+    pub profile: Profile,
 }
 
 /// The part of a Project that decides.
@@ -82,6 +138,15 @@ pub enum Refused {
     /// Its project is inactive.
     #[error("project is not active")]
     ProjectOff,
+    /// The person's account is switched off, or gone.
+    #[error("user is not active")]
+    UserOff,
+    /// The login has ended, or never got to its end.
+    #[error("no such login")]
+    NoSession,
+    /// The token has been revoked.
+    #[error("token is revoked")]
+    Revoked,
     /// Its access policy blocks the address.
     #[error("address is blocked")]
     AddressBlocked,
@@ -93,44 +158,57 @@ pub fn authenticate(
     access: Option<&ClientAccess>,
     presented: &Presented,
     from: IpAddr,
-) -> Result<(Caller, Verified), Refused> {
+) -> Result<(Caller, Proof), Refused> {
     let Some(access) = access else {
         let _ = SecretSlots::empty().verify(presented);
         return Err(Refused::UnknownClient);
     };
     let verified = access.slots.verify(presented).ok_or(Refused::WrongSecret)?;
     let caller = Caller { by_token: false, ..access.admit(from, verified.id, Scope::default())? };
-    Ok((caller, verified))
+    Ok((caller, verified.into()))
+}
+
+/// What is asked of every member, a client or a person: an active membership in an active project,
+/// from an address that its policy allows.
+pub(crate) fn admit_member<'a>(
+    membership: Option<&'a MembershipAccess>,
+    project: &ProjectAccess,
+    from: IpAddr,
+) -> Result<(&'a MembershipAccess, Role), Refused> {
+    let membership = membership.filter(|m| m.active).ok_or(Refused::NoMembership)?;
+    if !project.active {
+        return Err(Refused::ProjectOff);
+    }
+    if membership.policy.as_ref().is_some_and(|policy| !policy.allows_address(from)) {
+        return Err(Refused::AddressBlocked);
+    }
+    let role = match (membership.admin, project.super_admin) {
+        (true, true) => Role::SuperAdmin,
+        (true, false) => Role::ProjectAdmin,
+        (false, _) => Role::Member,
+    };
+    Ok((membership, role))
 }
 
 impl ClientAccess {
-    /// Lets a client in that has proved itself, by a secret now or by a token that a secret once got,
+    /// Lets a client in that has proved itself, by a proof now or by a token that a proof once got,
     /// if its state, its membership and its project still allow it.
-    pub fn admit(&self, from: IpAddr, secret: SecretId, scope: Scope) -> Result<Caller, Refused> {
+    pub fn admit(&self, from: IpAddr, proof: SecretId, scope: Scope) -> Result<Caller, Refused> {
         if !self.active {
             return Err(Refused::ClientOff);
         }
-        let membership = self.membership.as_ref().filter(|m| m.active).ok_or(Refused::NoMembership)?;
-        if !self.project.active {
-            return Err(Refused::ProjectOff);
-        }
-        if membership.policy.as_ref().is_some_and(|policy| !policy.allows_address(from)) {
-            return Err(Refused::AddressBlocked);
-        }
-        let role = match (membership.admin, self.project.super_admin) {
-            (true, true) => Role::SuperAdmin,
-            (true, false) => Role::ProjectAdmin,
-            (false, _) => Role::Member,
-        };
+        let (membership, role) = admit_member(self.membership.as_ref(), &self.project, from)?;
         Ok(Caller {
-            client: self.client,
+            client: Some(self.client),
+            login: None,
+            profile: membership.profile,
             name: self.name.clone(),
             membership: membership.id,
             project: self.project.id,
             role,
             policy: membership.policy.clone(),
             scope,
-            secret,
+            proof,
             by_token: true,
         })
     }
@@ -138,10 +216,10 @@ impl ClientAccess {
     /// Lets a caller in again that was let in a while ago, as it is now.
     pub fn admit_again(&self, caller: &Caller, from: IpAddr) -> Result<Caller, Refused> {
         let mut held = self.slots.active().into_iter().chain(self.slots.retiring());
-        if !caller.by_token && !held.any(|slot| slot.id == caller.secret) {
+        if !caller.by_token && !held.any(|slot| slot.id == caller.proof) {
             return Err(Refused::WrongSecret);
         }
-        let again = self.admit(from, caller.secret, caller.scope.clone())?;
+        let again = self.admit(from, caller.proof, caller.scope.clone())?;
         Ok(Caller { by_token: caller.by_token, ..again })
     }
 

@@ -64,6 +64,12 @@ ids! {
     MembershipId,
     /// One secret of a client, without its value: what tokens, usage and audit name.
     SecretId,
+    /// A person's account (a User).
+    UserId,
+    /// One login of a person: what codes, refresh tokens and access tokens come from.
+    SessionId,
+    /// One access token (the `jti` of RFC 7519 §4.1.7).
+    TokenId,
     /// A key that signs tokens (the `kid` of RFC 7517 §4.5).
     SigningKeyId,
 }
@@ -84,7 +90,7 @@ macro_rules! is_a_resource {
     )*};
 }
 
-is_a_resource!(ProjectId, ClientId, MembershipId);
+is_a_resource!(ProjectId, ClientId, MembershipId, UserId);
 
 fn parse_canonical(text: &str) -> Option<Uuid> {
     if text.len() != 36 || text.bytes().any(|b| b.is_ascii_uppercase()) {

@@ -9,12 +9,14 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::{hkdf, hmac};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::id::{ClientId, SecretId, SigningKeyId};
+use crate::id::{ClientId, SecretId, SigningKeyId, UserId};
 use crate::random::Entropy;
 use crate::secret::{PlainSecret, SecretDigest};
 use crate::slots::{Presented, Slot};
+use crate::ticket::{self, Ticket, TicketKind};
 use crate::time::Timestamp;
 
 /// First byte of everything sealed, so that another way of sealing can be told apart later.
@@ -117,8 +119,10 @@ pub enum SecretVisibility {
 struct DerivedKeys {
     id: KeyId,
     pepper: hmac::Key,
+    tickets: hmac::Key,
     secrets: LessSafeKey,
     signing_keys: LessSafeKey,
+    second_factors: LessSafeKey,
 }
 
 impl DerivedKeys {
@@ -141,8 +145,10 @@ impl DerivedKeys {
         Self {
             id: KeyId(id),
             pepper: hmac::Key::new(hmac::HMAC_SHA256, derive("secret digest").as_ref()),
+            tickets: hmac::Key::new(hmac::HMAC_SHA256, derive("ticket").as_ref()),
             secrets: aead("secret seal"),
             signing_keys: aead("signing key wrap"),
+            second_factors: aead("second factor seal"),
         }
     }
 
@@ -262,6 +268,33 @@ impl Keyring {
         sealed: &Sealed,
     ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
         self.open(sealed, |key| &key.signing_keys, id.uuid().as_bytes())
+    }
+
+    /// Seals what a person's second factor is computed from.
+    #[must_use]
+    pub fn seal_second_factor(&self, user: UserId, key: &[u8], entropy: &dyn Entropy) -> Sealed {
+        seal(self.first.id, &self.first.second_factors, key, user.uuid().as_bytes(), entropy)
+    }
+
+    /// Opens what a person's second factor is computed from.
+    pub fn open_second_factor(
+        &self,
+        user: UserId,
+        sealed: &Sealed,
+    ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        self.open(sealed, |key| &key.second_factors, user.uuid().as_bytes())
+    }
+
+    /// Writes a ticket.
+    #[must_use]
+    pub fn issue_ticket(&self, kind: TicketKind, of: Uuid, generation: u32) -> PlainSecret {
+        ticket::issue(&self.first.tickets, kind, Ticket { of, generation })
+    }
+
+    /// What a presented ticket names; `None` if it is not one of this installation and this kind.
+    #[must_use]
+    pub fn read_ticket(&self, kind: TicketKind, presented: &PlainSecret) -> Option<Ticket> {
+        ticket::read(self.keys().map(|key| &key.tickets), kind, presented)
     }
 
     fn keys(&self) -> impl Iterator<Item = &DerivedKeys> {

@@ -3,6 +3,7 @@
 //! values out: clock and randomness are parameters, and nothing here reads a file or a socket.
 
 pub mod audit;
+pub mod caller;
 pub mod client;
 pub mod fhir;
 pub mod grant;
@@ -13,5 +14,7 @@ pub mod policy;
 pub mod random;
 pub mod scope;
 pub mod secret;
+pub mod session;
 pub mod slots;
+pub mod ticket;
 pub mod time;

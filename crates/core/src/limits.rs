@@ -95,3 +95,15 @@ pub const FAILURES_PER_CLIENT_MAX: u32 = 100;
 pub const FAILURE_FORGIVEN_AFTER: Duration = Duration::from_secs(1);
 /// Addresses and client ids whose failures are remembered.
 pub const FAILURE_KEYS_MAX: usize = 50_000;
+/// How long a login may take, from the password to the consent.
+pub const LOGIN_LIFETIME: Duration = Duration::from_mins(10);
+/// How long an authorization code can be redeemed (RFC 6749 §4.1.2 recommends ten minutes at most).
+pub const CODE_LIFETIME: Duration = Duration::from_mins(1);
+/// How long a refresh token that has passed gives its successor again: a reply may be lost.
+pub const REFRESH_GRACE: Duration = Duration::from_secs(10);
+/// How long tokens can be refreshed where the client application says nothing.
+pub const REFRESH_TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(30 * 24);
+/// How long a link that sets a password works.
+pub const SET_PASSWORD_LIFETIME: Duration = Duration::from_hours(7 * 24);
+/// Longest `state` and `nonce` of an authorization request, and longest `redirect_uri`, in bytes.
+pub const AUTHORIZE_PARAMETER_BYTES_MAX: usize = 2048;

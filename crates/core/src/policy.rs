@@ -1,17 +1,13 @@
-//! Who may do what. A [`Caller`] is a client that has proved itself; its role comes from its
-//! membership, narrowed by an AccessPolicy if it has one and by the scope of its token. Changing a
-//! secret takes an [`AdminOf`], which only [`Caller::admin_of`] can make.
+//! What an AccessPolicy says: which interactions with which resources, and from which addresses. It
+//! narrows what a role gives; see [`crate::caller`].
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::fhir::ResourceType;
-use crate::id::{ClientId, MembershipId, ProjectId, SecretId};
 use crate::limits::POLICY_RULES_MAX;
-use crate::scope::Scope;
 
 /// What a FHIR request does to a resource (FHIR R4, `type-restful-interaction`). Patch is update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,118 +47,6 @@ impl Interaction {
     #[must_use]
     pub const fn is_reading(self) -> bool {
         matches!(self, Self::Read | Self::Vread | Self::History | Self::Search)
-    }
-}
-
-/// What a membership makes of a caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// An admin of a project with `superAdmin`: all projects.
-    SuperAdmin,
-    /// An admin of its own project.
-    ProjectAdmin,
-    /// Anyone else in a project.
-    Member,
-}
-
-/// A client application that has proved who it is, with all that decides what it may do.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// The client itself.
-    pub client: ClientId,
-    /// Its name, for people.
-    pub name: Option<String>,
-    /// Its membership in the project.
-    pub membership: MembershipId,
-    /// The project it acts in.
-    pub project: ProjectId,
-    /// What the membership makes of it.
-    pub role: Role,
-    /// Narrows the role; for members it can also widen it to writing client applications.
-    pub policy: Option<Arc<AccessPolicy>>,
-    /// Narrows all of the above for one token.
-    pub scope: Scope,
-    /// The secret that let it in.
-    pub secret: SecretId,
-    /// Whether it came with a token that the secret once got, and not with the secret itself.
-    pub by_token: bool,
-}
-
-impl Caller {
-    /// Whether the caller may do this to resources of that type, in a project within its reach.
-    #[must_use]
-    pub fn may(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
-        let role_allows = match self.role {
-            Role::SuperAdmin => true,
-            Role::ProjectAdmin => {
-                interaction.is_reading()
-                    || match resource_type {
-                        ResourceType::Project => interaction == Interaction::Update,
-                        _ => true,
-                    }
-            }
-            Role::Member => self.member_may(interaction, resource_type),
-        };
-        role_allows
-            && self.policy.as_ref().is_none_or(|policy| policy.allows(interaction, resource_type))
-            && self.scope.allows(interaction, resource_type)
-    }
-
-    /// What a non-admin may do: read what is no one's secret, and write client applications if a
-    /// policy says so. Memberships and policies are never theirs to write: they decide who is admin.
-    fn member_may(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
-        match resource_type {
-            ResourceType::ClientApplication => interaction.is_reading() || self.policy.is_some(),
-            ResourceType::AuditEvent | ResourceType::ProjectMembership => {
-                interaction.is_reading() && self.policy.is_some()
-            }
-            _ => interaction.is_reading(),
-        }
-    }
-
-    /// Whether the caller is an admin of anything.
-    #[must_use]
-    pub const fn is_admin(&self) -> bool {
-        matches!(self.role, Role::SuperAdmin | Role::ProjectAdmin)
-    }
-
-    /// The projects that the caller sees: `None` for all.
-    #[must_use]
-    pub fn reach(&self) -> Option<ProjectId> {
-        (self.role != Role::SuperAdmin).then_some(self.project)
-    }
-
-    /// Whether resources of that project are within the caller's reach.
-    #[must_use]
-    pub fn reaches(&self, project: ProjectId) -> bool {
-        self.reach().is_none_or(|own| own == project)
-    }
-
-    /// The authority over the secrets of a project's clients, if the caller has it.
-    #[must_use]
-    pub fn admin_of(&self, project: ProjectId) -> Option<AdminOf<ProjectId>> {
-        (self.is_admin() && self.reaches(project)).then_some(AdminOf { of: project, by: self.client })
-    }
-}
-
-/// Proof that somebody is an admin of `T`. Only [`Caller::admin_of`] makes one.
-#[derive(Clone, Copy, Debug)]
-pub struct AdminOf<T> {
-    of: T,
-    by: ClientId,
-}
-
-impl<T: Copy> AdminOf<T> {
-    /// What the authority is over.
-    #[must_use]
-    pub const fn of(&self) -> T {
-        self.of
-    }
-
-    /// Who has it.
-    #[must_use]
-    pub const fn by(&self) -> ClientId {
-        self.by
     }
 }
 
@@ -304,67 +188,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use Interaction::{Create, Read, Search, Update};
-    use ResourceType::{AccessPolicy as Policy, ClientApplication, Project, ProjectMembership};
-
     fn policy(resource: &Value) -> Result<AccessPolicy, BadPolicy> {
         AccessPolicy::from_resource(resource.as_object().unwrap())
-    }
-
-    fn caller(role: Role, policy: Option<AccessPolicy>) -> Caller {
-        Caller {
-            client: ClientId::NIL,
-            name: None,
-            membership: MembershipId::NIL,
-            project: ProjectId::NIL,
-            role,
-            policy: policy.map(Arc::new),
-            scope: Scope::default(),
-            secret: SecretId::NIL,
-            by_token: true,
-        }
-    }
-
-    #[test]
-    fn a_project_admin_changes_its_project_but_makes_none() {
-        let admin = caller(Role::ProjectAdmin, None);
-        assert!(admin.may(Update, Project) && !admin.may(Create, Project));
-        assert!(admin.may(Create, ProjectMembership));
-        assert!(caller(Role::SuperAdmin, None).may(Create, Project));
-    }
-
-    #[test]
-    fn a_member_reads_and_writes_only_clients_and_only_by_policy() {
-        let member = caller(Role::Member, None);
-        assert!(member.may(Read, ClientApplication) && !member.may(Update, ClientApplication));
-        let all = policy(&json!({"resource": [{"resourceType": "*"}]})).unwrap();
-        let member = caller(Role::Member, Some(all));
-        assert!(member.may(Update, ClientApplication));
-        for never in [ProjectMembership, Policy, Project] {
-            assert!(!member.may(Update, never), "{never:?}");
-        }
-    }
-
-    #[test]
-    fn a_policy_narrows_an_admin_too() {
-        let read_only =
-            policy(&json!({"resource": [{"resourceType": "ClientApplication", "readonly": true}]})).unwrap();
-        let admin = caller(Role::ProjectAdmin, Some(read_only));
-        assert!(admin.may(Search, ClientApplication));
-        assert!(!admin.may(Update, ClientApplication) && !admin.may(Read, Project));
-        let reads = json!({"resource": [{"resourceType": "*", "interaction": ["read"]}]});
-        let reader = caller(Role::SuperAdmin, Some(policy(&reads).unwrap()));
-        assert!(reader.may(Read, Project) && !reader.may(Search, Project));
-        assert!(!caller(Role::SuperAdmin, Some(AccessPolicy::deny_all())).may(Read, Project));
-    }
-
-    #[test]
-    fn only_an_admin_within_reach_gets_the_authority() {
-        let other = ProjectId::from(uuid::Uuid::from_u128(1));
-        assert!(caller(Role::ProjectAdmin, None).admin_of(ProjectId::NIL).is_some());
-        assert!(caller(Role::ProjectAdmin, None).admin_of(other).is_none());
-        assert!(caller(Role::SuperAdmin, None).admin_of(other).is_some());
-        assert!(caller(Role::Member, None).admin_of(ProjectId::NIL).is_none());
     }
 
     #[test]

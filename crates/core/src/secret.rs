@@ -52,6 +52,11 @@ impl PlainSecret {
         Self(text.into())
     }
 
+    /// A value of another kind that was made here; see [`crate::ticket`].
+    pub(crate) fn made(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// Takes a value that a client or an admin sent.
     pub fn presented(text: impl Into<Zeroizing<String>>) -> Result<Self, NotASecret> {
         let text = text.into();

@@ -9,17 +9,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use keyrelay_core::client::{ClientAccess, Refused, authenticate};
+use keyrelay_core::caller::Caller;
+use keyrelay_core::client::{ClientAccess, Proof, Refused, authenticate};
 use keyrelay_core::id::ClientId;
-use keyrelay_core::policy::Caller;
 use keyrelay_core::secret::PlainSecret;
-use keyrelay_core::slots::Verified;
 use keyrelay_store::StoreError;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use crate::App;
 use crate::error::Outcome;
+use crate::oauth::{Bearer, VerifiedToken};
 
 /// The address a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub(crate) enum NotProved {
 pub(crate) struct Proved {
     pub(crate) caller: Caller,
     pub(crate) access: ClientAccess,
-    pub(crate) verified: Verified,
+    pub(crate) proof: Proof,
 }
 
 impl Credentials {
@@ -109,12 +109,9 @@ pub(crate) async fn prove(app: &App, credentials: Credentials, from: IpAddr) -> 
         for secret in &credentials.secrets {
             let presented = app.keyring.present(client, secret);
             match authenticate(access.as_ref(), &presented, from) {
-                Ok((caller, verified)) => {
-                    app.usage.count(client, verified.id, now);
-                    app.metrics.count_use(verified.kind);
-                    return access
-                        .map(|access| Proved { caller, access, verified })
-                        .ok_or(NotProved::Refused);
+                Ok((caller, proof)) => {
+                    count_use(app, client, proof);
+                    return access.map(|access| Proved { caller, access, proof }).ok_or(NotProved::Refused);
                 }
                 Err(why) => {
                     refused = why;
@@ -125,10 +122,21 @@ pub(crate) async fn prove(app: &App, credentials: Credentials, from: IpAddr) -> 
             }
         }
     }
+    Err(refuse(app, client, from, refused))
+}
+
+/// Counts the use of a proof: of a secret, a key or a certificate.
+pub(crate) fn count_use(app: &App, client: ClientId, proof: Proof) {
+    app.usage.count(client, proof.id, app.now());
+    app.metrics.count_use(proof.kind);
+}
+
+/// Counts and logs a proof that let nobody in. The client never learns why.
+pub(crate) fn refuse(app: &App, client: ClientId, from: IpAddr, why: Refused) -> NotProved {
     app.metrics.refused.inc();
-    tracing::info!(%client, %from, why = %refused, "a client was not let in");
-    let throttled = app.limiter.count(from, client, now);
-    Err(if throttled { NotProved::Throttled } else { NotProved::Refused })
+    tracing::info!(%client, %from, %why, "a client was not let in");
+    let throttled = app.limiter.count(from, client, app.now());
+    if throttled { NotProved::Throttled } else { NotProved::Refused }
 }
 
 /// The caller of a FHIR or admin route, by Bearer token or Basic.
@@ -152,17 +160,53 @@ pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Resu
 
 async fn by_token(app: &App, token: &str, from: IpAddr) -> Result<Caller, Outcome> {
     let token = app.tokens.verify(token, app.now()).ok_or_else(Outcome::login)?;
-    let access = app.store.access(token.client).await?.ok_or_else(Outcome::login)?;
-    access.admit(from, token.secret, token.scope.clone()).map_err(|why| {
-        tracing::info!(client = %token.client, %from, %why, "a token was not accepted");
-        Outcome::login()
-    })
+    match admit_token(app, &token, from).await? {
+        Ok(caller) => Ok(caller),
+        Err(why) => {
+            tracing::info!(token = %token.id, %from, %why, "a token was not accepted");
+            Err(Outcome::login())
+        }
+    }
+}
+
+/// Lets the bearer of a token in whose signature and times are right, as it is now.
+pub(crate) async fn admit_token(
+    app: &App,
+    token: &VerifiedToken,
+    from: IpAddr,
+) -> Result<Result<Caller, Refused>, StoreError> {
+    let client = match token.bearer {
+        Bearer::Client(client) => client,
+        Bearer::Login(session) => {
+            let access = app.store.session(session).await?;
+            let scope = token.scope.clone();
+            return Ok(access
+                .ok_or(Refused::NoSession)
+                .and_then(|access| access.admit(from, token.proof, scope, app.now())));
+        }
+    };
+    let Some(access) = app.store.access(client).await? else { return Ok(Err(Refused::UnknownClient)) };
+    let some_are_revoked = access.revoked_until.is_some_and(|until| app.now() <= until);
+    if some_are_revoked && app.store.is_revoked(token.id).await? {
+        return Ok(Err(Refused::Revoked));
+    }
+    Ok(access.admit(from, token.proof, token.scope.clone()))
 }
 
 /// The caller as it is by now, after something that took its time.
 pub(crate) async fn again(app: &App, caller: &Caller, from: IpAddr) -> Result<Caller, Outcome> {
-    let access = app.store.access(caller.client).await?.ok_or_else(Outcome::login)?;
-    access.admit_again(caller, from).map_err(|_| Outcome::login())
+    let admitted = match (caller.login, caller.client) {
+        (Some(login), _) => {
+            let access = app.store.session(login.session).await?.ok_or_else(Outcome::login)?;
+            access.admit(from, caller.proof, caller.scope.clone(), app.now())
+        }
+        (None, Some(client)) => {
+            let access = app.store.access(client).await?.ok_or_else(Outcome::login)?;
+            access.admit_again(caller, from)
+        }
+        (None, None) => Err(Refused::UnknownClient),
+    };
+    admitted.map_err(|_| Outcome::login())
 }
 
 #[cfg(test)]

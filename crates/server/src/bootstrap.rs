@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use keyrelay_core::caller::{Caller, Profile, Role};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SecretId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::SECRET_WRITTEN_CHARS_MIN;
-use keyrelay_core::policy::{Caller, Role};
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::SecretSlots;
@@ -97,14 +97,16 @@ fn write_file(app: &App, file: &Path, first: &FirstClient, project: ProjectId) -
 /// The admin that makes itself.
 fn first_caller(project: ProjectId, client: ClientId, membership: MembershipId) -> Caller {
     Caller {
-        client,
+        client: Some(client),
+        login: None,
+        profile: Profile::client(client),
         name: Some("Super Admin Client".to_owned()),
         membership,
         project,
         role: Role::SuperAdmin,
         policy: None,
         scope: Scope::default(),
-        secret: SecretId::NIL,
+        proof: SecretId::NIL,
         by_token: false,
     }
 }
@@ -148,6 +150,7 @@ fn add_client(
         name: Some(name.to_owned()),
         active: true,
         access_token_lifetime: None,
+        refresh_token_lifetime: None,
         grant_types: None,
         default_scope: None,
     };
@@ -170,6 +173,8 @@ fn add_client(
         id: membership,
         project,
         client: Some(client.id),
+        user: None,
+        profile: Some(Profile::client(client.id)),
         active: true,
         admin,
         policy: None,

@@ -251,9 +251,9 @@ impl From<StoreError> for Outcome {
         match error {
             StoreError::Conflict(Conflict::Membership) => Self::conflict(Conflict::Membership.to_string()),
             StoreError::Conflict(Conflict::Caller) => Self::login(),
-            StoreError::Conflict(conflict @ (Conflict::Version | Conflict::Id | Conflict::Exists)) => {
-                Self::conflict(conflict.to_string())
-            }
+            StoreError::Conflict(
+                conflict @ (Conflict::Version | Conflict::Id | Conflict::Exists | Conflict::Email),
+            ) => Self::conflict(conflict.to_string()),
             StoreError::Unknown => {
                 tracing::error!("the writer ended while a change was under way");
                 let text = "The server failed while it wrote; the change may have been made or not: read again to see";

@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use keyrelay_core::slots::SlotKind;
+use keyrelay_core::client::ProofKind;
 
 /// A label and its value.
 type Label<V> = [(&'static str, V); 1];
@@ -16,8 +16,7 @@ type Label<V> = [(&'static str, V); 1];
 pub(crate) struct Metrics {
     registry: Registry,
     responses: Family<Label<u16>, Counter>,
-    active_uses: Counter,
-    retiring_uses: Counter,
+    uses: Uses,
     /// Proofs that did not let anybody in.
     pub(crate) refused: Counter,
     /// Secrets moved to retiring.
@@ -30,14 +29,34 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
 }
 
+/// Uses by what was used, looked up once.
+#[derive(Debug)]
+struct Uses {
+    active: Counter,
+    retiring: Counter,
+    key: Counter,
+    certificate: Counter,
+}
+
+impl Uses {
+    fn of(family: &Family<Label<&'static str>, Counter>) -> Self {
+        let of = |kind: ProofKind| family.get_or_create_owned(&[("slot", kind.as_str())]);
+        Self {
+            active: of(ProofKind::ActiveSecret),
+            retiring: of(ProofKind::RetiringSecret),
+            key: of(ProofKind::Key),
+            certificate: of(ProofKind::Certificate),
+        }
+    }
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("keyrelay");
         let uses: Family<Label<&'static str>, Counter> = Family::default();
         let metrics = Self {
             responses: Family::default(),
-            active_uses: uses.get_or_create_owned(&[("slot", SlotKind::Active.as_str())]),
-            retiring_uses: uses.get_or_create_owned(&[("slot", SlotKind::Retiring.as_str())]),
+            uses: Uses::of(&uses),
             refused: Counter::default(),
             rotations: Counter::default(),
             retirements: Counter::default(),
@@ -46,7 +65,7 @@ impl Metrics {
             registry: Registry::default(),
         };
         registry.register("http_responses", "Answers by status", metrics.responses.clone());
-        registry.register("secret_uses", "Times a secret let a client in, by its slot", uses);
+        registry.register("secret_uses", "Times a secret, key or certificate let a client in", uses);
         registry.register("proofs_refused", "Secrets presented that let nobody in", metrics.refused.clone());
         registry.register("rotations", "Secrets rotated", metrics.rotations.clone());
         registry.register("retirements", "Retiring secrets removed", metrics.retirements.clone());
@@ -59,11 +78,15 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
-    pub(crate) fn count_use(&self, kind: SlotKind) {
-        match kind {
-            SlotKind::Active => self.active_uses.inc(),
-            SlotKind::Retiring => self.retiring_uses.inc(),
+    pub(crate) fn count_use(&self, kind: ProofKind) {
+        let counter = match kind {
+            ProofKind::ActiveSecret => &self.uses.active,
+            ProofKind::RetiringSecret => &self.uses.retiring,
+            ProofKind::Key => &self.uses.key,
+            ProofKind::Certificate => &self.uses.certificate,
+            ProofKind::Nothing => return,
         };
+        counter.inc();
     }
 
     pub(crate) fn count_response(&self, status: u16) {

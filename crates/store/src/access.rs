@@ -4,18 +4,19 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use keyrelay_core::client::{ClientAccess, MembershipAccess, ProjectAccess};
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::policy::AccessPolicy;
+use keyrelay_core::time::Timestamp;
 use serde_json::Value;
 
 use crate::StoreError;
 use crate::clients::slots;
 use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, placeholders};
+use crate::sessions::{lifetime, profile};
 
 /// Parsed policies that are remembered.
 const POLICIES_MAX: usize = 1000;
@@ -28,8 +29,8 @@ fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
     let text = format!(
         "SELECT c.id, c.name, c.active, c.token_lifetime_ms, c.grant_types, c.default_scope, \
          c.active_id, c.active_proof, NULL, c.active_created, c.retiring_id, c.retiring_proof, NULL, c.retiring_created, \
-         m.id, m.active, m.admin, m.policy_id, r.version_id, \
-         p.id, p.name, p.active, p.super_admin, p.secret_once, r.content \
+         m.id, m.active, m.admin, m.policy_id, m.profile_type, m.profile_id, r.version_id, r.content, \
+         p.id, p.name, p.active, p.super_admin, p.secret_once, c.revoked_until \
          FROM client c JOIN project p ON p.id = c.project_id \
          LEFT JOIN membership m ON m.client_id = c.id AND m.project_id = c.project_id \
          LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
@@ -40,37 +41,42 @@ fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
 }
 
 fn read(row: &Row) -> Result<ClientAccess, StoreError> {
-    let lifetime_ms = row.opt_int(3)?;
     Ok(ClientAccess {
         client: row.id(0, ClientId::parse, "client.id")?,
         name: row.opt_text(1)?,
         active: row.boolean(2)?,
-        access_token_lifetime: lifetime_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
+        access_token_lifetime: lifetime(row.opt_int(3)?),
         grant_types: row.opt_text(4)?.map(|types| types.split(' ').map(str::to_owned).collect()),
         default_scope: row.opt_text(5)?,
         slots: slots(row, 6)?,
-        membership: membership(row)?,
+        membership: membership(row, 14)?,
         project: ProjectAccess {
-            id: row.id(19, ProjectId::parse, "project.id")?,
-            name: row.opt_text(20)?,
-            active: row.boolean(21)?,
-            super_admin: row.boolean(22)?,
-            secret_visibility: visibility(row.boolean(23)?),
+            id: row.id(22, ProjectId::parse, "project.id")?,
+            name: row.opt_text(23)?,
+            active: row.boolean(24)?,
+            super_admin: row.boolean(25)?,
+            secret_visibility: visibility(row.boolean(26)?),
         },
+        revoked_until: row.opt_int(27)?.map(Timestamp::from_epoch_ms),
     })
 }
 
-fn membership(row: &Row) -> Result<Option<MembershipAccess>, StoreError> {
-    let Some(id) = row.opt_id(14, MembershipId::parse, "membership.id")? else { return Ok(None) };
-    let policy = match row.opt_text(17)? {
-        Some(_) => Some(policy(row)?),
+/// Reads a membership from eight columns: `id, active, admin, policy_id, profile_type, profile_id` and
+/// the version and the content of its policy.
+pub(crate) fn membership(row: &Row, at: usize) -> Result<Option<MembershipAccess>, StoreError> {
+    let Some(id) = row.opt_id(at, MembershipId::parse, "membership.id")? else { return Ok(None) };
+    // One that acts in nobody's name lets nobody in.
+    let Some(profile) = profile(row, at + 4)? else { return Ok(None) };
+    let policy = match row.opt_text(at + 3)? {
+        Some(_) => Some(policy(row, at + 6)?),
         None => None,
     };
     Ok(Some(MembershipAccess {
         id,
-        active: row.opt_boolean(15)?.unwrap_or(false),
-        admin: row.opt_boolean(16)?.unwrap_or(false),
+        active: row.opt_boolean(at + 1)?.unwrap_or(false),
+        admin: row.opt_boolean(at + 2)?.unwrap_or(false),
         policy,
+        profile,
     }))
 }
 
@@ -81,14 +87,14 @@ thread_local! {
 }
 
 /// The policy of a membership. One that is named but cannot be read allows nothing.
-fn policy(row: &Row) -> Result<Arc<AccessPolicy>, StoreError> {
-    let Some(version) = row.opt_id(18, VersionId::parse, "resource.version_id")? else {
+fn policy(row: &Row, at: usize) -> Result<Arc<AccessPolicy>, StoreError> {
+    let Some(version) = row.opt_id(at, VersionId::parse, "resource.version_id")? else {
         return Ok(Arc::new(AccessPolicy::deny_all()));
     };
     if let Some(parsed) = PARSED.with_borrow(|parsed| parsed.get(&version).cloned()) {
         return Ok(parsed);
     }
-    let resource = row.opt_text(24)?.and_then(|json| serde_json::from_str::<Value>(&json).ok());
+    let resource = row.opt_text(at + 1)?.and_then(|json| serde_json::from_str::<Value>(&json).ok());
     let policy = resource.and_then(|resource| AccessPolicy::from_resource(resource.as_object()?).ok());
     let policy = Arc::new(policy.unwrap_or_else(AccessPolicy::deny_all));
     PARSED.with_borrow_mut(|parsed| {

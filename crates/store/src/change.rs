@@ -4,13 +4,15 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use keyrelay_core::caller::{Caller, Login, Profile, Role};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::IndexEntry;
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SigningKeyId, VersionId};
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SigningKeyId, UserId, VersionId};
 use keyrelay_core::keyring::{Sealed, SecretVisibility};
 use keyrelay_core::limits::FORMER_SECRETS_MAX;
-use keyrelay_core::policy::{Caller, Role};
+use keyrelay_core::session::Stage;
 use keyrelay_core::slots::{SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
 
@@ -52,7 +54,9 @@ pub struct ClientRow {
     /// Whether `ClientApplication.status` is `active` or absent.
     pub active: bool,
     /// `ClientApplication.accessTokenLifetime`.
-    pub access_token_lifetime: Option<std::time::Duration>,
+    pub access_token_lifetime: Option<Duration>,
+    /// `ClientApplication.refreshTokenLifetime`.
+    pub refresh_token_lifetime: Option<Duration>,
     /// `ClientApplication.grantType`.
     pub grant_types: Option<Vec<String>>,
     /// `ClientApplication.defaultScope`.
@@ -68,6 +72,10 @@ pub struct MembershipRow {
     pub project: ProjectId,
     /// The client application that is the member, if it is one.
     pub client: Option<ClientId>,
+    /// The person who is the member, if it is one.
+    pub user: Option<UserId>,
+    /// In whose name the member acts.
+    pub profile: Option<Profile>,
     /// `ProjectMembership.active`; absent is true.
     pub active: bool,
     /// `ProjectMembership.admin`.
@@ -110,6 +118,7 @@ impl std::fmt::Debug for Change {
 macro_rules! args {
     ($($value:expr),* $(,)?) => { vec![$(Arg::from($value)),*] };
 }
+pub(crate) use args;
 
 impl Change {
     /// Nothing yet.
@@ -122,7 +131,7 @@ impl Change {
         self.statements
     }
 
-    fn push(&mut self, sql: &'static str, args: Vec<Arg>, changes_one: Option<Conflict>) {
+    pub(crate) fn push(&mut self, sql: &'static str, args: Vec<Arg>, changes_one: Option<Conflict>) {
         let effect = changes_one.map_or(Effect::Any, Effect::ChangesOne);
         self.statements.push(Statement { sql: Cow::Borrowed(sql), args, effect });
     }
@@ -130,6 +139,9 @@ impl Change {
     /// Makes the change depend on its author: who has been shut out, or has another role by now, changes
     /// nothing, however long ago the request began.
     pub fn require(&mut self, caller: &Caller) {
+        if let Some(login) = caller.login {
+            return self.require_login(caller, login);
+        }
         self.statements.push(Statement {
             sql: Cow::Borrowed(
                 "SELECT 1 FROM client c JOIN membership m ON m.client_id = c.id JOIN project p ON p.id = c.project_id \
@@ -142,7 +154,27 @@ impl Change {
                 caller.role != Role::Member,
                 caller.role == Role::SuperAdmin,
                 caller.by_token,
-                caller.secret,
+                caller.proof,
+            ],
+            effect: Effect::FindsOne(Conflict::Caller),
+        });
+    }
+
+    fn require_login(&mut self, caller: &Caller, login: Login) {
+        self.statements.push(Statement {
+            sql: Cow::Borrowed(
+                "SELECT 1 FROM session s JOIN user_account u ON u.id = s.user_id \
+                 JOIN membership m ON m.id = s.membership_id AND m.user_id = s.user_id \
+                 JOIN project p ON p.id = m.project_id LEFT JOIN client c ON c.id = s.client_id \
+                 WHERE s.id = $1 AND m.id = $2 AND s.stage = $3 AND u.active AND m.active AND p.active AND m.admin = $4 \
+                 AND p.super_admin = $5 AND (s.client_id IS NULL OR c.active)",
+            ),
+            args: args![
+                login.session,
+                caller.membership,
+                Stage::Granted.as_str(),
+                caller.role != Role::Member,
+                caller.role == Role::SuperAdmin,
             ],
             effect: Effect::FindsOne(Conflict::Caller),
         });
@@ -252,8 +284,8 @@ impl Change {
     /// Makes the narrow row of a new client, with its first secret.
     pub fn create_client(&mut self, row: &ClientRow, slots: &SecretSlots) {
         self.push(
-            "INSERT INTO client (id, project_id, name, active, token_lifetime_ms, grant_types, default_scope, former_count) \
-             VALUES ($7, $1, $2, $3, $4, $5, $6, 0)",
+            "INSERT INTO client (id, project_id, name, active, token_lifetime_ms, grant_types, default_scope, \
+             refresh_lifetime_ms, former_count) VALUES ($8, $1, $2, $3, $4, $5, $6, $7, 0)",
             client_args(row),
             Some(Conflict::Id),
         );
@@ -264,7 +296,7 @@ impl Change {
     pub fn update_client(&mut self, row: &ClientRow) {
         self.push(
             "UPDATE client SET project_id = $1, name = $2, active = $3, token_lifetime_ms = $4, grant_types = $5, \
-             default_scope = $6 WHERE id = $7",
+             default_scope = $6, refresh_lifetime_ms = $7 WHERE id = $8",
             client_args(row),
             Some(Conflict::Version),
         );
@@ -338,10 +370,22 @@ impl Change {
     /// Makes or changes the narrow row of a membership. A client has one membership at most.
     pub fn put_membership(&mut self, row: &MembershipRow) {
         self.push(
-            "INSERT INTO membership (id, project_id, client_id, active, admin, policy_id) VALUES ($1, $2, $3, $4, $5, $6) \
+            "INSERT INTO membership (id, project_id, client_id, active, admin, policy_id, user_id, profile_type, profile_id) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
              ON CONFLICT (id) DO UPDATE SET project_id = excluded.project_id, client_id = excluded.client_id, \
-             active = excluded.active, admin = excluded.admin, policy_id = excluded.policy_id",
-            args![row.id, row.project, row.client, row.active, row.admin, row.policy],
+             active = excluded.active, admin = excluded.admin, policy_id = excluded.policy_id, user_id = excluded.user_id, \
+             profile_type = excluded.profile_type, profile_id = excluded.profile_id",
+            args![
+                row.id,
+                row.project,
+                row.client,
+                row.active,
+                row.admin,
+                row.policy,
+                row.user,
+                row.profile.map(|profile| profile.resource_type.as_str()),
+                row.profile.map(|profile| profile.id),
+            ],
             Some(Conflict::Membership),
         );
     }
@@ -401,15 +445,17 @@ impl Change {
 }
 
 fn client_args(row: &ClientRow) -> Vec<Arg> {
-    let lifetime_ms =
-        row.access_token_lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX));
+    let ms = |lifetime: Option<Duration>| {
+        lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
+    };
     args![
         row.project,
         row.name.clone(),
         row.active,
-        lifetime_ms,
+        ms(row.access_token_lifetime),
         row.grant_types.as_ref().map(|types| types.join(" ")),
         row.default_scope.clone(),
+        ms(row.refresh_token_lifetime),
         row.id,
     ]
 }

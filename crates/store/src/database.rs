@@ -6,7 +6,10 @@ use std::hash::Hash;
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, SigningKeyId, VersionId};
+use keyrelay_core::id::{
+    ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, SigningKeyId, TokenId, UserId,
+    VersionId,
+};
 use keyrelay_core::limits::{READ_GROUP_MAX, WRITE_GROUP_MAX};
 use keyrelay_core::time::Timestamp;
 use tokio::sync::mpsc;
@@ -78,7 +81,18 @@ macro_rules! id_args {
     )*};
 }
 
-id_args!(ClientId, MembershipId, ProjectId, ResourceId, SecretId, SigningKeyId, VersionId);
+id_args!(
+    ClientId,
+    MembershipId,
+    ProjectId,
+    ResourceId,
+    SecretId,
+    SessionId,
+    SigningKeyId,
+    TokenId,
+    UserId,
+    VersionId
+);
 
 /// One value of an answer.
 #[derive(Clone, Debug)]

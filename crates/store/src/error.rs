@@ -15,8 +15,11 @@ pub enum Conflict {
     /// The author may no longer do this.
     #[error("whoever asked for the change may no longer make it")]
     Caller,
+    /// Another account of the project has this address.
+    #[error("another user of the project has this email")]
+    Email,
     /// The client has a membership already; it can have one.
-    #[error("the client application has a membership already")]
+    #[error("the client application or user has a membership in the project already")]
     Membership,
 }
 

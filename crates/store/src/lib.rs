@@ -13,9 +13,11 @@ mod group;
 mod lock;
 mod resources;
 mod search;
+mod sessions;
 mod signing_keys;
 mod sqlite;
 mod usage;
+mod users;
 mod writer;
 
 use std::path::Path;
@@ -28,11 +30,14 @@ pub use error::{Conflict, StoreError};
 use group::GroupReader;
 use keyrelay_core::client::ClientAccess;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::ClientId;
+use keyrelay_core::id::{ClientId, SessionId};
+use keyrelay_core::session::SessionAccess;
 pub use lock::DataDirLock;
 pub use search::{Page, Search};
+pub use sessions::MembershipChoice;
 pub use signing_keys::StoredSigningKey;
 pub use usage::Use;
+pub use users::{UserAccount, UserRow};
 use writer::Writer;
 
 /// The store of one installation.
@@ -44,6 +49,7 @@ struct Inner {
     database: Database,
     access: GroupReader<ClientId, ClientAccess>,
     clients: GroupReader<ClientId, ClientState>,
+    sessions: GroupReader<SessionId, SessionAccess>,
     writer: Writer,
 }
 
@@ -56,6 +62,7 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             access: GroupReader::start(&database, access::QUERY).await?,
             clients: GroupReader::start(&database, clients::QUERY).await?,
+            sessions: GroupReader::start(&database, sessions::QUERY).await?,
             writer: Writer::start(&database).await?,
             database,
         })))
@@ -86,7 +93,11 @@ impl Store {
     /// Whether the database answers, and everything that serves the hot paths is at work.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let inner = &self.0;
-        if !(inner.access.is_alive() && inner.clients.is_alive() && inner.writer.is_alive()) {
+        if !(inner.access.is_alive()
+            && inner.clients.is_alive()
+            && inner.sessions.is_alive()
+            && inner.writer.is_alive())
+        {
             return Err(StoreError::Closed);
         }
         self.0.database.fetch("SELECT 1", Vec::new()).await.map(drop)

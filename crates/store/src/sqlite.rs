@@ -30,7 +30,10 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/sqlite/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../migrations/sqlite/0001_initial.sql"),
+    include_str!("../migrations/sqlite/0002_people.sql"),
+];
 
 /// What a connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use keyrelay_core::caller::Profile;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{SearchQuery, index_entries, matches, parse_query};
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, VersionId};
@@ -68,6 +69,7 @@ impl Stage {
             project: self.project,
             name: Some("Reader".to_owned()),
             active: true,
+            refresh_token_lifetime: None,
             access_token_lifetime: None,
             grant_types: None,
             default_scope: None,
@@ -250,6 +252,8 @@ async fn a_client_has_one_membership_and_its_project_decides() {
         id,
         project: stage.project,
         client: Some(stage.client),
+        user: None,
+        profile: Some(Profile::client(stage.client)),
         active: true,
         admin: true,
         policy: None,

@@ -4,9 +4,9 @@ use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method};
+use keyrelay_core::caller::{Caller, Role};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::ResourceId;
-use keyrelay_core::policy::{Caller, Role};
 use serde_json::{Map, Value, json};
 
 use crate::App;
@@ -37,7 +37,7 @@ pub(crate) async fn me(
 async fn describe(app: &App, caller: &Caller) -> Result<Value, Outcome> {
     let project = resource(app, ResourceType::Project, caller.project.into()).await?;
     let membership = resource(app, ResourceType::ProjectMembership, caller.membership.into()).await?;
-    let profile = resource(app, ResourceType::ClientApplication, caller.client.into()).await?;
+    let profile = resource(app, caller.profile.resource_type, caller.profile.id).await?;
     let pick = |from: &Map<String, Value>, names: &[&str]| -> Map<String, Value> {
         names.iter().filter_map(|name| Some(((*name).to_owned(), from.get(*name)?.clone()))).collect()
     };

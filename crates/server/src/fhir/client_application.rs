@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use keyrelay_core::audit::{SecretAction, SecretEvent};
+use keyrelay_core::caller::{AdminOf, Caller, Profile};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{SCOPE_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
-use keyrelay_core::policy::{AdminOf, Caller};
 use keyrelay_core::random::time_ordered_uuid;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
@@ -90,7 +90,7 @@ pub(super) fn row(
         Some(values.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
     };
     let active = text("status").is_none_or(|status| status == "active");
-    if caller.client == id && !active {
+    if caller.client == Some(id) && !active {
         return Err(Outcome::conflict(
             "This is the client you are logged in with: this change would lock you out",
         ));
@@ -112,6 +112,7 @@ pub(super) fn row(
         access_token_lifetime: text("accessTokenLifetime").map(|text| token_lifetime(&text)).transpose()?,
         grant_types,
         default_scope,
+        refresh_token_lifetime: text("refreshTokenLifetime").and_then(|text| parse_lifetime(&text)),
     })
 }
 
@@ -334,6 +335,8 @@ pub(crate) async fn create_with_secret(
         id: membership,
         project,
         client: Some(id),
+        user: None,
+        profile: Some(Profile::client(id)),
         active: true,
         admin: false,
         policy,

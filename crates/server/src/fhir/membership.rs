@@ -1,6 +1,7 @@
 //! What is particular to ProjectMembership: it decides who is admin, so everything it names must be
 //! there, in the same project.
 
+use keyrelay_core::caller::Profile;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId};
 use keyrelay_store::MembershipRow;
@@ -56,12 +57,17 @@ pub(super) async fn row(
         id,
         project: own_project,
         client: client.map(ClientId::from),
+        user: None,
+        profile: client.map(|client| Profile::client(client.into())),
         active: flag("active").unwrap_or(true),
         admin: flag("admin").unwrap_or(false),
         policy,
     };
     let same_policy = before.and_then(|before| before.get("accessPolicy")) == resource.get("accessPolicy");
-    let keeps_in = row.active && row.admin && row.client == Some(act.caller.client) && same_policy;
+    let same_member = row.client == act.caller.client.filter(|_| act.caller.login.is_none())
+        && row.user == act.caller.login.map(|login| login.user)
+        && row.profile == Some(act.caller.profile);
+    let keeps_in = row.active && row.admin && same_member && same_policy;
     if act.caller.membership == id && !keeps_in {
         return Err(Outcome::conflict("This is your own membership: this change would lock you out"));
     }

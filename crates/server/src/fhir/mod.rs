@@ -21,9 +21,10 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{HeaderMap, IF_MATCH};
 use http::{HeaderName, Method};
+use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::ResourceId;
-use keyrelay_core::policy::{Caller, Interaction};
+use keyrelay_core::policy::Interaction;
 use percent_encoding::percent_decode_str;
 
 use crate::App;

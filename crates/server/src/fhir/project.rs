@@ -1,8 +1,8 @@
 //! What is particular to Project: who may turn which switch, and the settings that bind its clients.
 
+use keyrelay_core::caller::{Caller, Role};
 use keyrelay_core::id::ProjectId;
 use keyrelay_core::keyring::SecretVisibility;
-use keyrelay_core::policy::{Caller, Role};
 use keyrelay_store::ProjectRow;
 use serde_json::{Map, Value};
 

@@ -2,10 +2,11 @@
 //! current version only, and only to an admin; versions never had one.
 
 use http::StatusCode;
+use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ResourceId, VersionId};
 use keyrelay_core::limits::ANSWER_BYTES_MAX;
-use keyrelay_core::policy::{Caller, Interaction};
+use keyrelay_core::policy::Interaction;
 use keyrelay_store::ResourceVersion;
 use serde::Serialize;
 use serde_json::value::RawValue;

@@ -6,11 +6,12 @@
 //! matches (P1). The answer is written before the commit, so that nothing can fail after it (P2).
 
 use keyrelay_core::audit::SecretAction;
+use keyrelay_core::caller::{AdminOf, Caller};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, ProjectId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
-use keyrelay_core::policy::{AdminOf, Caller, Interaction};
+use keyrelay_core::policy::Interaction;
 use keyrelay_core::slots::{Mismatch, SlotKind};
 use keyrelay_store::{Change, ClientState};
 
@@ -53,7 +54,7 @@ pub(super) async fn rotate_secret(
                 SlotKind::Active => app.metrics.rotations.inc(),
                 SlotKind::Retiring => app.metrics.retirements.inc(),
             };
-            tracing::info!(client = %id, by = %caller.client, slot = input.slot.as_str(), "a secret was moved on");
+            tracing::info!(client = %id, by = %caller.profile, slot = input.slot.as_str(), "a secret was moved on");
             return Ok(reply);
         }
     }

@@ -1,11 +1,11 @@
 //! Searching: the query is read and bounded in `core`, answered by the store, and written here as a
 //! Bundle of what the caller may see.
 
+use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{Rule, SearchQuery, Summary, Total, parse_query};
 use keyrelay_core::id::ResourceId;
 use keyrelay_core::limits::{ANSWER_BYTES_MAX, SEARCH_VALUES_MAX};
-use keyrelay_core::policy::Caller;
 use keyrelay_store::{Page, ResourceVersion, Search};
 use serde::Serialize;
 use serde_json::value::RawValue;

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
+use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
-use keyrelay_core::policy::Caller;
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{Change, ResourceVersion};
 use serde_json::{Map, Value, json};
@@ -105,7 +105,7 @@ fn stamp(
         meta.insert("compartment".to_owned(), json!([{ "reference": format!("Project/{project}") }]));
     }
     let mut author = Map::new();
-    author.insert("reference".to_owned(), json!(format!("ClientApplication/{}", act.caller.client)));
+    author.insert("reference".to_owned(), json!(act.caller.profile.to_string()));
     if let Some(name) = &act.caller.name {
         author.insert("display".to_owned(), json!(name));
     }

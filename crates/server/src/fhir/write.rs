@@ -2,12 +2,13 @@
 //! becomes durable only if that is still the current one; if not, it is read and decided again.
 //! What is particular to a type is in the file of that type, behind [`Particulars`].
 
+use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::validate;
 use keyrelay_core::fhir::search::{SearchQuery, index_entries};
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
 use keyrelay_core::limits::{CONFLICT_RETRIES_MAX, INDEX_ROWS_MAX, NAME_CHARS_MAX};
-use keyrelay_core::policy::{Caller, Interaction};
+use keyrelay_core::policy::Interaction;
 use keyrelay_store::{
     Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, Search, StoreError,
 };
@@ -409,6 +410,14 @@ async fn decide_update(
     Ok(Decision::Commit(change, reply(&next, &shown, extended)?))
 }
 
+/// Whether the caller is logged in through that resource.
+fn is_own(caller: &Caller, id: ResourceId) -> bool {
+    let through = [caller.membership.into(), caller.project.into(), caller.profile.id];
+    through.contains(&id)
+        || caller.client.is_some_and(|client| id == client.into())
+        || caller.login.is_some_and(|login| id == login.user.into())
+}
+
 pub(super) async fn delete(
     app: &App,
     caller: &Caller,
@@ -423,8 +432,7 @@ pub(super) async fn delete(
             return Ok(deleted());
         }
         request.check_if_match(current.version)?;
-        let own = [caller.client.into(), caller.membership.into(), caller.project.into()];
-        if own.contains(&id) {
+        if is_own(caller, id) {
             return Err(Outcome::conflict(
                 "You are logged in through this resource: delete it as somebody else",
             ));

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use keyrelay_core::grant::AccessClaims;
-use keyrelay_core::id::{ClientId, SecretId, SigningKeyId};
+use keyrelay_core::id::{ClientId, SecretId, SessionId, SigningKeyId, TokenId};
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::limits::{TOKEN_BYTES_MAX, VERIFIED_TOKENS_MAX};
 use keyrelay_core::random::Entropy;
@@ -35,7 +35,10 @@ const POINT_BYTES: usize = 65;
 /// The claims of a token that decide something.
 #[derive(Deserialize)]
 struct TokenClaims {
+    sub: String,
     client_id: String,
+    login_id: String,
+    jti: String,
     sid: String,
     scope: String,
     nbf: i64,
@@ -45,11 +48,22 @@ struct TokenClaims {
 /// What a verified token says.
 #[derive(Clone, Debug)]
 pub(crate) struct VerifiedToken {
-    pub(crate) client: ClientId,
-    pub(crate) secret: SecretId,
+    pub(crate) id: TokenId,
+    pub(crate) bearer: Bearer,
+    /// What the client proved itself by when it got the token.
+    pub(crate) proof: SecretId,
     pub(crate) scope: Scope,
     not_before: i64,
-    expires: i64,
+    expires: Timestamp,
+}
+
+/// In whose name a token was issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bearer {
+    /// A client in its own.
+    Client(ClientId),
+    /// A person's who logged in.
+    Login(SessionId),
 }
 
 /// The signing keys. The newest signs, all verify.
@@ -142,8 +156,7 @@ impl TokenKeys {
             self.verified.insert(key, Arc::clone(&verified));
             verified
         };
-        let now = now.epoch_seconds();
-        (verified.not_before <= now && now < verified.expires).then_some(verified)
+        (verified.not_before <= now.epoch_seconds() && now < verified.expires).then_some(verified)
     }
 
     fn verify_signature(&self, token: &str) -> Option<VerifiedToken> {
@@ -154,12 +167,18 @@ impl TokenKeys {
         let kid = header.kid?;
         let (_, key) = self.verifying.iter().find(|(id, _)| *id == kid)?;
         let claims = jsonwebtoken::decode::<TokenClaims>(token, key, &self.validation).ok()?.claims;
+        let client = ClientId::parse(&claims.client_id);
+        let bearer = match client {
+            Some(client) if claims.sub == claims.client_id => Bearer::Client(client),
+            _ => Bearer::Login(SessionId::parse(&claims.login_id)?),
+        };
         Some(VerifiedToken {
-            client: ClientId::parse(&claims.client_id)?,
-            secret: SecretId::parse(&claims.sid)?,
+            id: TokenId::parse(&claims.jti)?,
+            bearer,
+            proof: SecretId::parse(&claims.sid)?,
             scope: Scope::parse(&claims.scope).ok()?,
             not_before: claims.nbf,
-            expires: claims.exp,
+            expires: Timestamp::from_epoch_ms(claims.exp.saturating_mul(1000)),
         })
     }
 }

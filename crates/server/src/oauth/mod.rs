@@ -5,7 +5,7 @@ mod jose;
 mod metadata;
 mod token;
 
-pub(crate) use jose::TokenKeys;
+pub(crate) use jose::{Bearer, TokenKeys, VerifiedToken};
 pub(crate) use metadata::{
     authorization_server, jwks, openid_configuration, protected_resource, smart_configuration,
 };

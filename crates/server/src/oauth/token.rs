@@ -74,7 +74,7 @@ async fn grant(app: &App, from: std::net::IpAddr, request: Request) -> Result<Re
     if !proved.access.allows_grant(&grant_type) {
         return Err(OAuthError::unauthorized_client());
     }
-    issue(app, &proved.access, proved.verified.id, scope)
+    issue(app, &proved.access, proved.proof.id, scope)
 }
 
 fn refuse_credentials_in_query(query: Option<&str>) -> Result<(), OAuthError> {

@@ -1,0 +1,239 @@
+//! Who is asking, and what it may do. A [`Caller`] has proved itself; its role comes from its
+//! membership, narrowed by an AccessPolicy if it has one and by the scope of its token. Changing a
+//! secret takes an [`AdminOf`], which only [`Caller::admin_of`] can make.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::fhir::ResourceType;
+use crate::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, UserId};
+use crate::policy::{AccessPolicy, Interaction};
+use crate::scope::Scope;
+
+/// What a membership makes of a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// An admin of a project with `superAdmin`: all projects.
+    SuperAdmin,
+    /// An admin of its own project.
+    ProjectAdmin,
+    /// Anyone else in a project.
+    Member,
+}
+
+/// In whose name something is done: what `ProjectMembership.profile` refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// ClientApplication or Practitioner.
+    pub resource_type: ResourceType,
+    /// Which one.
+    pub id: ResourceId,
+}
+
+impl Profile {
+    /// A client application that acts in its own name.
+    #[must_use]
+    pub fn client(id: ClientId) -> Self {
+        Self { resource_type: ResourceType::ClientApplication, id: id.into() }
+    }
+
+    /// Reads a relative reference, such as `Practitioner/[id]`.
+    #[must_use]
+    pub fn parse(reference: &str) -> Option<Self> {
+        let (name, id) = reference.split_once('/')?;
+        Some(Self { resource_type: name.parse().ok()?, id: ResourceId::parse(id)? })
+    }
+}
+
+/// As a relative reference.
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.resource_type, self.id)
+    }
+}
+
+/// A client application or a person who has proved who it is, with all that decides what it may do.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The client that asks; none where a person logged in without one.
+    pub client: Option<ClientId>,
+    /// The login of the person in whose name the client asks; none where it asks in its own.
+    pub login: Option<Login>,
+    /// In whose name.
+    pub profile: Profile,
+    /// The name of that, for people.
+    pub name: Option<String>,
+    /// The membership in the project.
+    pub membership: MembershipId,
+    /// The project it acts in.
+    pub project: ProjectId,
+    /// What the membership makes of it.
+    pub role: Role,
+    /// Narrows the role; for members it can also widen it to writing client applications.
+    pub policy: Option<Arc<AccessPolicy>>,
+    /// Narrows all of the above for one token.
+    pub scope: Scope,
+    /// The proof that let it in.
+    pub proof: SecretId,
+    /// Whether it came with a token that the proof once got, and not with the proof itself.
+    pub by_token: bool,
+}
+
+/// A person who is logged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Who.
+    pub user: UserId,
+    /// Which of the person's logins.
+    pub session: SessionId,
+}
+
+impl Caller {
+    /// Whether the caller may do this to resources of that type, in a project within its reach.
+    #[must_use]
+    pub fn may(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
+        let role_allows = match self.role {
+            Role::SuperAdmin => true,
+            Role::ProjectAdmin => {
+                interaction.is_reading()
+                    || match resource_type {
+                        ResourceType::Project => interaction == Interaction::Update,
+                        _ => true,
+                    }
+            }
+            Role::Member => self.member_may(interaction, resource_type),
+        };
+        role_allows
+            && self.policy.as_ref().is_none_or(|policy| policy.allows(interaction, resource_type))
+            && self.scope.allows(interaction, resource_type)
+    }
+
+    /// What a non-admin may do: read what is no one's secret, and write client applications if a
+    /// policy says so. Memberships and policies are never theirs to write: they decide who is admin.
+    fn member_may(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
+        match resource_type {
+            ResourceType::ClientApplication => interaction.is_reading() || self.policy.is_some(),
+            ResourceType::AuditEvent | ResourceType::ProjectMembership => {
+                interaction.is_reading() && self.policy.is_some()
+            }
+            _ => interaction.is_reading(),
+        }
+    }
+
+    /// Whether the caller is an admin of anything.
+    #[must_use]
+    pub const fn is_admin(&self) -> bool {
+        matches!(self.role, Role::SuperAdmin | Role::ProjectAdmin)
+    }
+
+    /// The projects that the caller sees: `None` for all.
+    #[must_use]
+    pub fn reach(&self) -> Option<ProjectId> {
+        (self.role != Role::SuperAdmin).then_some(self.project)
+    }
+
+    /// Whether resources of that project are within the caller's reach.
+    #[must_use]
+    pub fn reaches(&self, project: ProjectId) -> bool {
+        self.reach().is_none_or(|own| own == project)
+    }
+
+    /// The authority over the secrets of a project's clients, if the caller has it.
+    #[must_use]
+    pub fn admin_of(&self, project: ProjectId) -> Option<AdminOf<ProjectId>> {
+        (self.is_admin() && self.reaches(project)).then_some(AdminOf { of: project, by: self.profile })
+    }
+}
+
+/// Proof that somebody is an admin of `T`. Only [`Caller::admin_of`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminOf<T> {
+    of: T,
+    by: Profile,
+}
+
+impl<T: Copy> AdminOf<T> {
+    /// What the authority is over.
+    #[must_use]
+    pub const fn of(&self) -> T {
+        self.of
+    }
+
+    /// Who has it.
+    #[must_use]
+    pub const fn by(&self) -> Profile {
+        self.by
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::policy::BadPolicy;
+    use Interaction::{Create, Read, Search, Update};
+    use ResourceType::{AccessPolicy as Policy, ClientApplication, Project, ProjectMembership};
+
+    fn policy(resource: &Value) -> Result<AccessPolicy, BadPolicy> {
+        AccessPolicy::from_resource(resource.as_object().unwrap())
+    }
+
+    fn caller(role: Role, policy: Option<AccessPolicy>) -> Caller {
+        Caller {
+            client: Some(ClientId::NIL),
+            login: None,
+            profile: Profile::client(ClientId::NIL),
+            name: None,
+            membership: MembershipId::NIL,
+            project: ProjectId::NIL,
+            role,
+            policy: policy.map(Arc::new),
+            scope: Scope::default(),
+            proof: SecretId::NIL,
+            by_token: true,
+        }
+    }
+
+    #[test]
+    fn a_project_admin_changes_its_project_but_makes_none() {
+        let admin = caller(Role::ProjectAdmin, None);
+        assert!(admin.may(Update, Project) && !admin.may(Create, Project));
+        assert!(admin.may(Create, ProjectMembership));
+        assert!(caller(Role::SuperAdmin, None).may(Create, Project));
+    }
+
+    #[test]
+    fn a_member_reads_and_writes_only_clients_and_only_by_policy() {
+        let member = caller(Role::Member, None);
+        assert!(member.may(Read, ClientApplication) && !member.may(Update, ClientApplication));
+        let all = policy(&json!({"resource": [{"resourceType": "*"}]})).unwrap();
+        let member = caller(Role::Member, Some(all));
+        assert!(member.may(Update, ClientApplication));
+        for never in [ProjectMembership, Policy, Project] {
+            assert!(!member.may(Update, never), "{never:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_narrows_an_admin_too() {
+        let read_only =
+            policy(&json!({"resource": [{"resourceType": "ClientApplication", "readonly": true}]})).unwrap();
+        let admin = caller(Role::ProjectAdmin, Some(read_only));
+        assert!(admin.may(Search, ClientApplication));
+        assert!(!admin.may(Update, ClientApplication) && !admin.may(Read, Project));
+        let reads = json!({"resource": [{"resourceType": "*", "interaction": ["read"]}]});
+        let reader = caller(Role::SuperAdmin, Some(policy(&reads).unwrap()));
+        assert!(reader.may(Read, Project) && !reader.may(Search, Project));
+        assert!(!caller(Role::SuperAdmin, Some(AccessPolicy::deny_all())).may(Read, Project));
+    }
+
+    #[test]
+    fn only_an_admin_within_reach_gets_the_authority() {
+        let other = ProjectId::from(uuid::Uuid::from_u128(1));
+        assert!(caller(Role::ProjectAdmin, None).admin_of(ProjectId::NIL).is_some());
+        assert!(caller(Role::ProjectAdmin, None).admin_of(other).is_none());
+        assert!(caller(Role::SuperAdmin, None).admin_of(other).is_some());
+        assert!(caller(Role::Member, None).admin_of(ProjectId::NIL).is_none());
+    }
+}
