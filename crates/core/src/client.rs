@@ -152,34 +152,45 @@ pub enum Refused {
     AddressBlocked,
 }
 
+/// What a client that proves itself is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acts {
+    /// It asks in its own name, so it must be a member of its project.
+    ForItself,
+    /// It asks for a person who is logged in; that person must be a member.
+    ForPeople,
+}
+
 /// Proves a client by a presented secret. An unknown client costs the same digest and the same two
 /// comparisons as a known one (P5).
 pub fn authenticate(
     access: Option<&ClientAccess>,
     presented: &Presented,
+    acts: Acts,
     from: IpAddr,
-) -> Result<(Caller, Proof), Refused> {
+) -> Result<Proof, Refused> {
     let Some(access) = access else {
         let _ = SecretSlots::empty().verify(presented);
         return Err(Refused::UnknownClient);
     };
     let verified = access.slots.verify(presented).ok_or(Refused::WrongSecret)?;
-    let caller = Caller { by_token: false, ..access.admit(from, verified.id, Scope::default())? };
-    Ok((caller, verified.into()))
+    access.check(acts, from)?;
+    Ok(verified.into())
 }
 
 /// What is asked of every member, a client or a person: an active membership in an active project,
-/// from an address that its policy allows.
+/// from an address that its policy allows. Without an address, only where somebody else asks about it.
 pub(crate) fn admit_member<'a>(
     membership: Option<&'a MembershipAccess>,
     project: &ProjectAccess,
-    from: IpAddr,
+    from: Option<IpAddr>,
 ) -> Result<(&'a MembershipAccess, Role), Refused> {
     let membership = membership.filter(|m| m.active).ok_or(Refused::NoMembership)?;
     if !project.active {
         return Err(Refused::ProjectOff);
     }
-    if membership.policy.as_ref().is_some_and(|policy| !policy.allows_address(from)) {
+    let blocks = |from| membership.policy.as_ref().is_some_and(|policy| !policy.allows_address(from));
+    if from.is_some_and(blocks) {
         return Err(Refused::AddressBlocked);
     }
     let role = match (membership.admin, project.super_admin) {
@@ -193,7 +204,7 @@ pub(crate) fn admit_member<'a>(
 impl ClientAccess {
     /// Lets a client in that has proved itself, by a proof now or by a token that a proof once got,
     /// if its state, its membership and its project still allow it.
-    pub fn admit(&self, from: IpAddr, proof: SecretId, scope: Scope) -> Result<Caller, Refused> {
+    pub fn admit(&self, from: Option<IpAddr>, proof: SecretId, scope: Scope) -> Result<Caller, Refused> {
         if !self.active {
             return Err(Refused::ClientOff);
         }
@@ -213,13 +224,25 @@ impl ClientAccess {
         })
     }
 
+    /// Whether a client that has proved itself may do what it is about to.
+    pub fn check(&self, acts: Acts, from: IpAddr) -> Result<(), Refused> {
+        if !self.active {
+            return Err(Refused::ClientOff);
+        }
+        match acts {
+            Acts::ForItself => admit_member(self.membership.as_ref(), &self.project, Some(from)).map(drop),
+            Acts::ForPeople if !self.project.active => Err(Refused::ProjectOff),
+            Acts::ForPeople => Ok(()),
+        }
+    }
+
     /// Lets a caller in again that was let in a while ago, as it is now.
     pub fn admit_again(&self, caller: &Caller, from: IpAddr) -> Result<Caller, Refused> {
         let mut held = self.slots.active().into_iter().chain(self.slots.retiring());
         if !caller.by_token && !held.any(|slot| slot.id == caller.proof) {
             return Err(Refused::WrongSecret);
         }
-        let again = self.admit(from, caller.proof, caller.scope.clone())?;
+        let again = self.admit(Some(from), caller.proof, caller.scope.clone())?;
         Ok(Caller { by_token: caller.by_token, ..again })
     }
 

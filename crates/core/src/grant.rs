@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct AccessClaims<'a> {
     /// Issuer: the base URL, ending with `/`.
     pub iss: &'a str,
-    /// Subject: for `client_credentials` the client itself.
+    /// Subject: for `client_credentials` the client itself, else the user.
     pub sub: &'a str,
     /// Audience: the base URL of the API.
     pub aud: &'a str,
@@ -16,7 +16,7 @@ pub struct AccessClaims<'a> {
     pub client_id: &'a str,
     /// Names this login; Medplum's clients take a token without it for a foreign one.
     pub login_id: &'a str,
-    /// The client id again, as Medplum's clients expect it.
+    /// The subject again, as Medplum's clients expect it.
     pub username: &'a str,
     /// Granted scopes, separated by spaces.
     pub scope: &'a str,
@@ -32,4 +32,38 @@ pub struct AccessClaims<'a> {
     pub jti: &'a str,
     /// The secret that the token was got with ([`crate::id::SecretId`]).
     pub sid: &'a str,
+    /// When the person logged in (RFC 9068 §2.2.1); not there for a client in its own name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_time: Option<i64>,
+}
+
+/// The claims of an ID token (OpenID Connect Core 1.0 §2): who logged in, told to the client.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdClaims<'a> {
+    /// Issuer.
+    pub iss: &'a str,
+    /// The user.
+    pub sub: &'a str,
+    /// The client.
+    pub aud: &'a str,
+    /// Issued at.
+    pub iat: i64,
+    /// Expires at.
+    pub exp: i64,
+    /// When the person proved who it is.
+    pub auth_time: i64,
+    /// The client's `nonce`, unchanged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<&'a str>,
+    /// The login, for RP-initiated logout.
+    pub sid: &'a str,
+    /// The person's FHIR resource (SMART App Launch 2.2, "Scopes for requesting identity data").
+    #[serde(rename = "fhirUser", skip_serializing_if = "Option::is_none")]
+    pub fhir_user: Option<&'a str>,
+    /// The person's name, where the scope `profile` was granted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    /// The person's address, where the scope `email` was granted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<&'a str>,
 }

@@ -76,6 +76,18 @@ impl Scope {
         self.text.is_empty()
     }
 
+    /// Whether a scope is named, letter for letter.
+    #[must_use]
+    pub fn has(&self, word: &str) -> bool {
+        self.text.split(' ').any(|named| named == word)
+    }
+
+    /// Whether everything that is named here is named there.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.text.split(' ').all(|named| named.is_empty() || other.has(named))
+    }
+
     /// Whether the scope lets its bearer do `interaction` on resources of that type.
     #[must_use]
     pub fn allows(&self, interaction: Interaction, resource_type: ResourceType) -> bool {

@@ -173,15 +173,22 @@ impl Session {
 
     /// Takes a refresh token of `generation`. The one before the current is accepted for
     /// [`REFRESH_GRACE`] after it passed, and leads to the current one again; any older one is a
-    /// sign of theft (RFC 9700 §4.14.2).
-    pub fn refresh(self, generation: u32, now: Timestamp) -> Result<Refreshed, NotRedeemed> {
+    /// sign of theft (RFC 9700 §4.14.2). `lifetime` is how long the next one can wait to be used.
+    pub fn refresh(
+        self,
+        generation: u32,
+        now: Timestamp,
+        lifetime: Duration,
+    ) -> Result<Refreshed, NotRedeemed> {
         if self.stage != Stage::Granted || now >= self.expires || !self.refreshable {
             return Err(NotRedeemed::Invalid);
         }
         if generation == self.generation {
             let next = self.generation.checked_add(1).ok_or(NotRedeemed::Invalid)?;
             let revision = self.revision + 1;
-            return Ok(Refreshed::Next(Box::new(Self { generation: next, rotated: now, revision, ..self })));
+            let expires = now.plus(lifetime);
+            let session = Self { generation: next, rotated: now, expires, revision, ..self };
+            return Ok(Refreshed::Next(Box::new(session)));
         }
         let just_passed = generation.checked_add(1) == Some(self.generation);
         if just_passed && now.since(self.rotated) <= REFRESH_GRACE {
@@ -245,7 +252,7 @@ impl SessionAccess {
     /// still allow it.
     pub fn admit(
         &self,
-        from: IpAddr,
+        from: Option<IpAddr>,
         proof: SecretId,
         scope: Scope,
         now: Timestamp,
@@ -257,7 +264,12 @@ impl SessionAccess {
     }
 
     /// The same before tokens are handed out: whatever stage the login is at.
-    pub fn admit_member(&self, from: IpAddr, proof: SecretId, scope: Scope) -> Result<Caller, Refused> {
+    pub fn admit_member(
+        &self,
+        from: Option<IpAddr>,
+        proof: SecretId,
+        scope: Scope,
+    ) -> Result<Caller, Refused> {
         if !self.user.active {
             return Err(Refused::UserOff);
         }
@@ -316,7 +328,7 @@ mod tests {
     }
 
     fn next(session: Session, generation: u32, now: Timestamp) -> Session {
-        match session.refresh(generation, now) {
+        match session.refresh(generation, now, DAY) {
             Ok(Refreshed::Next(next)) => *next,
             other => panic!("{other:?}"),
         }
@@ -338,20 +350,20 @@ mod tests {
     fn a_lost_reply_is_given_again_and_an_old_token_is_theft() {
         let first = granted();
         let second = next(first, 0, NOW);
-        assert!(matches!(second.clone().refresh(0, NOW.plus(REFRESH_GRACE)), Ok(Refreshed::Again)));
+        assert!(matches!(second.clone().refresh(0, NOW.plus(REFRESH_GRACE), DAY), Ok(Refreshed::Again)));
         let late = NOW.plus(REFRESH_GRACE + Duration::from_millis(1));
-        assert_eq!(second.clone().refresh(0, late).unwrap_err(), NotRedeemed::Reused);
+        assert_eq!(second.clone().refresh(0, late, DAY).unwrap_err(), NotRedeemed::Reused);
         let third = next(second, 1, NOW);
-        assert_eq!(third.clone().refresh(0, NOW).unwrap_err(), NotRedeemed::Reused);
-        assert_eq!(third.refresh(3, NOW).unwrap_err(), NotRedeemed::Invalid);
+        assert_eq!(third.clone().refresh(0, NOW, DAY).unwrap_err(), NotRedeemed::Reused);
+        assert_eq!(third.refresh(3, NOW, DAY).unwrap_err(), NotRedeemed::Invalid);
     }
 
     #[test]
     fn a_login_that_is_not_refreshable_or_over_is_not_refreshed() {
         let plain = Session { refreshable: false, ..granted() };
-        assert_eq!(plain.refresh(0, NOW).unwrap_err(), NotRedeemed::Invalid);
-        assert_eq!(granted().refresh(0, NOW.plus(DAY)).unwrap_err(), NotRedeemed::Invalid);
-        assert_eq!(granted().ended().refresh(0, NOW).unwrap_err(), NotRedeemed::Invalid);
+        assert_eq!(plain.refresh(0, NOW, DAY).unwrap_err(), NotRedeemed::Invalid);
+        assert_eq!(granted().refresh(0, NOW.plus(DAY), DAY).unwrap_err(), NotRedeemed::Invalid);
+        assert_eq!(granted().ended().refresh(0, NOW, DAY).unwrap_err(), NotRedeemed::Invalid);
     }
 
     #[test]
@@ -370,7 +382,7 @@ mod tests {
             for (generation, seconds) in steps {
                 now = now.plus(Duration::from_secs(seconds));
                 let before = session.generation;
-                match session.clone().refresh(generation, now) {
+                match session.clone().refresh(generation, now, DAY) {
                     Ok(Refreshed::Next(after)) => {
                         prop_assert_eq!((generation, after.generation), (before, before + 1));
                         session = *after;

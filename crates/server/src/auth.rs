@@ -4,14 +4,16 @@
 //! project on every request.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use keyrelay_core::caller::Caller;
-use keyrelay_core::client::{ClientAccess, Proof, Refused, authenticate};
+use keyrelay_core::client::{Acts, ClientAccess, Proof, Refused, authenticate};
 use keyrelay_core::id::ClientId;
+use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_store::StoreError;
 use percent_encoding::percent_decode_str;
@@ -44,9 +46,8 @@ pub(crate) enum NotProved {
     Store(StoreError),
 }
 
-/// A client that has proved itself by a secret.
+/// A client that has proved itself.
 pub(crate) struct Proved {
-    pub(crate) caller: Caller,
     pub(crate) access: ClientAccess,
     pub(crate) proof: Proof,
 }
@@ -96,7 +97,12 @@ fn scheme<'a>(header: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Proves a client by its secret, counts the use or the failure, and watches for former secrets.
-pub(crate) async fn prove(app: &App, credentials: Credentials, from: IpAddr) -> Result<Proved, NotProved> {
+pub(crate) async fn prove(
+    app: &App,
+    credentials: Credentials,
+    acts: Acts,
+    from: IpAddr,
+) -> Result<Proved, NotProved> {
     let now = app.now();
     if app.limiter.blocks(from, now) {
         return Err(NotProved::Throttled);
@@ -108,10 +114,10 @@ pub(crate) async fn prove(app: &App, credentials: Credentials, from: IpAddr) -> 
         let access = app.store.access(client).await.map_err(NotProved::Store)?;
         for secret in &credentials.secrets {
             let presented = app.keyring.present(client, secret);
-            match authenticate(access.as_ref(), &presented, from) {
-                Ok((caller, proof)) => {
+            match authenticate(access.as_ref(), &presented, acts, from) {
+                Ok(proof) => {
                     count_use(app, client, proof);
-                    return access.map(|access| Proved { caller, access, proof }).ok_or(NotProved::Refused);
+                    return access.map(|access| Proved { access, proof }).ok_or(NotProved::Refused);
                 }
                 Err(why) => {
                     refused = why;
@@ -150,8 +156,11 @@ pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Resu
         return by_token(app, token, from).await;
     }
     let credentials = Credentials::from_basic(header).ok_or_else(Outcome::login)?;
-    match prove(app, credentials, from).await {
-        Ok(proved) => Ok(proved.caller),
+    match prove(app, credentials, Acts::ForItself, from).await {
+        Ok(Proved { access, proof }) => {
+            let admitted = access.admit(Some(from), proof.id, Scope::default());
+            admitted.map(|caller| Caller { by_token: false, ..caller }).map_err(|_| Outcome::login())
+        }
         Err(NotProved::Refused) => Err(Outcome::login()),
         Err(NotProved::Throttled) => Err(Outcome::throttled()),
         Err(NotProved::Store(error)) => Err(error.into()),
@@ -160,7 +169,7 @@ pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Resu
 
 async fn by_token(app: &App, token: &str, from: IpAddr) -> Result<Caller, Outcome> {
     let token = app.tokens.verify(token, app.now()).ok_or_else(Outcome::login)?;
-    match admit_token(app, &token, from).await? {
+    match admit_token(app, &token, Some(from)).await? {
         Ok(caller) => Ok(caller),
         Err(why) => {
             tracing::info!(token = %token.id, %from, %why, "a token was not accepted");
@@ -169,11 +178,17 @@ async fn by_token(app: &App, token: &str, from: IpAddr) -> Result<Caller, Outcom
     }
 }
 
+/// The token of a request, if it has one that is genuine and of this time.
+pub(crate) fn bearer(app: &App, headers: &HeaderMap) -> Option<Arc<VerifiedToken>> {
+    let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    app.tokens.verify(scheme(header, "bearer")?, app.now())
+}
+
 /// Lets the bearer of a token in whose signature and times are right, as it is now.
 pub(crate) async fn admit_token(
     app: &App,
     token: &VerifiedToken,
-    from: IpAddr,
+    from: Option<IpAddr>,
 ) -> Result<Result<Caller, Refused>, StoreError> {
     let client = match token.bearer {
         Bearer::Client(client) => client,
@@ -198,7 +213,7 @@ pub(crate) async fn again(app: &App, caller: &Caller, from: IpAddr) -> Result<Ca
     let admitted = match (caller.login, caller.client) {
         (Some(login), _) => {
             let access = app.store.session(login.session).await?.ok_or_else(Outcome::login)?;
-            access.admit(from, caller.proof, caller.scope.clone(), app.now())
+            access.admit(Some(from), caller.proof, caller.scope.clone(), app.now())
         }
         (None, Some(client)) => {
             let access = app.store.access(client).await?.ok_or_else(Outcome::login)?;

@@ -308,8 +308,13 @@ impl OAuthError {
         Self::bad_request("invalid_scope", description)
     }
 
-    pub(crate) fn unsupported_grant_type() -> Self {
-        Self::bad_request("unsupported_grant_type", "grant_type must be client_credentials")
+    pub(crate) fn invalid_grant(description: impl Into<String>) -> Self {
+        Self::bad_request("invalid_grant", description)
+    }
+
+    pub(crate) fn unsupported_grant_type(supported: &[&str]) -> Self {
+        let text = format!("grant_type must be one of: {}", supported.join(", "));
+        Self::bad_request("unsupported_grant_type", text)
     }
 
     pub(crate) fn unauthorized_client() -> Self {
@@ -329,7 +334,7 @@ impl OAuthError {
     pub(crate) fn method_not_allowed() -> Self {
         Self {
             status: StatusCode::METHOD_NOT_ALLOWED,
-            ..Self::invalid_request("The token endpoint takes POST only")
+            ..Self::invalid_request("This endpoint takes POST only")
         }
     }
 

@@ -22,6 +22,11 @@ pub(crate) const FHIR_BASE: &str = "/fhir/R4";
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/oauth2/token", any(oauth::token))
+        .route("/oauth2/introspect", any(oauth::introspect))
+        .route("/oauth2/revoke", any(oauth::revoke))
+        .route("/oauth2/userinfo", any(oauth::userinfo))
+        .route("/oauth2/logout", any(oauth::logout))
+        .route("/auth/revoke", any(oauth::revoke_login))
         .route(FHIR_BASE, any(fhir::handle))
         .route("/fhir/R4/", any(fhir::handle))
         .route("/fhir/R4/{*path}", any(fhir::handle))

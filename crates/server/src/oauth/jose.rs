@@ -20,7 +20,7 @@ use keyrelay_core::time::{Clock, Timestamp};
 use keyrelay_store::{Change, Store, StoredSigningKey};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::config::BaseUrl;
 use crate::error::StartError;
@@ -54,7 +54,7 @@ pub(crate) struct VerifiedToken {
     pub(crate) proof: SecretId,
     pub(crate) scope: Scope,
     not_before: i64,
-    expires: Timestamp,
+    pub(crate) expires: Timestamp,
 }
 
 /// In whose name a token was issued.
@@ -193,6 +193,12 @@ impl std::fmt::Debug for TokenKeys {
 fn header(typ: &str, id: SigningKeyId) -> String {
     let header = json!({ "alg": ALGORITHM, "typ": typ, "kid": id.to_string() }).to_string();
     format!("{}.", URL_SAFE_NO_PAD.encode(header))
+}
+
+/// The claims of a token that has been verified.
+pub(super) fn claims_of(token: &str) -> Option<Map<String, Value>> {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice(&payload).ok()
 }
 
 /// Times are checked against our own clock, after the signature.

@@ -28,6 +28,10 @@ fn server_metadata(app: &App) -> Value {
         "token_endpoint_auth_methods_supported": AUTH_METHODS,
         "grant_types_supported": ["client_credentials"],
         "response_types_supported": [],
+        "introspection_endpoint": base_url.join("oauth2/introspect"),
+        "introspection_endpoint_auth_methods_supported": AUTH_METHODS,
+        "revocation_endpoint": base_url.join("oauth2/revoke"),
+        "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
         "scopes_supported": ["openid", "system/*.read", "system/*.write", "system/*.cruds"],
     })
 }
@@ -41,6 +45,7 @@ pub(crate) async fn authorization_server(State(app): State<App>) -> Response {
 pub(crate) async fn openid_configuration(State(app): State<App>) -> Response {
     let mut metadata = server_metadata(&app);
     if let Some(map) = metadata.as_object_mut() {
+        map.insert("userinfo_endpoint".to_owned(), json!(app.config.base_url.join("oauth2/userinfo")));
         map.insert("subject_types_supported".to_owned(), json!(["public"]));
         map.insert("id_token_signing_alg_values_supported".to_owned(), json!(["ES256"]));
     }
@@ -67,6 +72,8 @@ pub(crate) async fn smart_configuration(State(app): State<App>) -> Response {
         "token_endpoint": base_url.join("oauth2/token"),
         "token_endpoint_auth_methods_supported": AUTH_METHODS,
         "grant_types_supported": ["client_credentials"],
+        "introspection_endpoint": base_url.join("oauth2/introspect"),
+        "revocation_endpoint": base_url.join("oauth2/revoke"),
         "scopes_supported": ["openid", "system/*.read", "system/*.write", "system/*.cruds"],
         "capabilities": ["client-confidential-symmetric", "permission-v1", "permission-v2"],
     }))

@@ -1,12 +1,21 @@
 //! The authorization server: the token endpoint, the keys that sign its tokens, and the metadata
 //! by which client libraries find both.
 
+mod client_auth;
+mod introspect;
+mod issue;
 mod jose;
+mod login_grants;
 mod metadata;
+mod revoke;
 mod token;
+mod userinfo;
 
+pub(crate) use introspect::introspect;
 pub(crate) use jose::{Bearer, TokenKeys, VerifiedToken};
 pub(crate) use metadata::{
     authorization_server, jwks, openid_configuration, protected_resource, smart_configuration,
 };
+pub(crate) use revoke::{logout, revoke, revoke_login};
 pub(crate) use token::token;
+pub(crate) use userinfo::userinfo;

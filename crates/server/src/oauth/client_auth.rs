@@ -1,0 +1,134 @@
+//! How a client says who it is at the endpoints of the authorization server (RFC 6749 §2.3): by
+//! Basic, in the form, or, if it has nothing to prove itself by, by its id alone. Every endpoint
+//! comes through [`ClientParameters::authenticate`], so that all accept the same and refuse the same.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use keyrelay_core::client::{Acts, Proof, ProofKind, Refused};
+use keyrelay_core::id::{ClientId, SecretId};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use crate::App;
+use crate::auth::{Credentials, NotProved, Proved, prove, refuse};
+use crate::error::OAuthError;
+use crate::fhir::stored_resource;
+
+/// The elements of a ClientApplication by which a client can prove itself without a secret.
+const OTHER_PROOFS: [&str; 3] = ["jwks", "jwksUri", "certificateTrustStore"];
+
+/// The form parameters that say who the client is.
+#[derive(Default)]
+pub(super) struct ClientParameters {
+    pub(super) client_id: Option<String>,
+    pub(super) client_secret: Option<Zeroizing<String>>,
+}
+
+impl ClientParameters {
+    /// Takes a parameter that is one of these. Gives back any other.
+    pub(super) fn take<'a>(
+        &mut self,
+        name: &str,
+        value: std::borrow::Cow<'a, str>,
+    ) -> Option<std::borrow::Cow<'a, str>> {
+        match name {
+            "client_id" => self.client_id = Some(value.into_owned()),
+            "client_secret" => self.client_secret = Some(Zeroizing::new(value.into_owned())),
+            _ => return Some(value),
+        }
+        None
+    }
+
+    /// Whether nothing says who the client is: a login without a client.
+    pub(super) fn is_nobody(&self, headers: &HeaderMap) -> bool {
+        self.client_id.is_none() && self.client_secret.is_none() && !headers.contains_key(AUTHORIZATION)
+    }
+
+    /// Proves the client. One that has no secret, no key and no certificate is taken at its word, but
+    /// only where it acts for people: there the code, bound to a verifier, is the proof.
+    pub(super) async fn authenticate(
+        self,
+        app: &App,
+        headers: &HeaderMap,
+        acts: Acts,
+        from: IpAddr,
+    ) -> Result<Proved, OAuthError> {
+        let says_only_who = self.client_secret.is_none() && !headers.contains_key(AUTHORIZATION);
+        if acts == Acts::ForPeople
+            && says_only_who
+            && let Some(id) = &self.client_id
+        {
+            return public(app, id, from).await.map_err(|error| refused(error, false));
+        }
+        let (credentials, used_basic) = self.credentials(app, headers)?;
+        prove(app, credentials, acts, from).await.map_err(|error| refused(error, used_basic))
+    }
+
+    /// The client's credentials, from the body or by Basic. A client must not use both (RFC 6749
+    /// §2.3); saying the same thing twice is let pass, because Medplum's command line does.
+    fn credentials(self, app: &App, headers: &HeaderMap) -> Result<(Credentials, bool), OAuthError> {
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let header = given.next();
+        if given.next().is_some() {
+            return Err(OAuthError::invalid_request("More than one Authorization header"));
+        }
+        let basic = header.map(|value| {
+            value.to_str().ok().and_then(Credentials::from_basic).ok_or_else(|| {
+                OAuthError::invalid_request("The Authorization header is not Basic with an id and a secret")
+            })
+        });
+        let basic = basic.transpose()?;
+        match (basic, self.client_id, self.client_secret) {
+            (Some(basic), id, Some(secret)) => {
+                let body = Credentials::from_form(id.as_deref().unwrap_or_default(), secret);
+                if basic.same_as(&body, app) {
+                    Ok((basic, true))
+                } else {
+                    let text = "Send the credentials in the body or by Basic, not both";
+                    Err(OAuthError::invalid_request(text))
+                }
+            }
+            (Some(basic), Some(id), None) if basic.client != ClientId::parse(&id) => {
+                let text = "client_id is not the client of the Authorization header";
+                Err(OAuthError::invalid_request(text))
+            }
+            (Some(basic), _, None) => Ok((basic, true)),
+            (None, Some(id), Some(secret)) => Ok((Credentials::from_form(&id, secret), false)),
+            (None, None, _) => Err(OAuthError::invalid_request("client_id is missing")),
+            (None, Some(_), None) => Err(OAuthError::invalid_request("client_secret is missing")),
+        }
+    }
+}
+
+fn refused(error: NotProved, used_basic: bool) -> OAuthError {
+    match error {
+        NotProved::Refused => OAuthError::invalid_client(used_basic),
+        NotProved::Throttled => OAuthError::throttled(),
+        NotProved::Store(error) => error.into(),
+    }
+}
+
+/// A public client (RFC 6749 §2.1): one that has nothing to prove itself by.
+async fn public(app: &App, id: &str, from: IpAddr) -> Result<Proved, NotProved> {
+    if app.limiter.blocks(from, app.now()) {
+        return Err(NotProved::Throttled);
+    }
+    let id = ClientId::parse(id).unwrap_or(ClientId::NIL);
+    let (state, access) = tokio::join!(app.store.client(id), app.store.access(id));
+    let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
+    let no = |why| refuse(app, id, from, why);
+    let (state, access) = state.zip(access).ok_or_else(|| no(Refused::UnknownClient))?;
+    let resource = stored_resource(&state.resource).map_err(|_| no(Refused::UnknownClient))?;
+    if state.slots.active().is_some() || can_prove_itself(&resource) {
+        return Err(no(Refused::WrongSecret));
+    }
+    access.check(Acts::ForPeople, from).map_err(no)?;
+    Ok(Proved { access, proof: Proof { id: SecretId::NIL, kind: ProofKind::Nothing } })
+}
+
+/// Whether a client has something other than a secret to prove itself by.
+fn can_prove_itself(client: &Map<String, Value>) -> bool {
+    OTHER_PROOFS.iter().any(|name| client.contains_key(*name))
+}
