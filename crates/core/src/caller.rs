@@ -113,6 +113,8 @@ impl Caller {
     fn member_may(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
         match resource_type {
             ResourceType::ClientApplication => interaction.is_reading() || self.policy.is_some(),
+            // Addresses of people; one's own is in `/auth/me`.
+            ResourceType::User => false,
             ResourceType::AuditEvent | ResourceType::ProjectMembership => {
                 interaction.is_reading() && self.policy.is_some()
             }

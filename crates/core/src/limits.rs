@@ -107,3 +107,19 @@ pub const REFRESH_TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(30 * 2
 pub const SET_PASSWORD_LIFETIME: Duration = Duration::from_hours(7 * 24);
 /// Longest `state` and `nonce` of an authorization request, and longest `redirect_uri`, in bytes.
 pub const AUTHORIZE_PARAMETER_BYTES_MAX: usize = 2048;
+/// Wrong passwords or codes in a row that cost an account nothing.
+pub const LOGIN_FAILURES_FREE: u32 = 5;
+/// How long an account waits after the first wrong one beyond; it doubles with each further one.
+pub const LOGIN_WAIT_FIRST: Duration = Duration::from_secs(1);
+/// The longest that an account waits.
+pub const LOGIN_WAIT_MAX: Duration = Duration::from_mins(15);
+/// Longest address of a person, in bytes (RFC 5321 §4.5.3.1).
+pub const EMAIL_BYTES_MAX: usize = 254;
+/// Shortest password that may be chosen, in characters.
+pub const PASSWORD_CHARS_MIN: usize = 8;
+/// Longest password that is looked at, in bytes.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Passwords that may wait to be hashed; one more is refused with 503.
+pub const PASSWORD_QUEUE_MAX: usize = 64;
+/// Passwords hashed at once: each takes a core and 19 MiB.
+pub const PASSWORDS_AT_ONCE_MAX: usize = 2;

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::StartError;
 use crate::fhir::Conformance;
 use crate::former::FormerSecretWatch;
+use crate::hashing::PasswordHasher;
 use crate::limiter::FailureLimiter;
 use crate::metrics::Metrics;
 use crate::oauth::TokenKeys;
@@ -33,6 +34,7 @@ pub struct Inner {
     pub(crate) usage: UsageCounter,
     pub(crate) limiter: FailureLimiter,
     pub(crate) former: FormerSecretWatch,
+    pub(crate) passwords: PasswordHasher,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -67,6 +69,7 @@ impl App {
             tokens,
             conformance,
             usage: UsageCounter::default(),
+            passwords: PasswordHasher::default(),
             limiter: FailureLimiter::default(),
             former: FormerSecretWatch::start(store.clone(), Arc::clone(&metrics)),
             metrics,

@@ -31,6 +31,19 @@ impl BaseUrl {
         &self.0
     }
 
+    /// Whether browsers reach the server over TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+
+    /// The host, for people.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let rest = self.0.split_once("://").map_or(self.0.as_str(), |(_, rest)| rest);
+        rest.split('/').next().unwrap_or_default()
+    }
+
     /// The URL of a path below this one.
     #[must_use]
     pub fn join(&self, path: &str) -> String {

@@ -12,12 +12,15 @@ mod config;
 mod error;
 mod fhir;
 mod former;
+mod hashing;
 mod headers;
 mod limiter;
+mod login;
 mod metrics;
 mod oauth;
 mod router;
 mod serve;
+mod ui;
 mod usage;
 mod write_timeout;
 

@@ -13,7 +13,7 @@ use keyrelay_core::limits::{BODY_BYTES_MAX, BODY_TIMEOUT};
 
 use crate::error::Outcome;
 use crate::headers::{JSON, NO_STORE};
-use crate::{App, admin, fhir, oauth};
+use crate::{App, admin, fhir, login, oauth, ui};
 
 /// Where the FHIR API begins.
 pub(crate) const FHIR_BASE: &str = "/fhir/R4";
@@ -26,6 +26,14 @@ pub fn router(app: App) -> Router {
         .route("/oauth2/revoke", any(oauth::revoke))
         .route("/oauth2/userinfo", any(oauth::userinfo))
         .route("/oauth2/logout", any(oauth::logout))
+        .route("/oauth2/authorize", any(login::authorize))
+        .route("/auth/login", any(login::login))
+        .route("/auth/profile", any(login::profile))
+        .route("/auth/mfa/verify", any(login::verify_second_factor))
+        .route("/auth/mfa/status", any(login::status))
+        .route("/auth/mfa/enroll", any(login::enroll))
+        .route("/auth/mfa/disable", any(login::disable))
+        .route("/ui/style.css", get(ui::style))
         .route("/auth/revoke", any(oauth::revoke_login))
         .route(FHIR_BASE, any(fhir::handle))
         .route("/fhir/R4/", any(fhir::handle))
@@ -37,6 +45,9 @@ pub fn router(app: App) -> Router {
         .route("/.well-known/oauth-protected-resource", get(oauth::protected_resource))
         .route("/.well-known/jwks.json", get(oauth::jwks))
         .route("/admin/projects/{id}/client", any(admin::create_client))
+        .route("/admin/projects/{id}/invite", any(admin::invite))
+        .route("/auth/setpassword/{ticket}", any(login::set_password))
+        .route("/auth/changepassword", any(login::change_password))
         .route("/auth/me", any(admin::me))
         .route("/healthcheck", get(healthcheck))
         .route("/livez", get(livez))

@@ -11,9 +11,11 @@ mod codes;
 mod datatypes;
 mod lifetime;
 mod membership;
+mod practitioner;
 mod primitive;
 mod project;
 mod resource_type;
+mod user;
 mod validate;
 
 pub(super) use audit_event::{AGENT_TARGETS, OBSERVER_TARGETS};
@@ -165,6 +167,7 @@ const BASE64: Kind = Kind::Primitive(Primitive::Base64Binary);
 const BOOLEAN: Kind = Kind::Primitive(Primitive::Boolean);
 const CANONICAL: Kind = Kind::Primitive(Primitive::Canonical);
 const CODE: Kind = Kind::Primitive(Primitive::Code);
+const DATE: Kind = Kind::Primitive(Primitive::Date);
 const DATE_TIME: Kind = Kind::Primitive(Primitive::DateTime);
 const DECIMAL: Kind = Kind::Primitive(Primitive::Decimal);
 const ID: Kind = Kind::Primitive(Primitive::Id);
@@ -202,7 +205,7 @@ pub static RESOURCE_BASE: &[Element] = &[
 ];
 
 /// The definitions of all stored types.
-pub static DEFINITIONS: [Definition; 5] = [
+pub static DEFINITIONS: [Definition; 7] = [
     Definition {
         resource_type: ResourceType::Project,
         url: "https://medplum.com/fhir/StructureDefinition/Project",
@@ -222,6 +225,16 @@ pub static DEFINITIONS: [Definition; 5] = [
         resource_type: ResourceType::AccessPolicy,
         url: "https://medplum.com/fhir/StructureDefinition/AccessPolicy",
         elements: access_policy::ELEMENTS,
+    },
+    Definition {
+        resource_type: ResourceType::User,
+        url: "https://medplum.com/fhir/StructureDefinition/User",
+        elements: user::ELEMENTS,
+    },
+    Definition {
+        resource_type: ResourceType::Practitioner,
+        url: "http://hl7.org/fhir/StructureDefinition/Practitioner",
+        elements: practitioner::ELEMENTS,
     },
     Definition {
         resource_type: ResourceType::AuditEvent,

@@ -41,7 +41,14 @@ async fn describe(app: &App, caller: &Caller) -> Result<Value, Outcome> {
     let pick = |from: &Map<String, Value>, names: &[&str]| -> Map<String, Value> {
         names.iter().filter_map(|name| Some(((*name).to_owned(), from.get(*name)?.clone()))).collect()
     };
-    Ok(json!({
+    let user = match caller.login {
+        Some(login) => {
+            let user = resource(app, ResourceType::User, login.user.into()).await?;
+            Some(pick(&user, &["resourceType", "id", "email", "firstName", "lastName"]))
+        }
+        None => None,
+    };
+    let mut told = json!({
         "project": pick(&project, &["resourceType", "id", "name", "superAdmin"]),
         "membership": pick(&membership, &["resourceType", "id", "project", "user", "profile", "admin", "accessPolicy"]),
         "profile": profile,
@@ -50,7 +57,11 @@ async fn describe(app: &App, caller: &Caller) -> Result<Value, Outcome> {
             Role::ProjectAdmin => "project-admin",
             Role::Member => "member",
         },
-    }))
+    });
+    if let (Some(map), Some(user)) = (told.as_object_mut(), user) {
+        map.insert("user".to_owned(), Value::Object(user));
+    }
+    Ok(told)
 }
 
 async fn resource(

@@ -1,7 +1,9 @@
 //! The routes beside FHIR that Medplum's clients call.
 
 mod create_client;
+mod invite;
 mod me;
 
 pub(crate) use create_client::create_client;
+pub(crate) use invite::invite;
 pub(crate) use me::me;

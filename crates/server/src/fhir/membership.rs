@@ -1,9 +1,9 @@
 //! What is particular to ProjectMembership: it decides who is admin, so everything it names must be
 //! there, in the same project.
 
-use keyrelay_core::caller::Profile;
+use keyrelay_core::caller::{Profile, Role};
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId};
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, UserId};
 use keyrelay_store::MembershipRow;
 use serde_json::{Map, Value};
 
@@ -36,17 +36,7 @@ pub(super) async fn row(
         return Err(Outcome::not_supported("Use accessPolicy: parameterised policies are not enforced here")
             .at("ProjectMembership.access"));
     }
-    let client = reference(resource, "profile", ResourceType::ClientApplication)?;
-    if client != reference(resource, "user", ResourceType::ClientApplication)? {
-        return Err(Outcome::invalid_at(
-            "ProjectMembership.user",
-            "For a client application, user and profile are the same",
-        ));
-    }
-    if let Some(client) = client {
-        must_exist(act, ResourceType::ClientApplication, client, own_project, "ProjectMembership.profile")
-            .await?;
-    }
+    let member = member(act, own_project, resource).await?;
     let policy = reference(resource, "accessPolicy", ResourceType::AccessPolicy)?;
     if let Some(policy) = policy {
         must_exist(act, ResourceType::AccessPolicy, policy, own_project, "ProjectMembership.accessPolicy")
@@ -56,9 +46,9 @@ pub(super) async fn row(
     let row = MembershipRow {
         id,
         project: own_project,
-        client: client.map(ClientId::from),
-        user: None,
-        profile: client.map(|client| Profile::client(client.into())),
+        client: member.client,
+        user: member.user,
+        profile: Some(member.profile),
         active: flag("active").unwrap_or(true),
         admin: flag("admin").unwrap_or(false),
         policy,
@@ -72,6 +62,55 @@ pub(super) async fn row(
         return Err(Outcome::conflict("This is your own membership: this change would lock you out"));
     }
     Ok(row)
+}
+
+/// Who is the member, and in whose name.
+struct Member {
+    client: Option<ClientId>,
+    user: Option<UserId>,
+    profile: Profile,
+}
+
+/// A client application acts in its own name; a person has a User to log in with and a Practitioner
+/// to act as.
+async fn member(act: Act<'_>, project: ProjectId, resource: &Map<String, Value>) -> Result<Member, Outcome> {
+    let named = |element: &str| {
+        let text = resource.get(element).and_then(|value| value.get("reference")).and_then(Value::as_str);
+        text.and_then(Profile::parse)
+    };
+    let forms = "A membership is of a ClientApplication (user and profile are the same), or of a User with a Practitioner as profile";
+    let (Some(user), Some(profile)) = (named("user"), named("profile")) else {
+        return Err(Outcome::invalid_at("ProjectMembership.user", forms));
+    };
+    match (user.resource_type, profile.resource_type) {
+        (ResourceType::ClientApplication, _) if user == profile => {
+            let expression = "ProjectMembership.profile";
+            must_exist(act, ResourceType::ClientApplication, profile.id, project, expression).await?;
+            Ok(Member { client: Some(profile.id.into()), user: None, profile })
+        }
+        (ResourceType::User, ResourceType::Practitioner) => {
+            let expression = "ProjectMembership.profile";
+            must_exist(act, ResourceType::Practitioner, profile.id, project, expression).await?;
+            must_be_user(act, user.id.into(), project).await?;
+            Ok(Member { client: None, user: Some(user.id.into()), profile })
+        }
+        _ => Err(Outcome::invalid_at("ProjectMembership.user", forms)),
+    }
+}
+
+/// Makes sure that a user can be a member: one of the project, or, if a Super Admin says so, one that is
+/// for every project.
+async fn must_be_user(act: Act<'_>, user: UserId, project: ProjectId) -> Result<(), Outcome> {
+    let account = act.app.store.user(user).await?;
+    let fits = account.is_some_and(|account| match account.row.project {
+        Some(own) => own == project,
+        None => act.caller.role == Role::SuperAdmin,
+    });
+    if fits {
+        Ok(())
+    } else {
+        Err(Outcome::invalid_at("ProjectMembership.user", "There is no such User in the project"))
+    }
 }
 
 /// Reads a reference to a resource of one type. `None` if the element is not there.

@@ -14,6 +14,7 @@ mod render;
 mod request;
 mod rotate_secret;
 mod search;
+mod user;
 mod versions;
 mod write;
 
@@ -37,6 +38,7 @@ pub(crate) use membership::is_there;
 pub(crate) use render::{Rendered, stored_resource};
 pub(crate) use request::Content;
 use request::{FhirRequest, Reply};
+pub(crate) use user::email;
 pub(crate) use versions::{Act, first_version};
 
 /// Methods of a resource type.

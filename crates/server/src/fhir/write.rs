@@ -11,6 +11,7 @@ use keyrelay_core::limits::{CONFLICT_RETRIES_MAX, INDEX_ROWS_MAX, NAME_CHARS_MAX
 use keyrelay_core::policy::Interaction;
 use keyrelay_store::{
     Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, Search, StoreError,
+    UserRow,
 };
 use serde_json::{Map, Value, json};
 
@@ -20,7 +21,7 @@ use super::render::{ShownSecrets, stored_resource};
 use super::request::{Content, FhirRequest, Reply};
 use super::search::{find, read_query};
 use super::versions::{Act, CLIENTS_META, first_version, next_version};
-use super::{access_policy, allow, membership, patch, project};
+use super::{access_policy, allow, membership, patch, project, user};
 use crate::App;
 use crate::error::Outcome;
 
@@ -102,8 +103,9 @@ pub(super) enum Particulars {
     Client(ClientRow),
     Project(ProjectRow),
     Membership(MembershipRow),
-    /// An AccessPolicy of that project, which has no row of its own.
-    Policy(ProjectId),
+    User(UserRow, ProjectId),
+    /// A resource of that project which has no row of its own.
+    Plain(ProjectId),
 }
 
 impl Particulars {
@@ -112,7 +114,7 @@ impl Particulars {
             Self::Client(row) => row.project,
             Self::Project(row) => row.id,
             Self::Membership(row) => row.project,
-            Self::Policy(project) => *project,
+            Self::User(_, project) | Self::Plain(project) => *project,
         }
     }
 }
@@ -137,8 +139,12 @@ async fn particulars(
             .await
             .map(Particulars::Membership),
         ResourceType::AccessPolicy => {
-            access_policy::check(&draft.resource).map(|()| Particulars::Policy(project))
+            access_policy::check(&draft.resource).map(|()| Particulars::Plain(project))
         }
+        ResourceType::User => {
+            user::row(act, id.into(), project, &draft.resource).map(|row| Particulars::User(row, project))
+        }
+        ResourceType::Practitioner => Ok(Particulars::Plain(project)),
         _ => Err(Outcome::not_found()),
     }
 }
@@ -200,7 +206,8 @@ fn put_row(particulars: &Particulars, change: &mut Change) {
             }
         }
         Particulars::Membership(row) => change.put_membership(row),
-        Particulars::Policy(_) => {}
+        Particulars::User(row, _) => change.put_user(row),
+        Particulars::Plain(_) => {}
     }
 }
 
@@ -442,6 +449,7 @@ pub(super) async fn delete(
             ResourceType::ClientApplication => change.delete_client(id.into()),
             ResourceType::Project => change.delete_project(id.into()),
             ResourceType::ProjectMembership => change.delete_membership(id.into()),
+            ResourceType::User => change.delete_user(id.into()),
             _ => {}
         }
         let next = ResourceVersion {

@@ -129,6 +129,6 @@ async fn public(app: &App, id: &str, from: IpAddr) -> Result<Proved, NotProved> 
 }
 
 /// Whether a client has something other than a secret to prove itself by.
-fn can_prove_itself(client: &Map<String, Value>) -> bool {
+pub(crate) fn can_prove_itself(client: &Map<String, Value>) -> bool {
     OTHER_PROOFS.iter().any(|name| client.contains_key(*name))
 }

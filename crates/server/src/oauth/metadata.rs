@@ -8,10 +8,25 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Value, json};
 
+use super::token::GRANT_TYPES;
 use crate::App;
 use crate::headers::JSON;
 
 const AUTH_METHODS: [&str; 2] = ["client_secret_basic", "client_secret_post"];
+/// At the token and revocation endpoints also a client that has nothing to prove itself by, for people.
+const TOKEN_AUTH_METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "none"];
+const SCOPES: [&str; 10] = [
+    "openid",
+    "profile",
+    "fhirUser",
+    "email",
+    "offline_access",
+    "online_access",
+    "system/*.cruds",
+    "system/*.read",
+    "user/*.cruds",
+    "user/*.read",
+];
 /// Short, so that a change is seen soon; long enough to spare a request per token.
 const CACHE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
@@ -25,14 +40,18 @@ fn server_metadata(app: &App) -> Value {
         "issuer": base_url.as_str(),
         "token_endpoint": base_url.join("oauth2/token"),
         "jwks_uri": base_url.join(".well-known/jwks.json"),
-        "token_endpoint_auth_methods_supported": AUTH_METHODS,
-        "grant_types_supported": ["client_credentials"],
-        "response_types_supported": [],
+        "token_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "grant_types_supported": GRANT_TYPES,
+        "authorization_endpoint": base_url.join("oauth2/authorize"),
+        "authorization_response_iss_parameter_supported": true,
+        "code_challenge_methods_supported": ["S256"],
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
         "introspection_endpoint": base_url.join("oauth2/introspect"),
         "introspection_endpoint_auth_methods_supported": AUTH_METHODS,
         "revocation_endpoint": base_url.join("oauth2/revoke"),
-        "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
-        "scopes_supported": ["openid", "system/*.read", "system/*.write", "system/*.cruds"],
+        "revocation_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "scopes_supported": SCOPES,
     })
 }
 
@@ -46,6 +65,9 @@ pub(crate) async fn openid_configuration(State(app): State<App>) -> Response {
     let mut metadata = server_metadata(&app);
     if let Some(map) = metadata.as_object_mut() {
         map.insert("userinfo_endpoint".to_owned(), json!(app.config.base_url.join("oauth2/userinfo")));
+        let claims =
+            ["sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "sid", "name", "email", "fhirUser"];
+        map.insert("claims_supported".to_owned(), json!(claims));
         map.insert("subject_types_supported".to_owned(), json!(["public"]));
         map.insert("id_token_signing_alg_values_supported".to_owned(), json!(["ES256"]));
     }
@@ -70,12 +92,25 @@ pub(crate) async fn smart_configuration(State(app): State<App>) -> Response {
         "issuer": base_url.as_str(),
         "jwks_uri": base_url.join(".well-known/jwks.json"),
         "token_endpoint": base_url.join("oauth2/token"),
-        "token_endpoint_auth_methods_supported": AUTH_METHODS,
-        "grant_types_supported": ["client_credentials"],
+        "token_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "grant_types_supported": GRANT_TYPES,
+        "response_types_supported": ["code"],
+        "authorization_endpoint": base_url.join("oauth2/authorize"),
+        "code_challenge_methods_supported": ["S256"],
         "introspection_endpoint": base_url.join("oauth2/introspect"),
         "revocation_endpoint": base_url.join("oauth2/revoke"),
-        "scopes_supported": ["openid", "system/*.read", "system/*.write", "system/*.cruds"],
-        "capabilities": ["client-confidential-symmetric", "permission-v1", "permission-v2"],
+        "scopes_supported": SCOPES,
+        "capabilities": [
+            "launch-standalone",
+            "client-public",
+            "client-confidential-symmetric",
+            "sso-openid-connect",
+            "permission-offline",
+            "permission-online",
+            "permission-user",
+            "permission-v1",
+            "permission-v2",
+        ],
     }))
 }
 

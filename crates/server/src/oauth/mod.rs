@@ -11,6 +11,7 @@ mod revoke;
 mod token;
 mod userinfo;
 
+pub(crate) use client_auth::can_prove_itself;
 pub(crate) use introspect::introspect;
 pub(crate) use jose::{Bearer, TokenKeys, VerifiedToken};
 pub(crate) use metadata::{

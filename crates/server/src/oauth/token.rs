@@ -23,7 +23,7 @@ use crate::error::OAuthError;
 use crate::router::read_body_of;
 
 /// The grants there are (RFC 6749 §1.3).
-const GRANT_TYPES: [&str; 3] = ["client_credentials", "authorization_code", "refresh_token"];
+pub(super) const GRANT_TYPES: [&str; 3] = ["client_credentials", "authorization_code", "refresh_token"];
 /// Parameters that must not come in the query, where every proxy logs them (RFC 6749 §2.3.1).
 const NEVER_IN_QUERY: [&str; 8] = [
     "client_secret",

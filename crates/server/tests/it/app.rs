@@ -203,7 +203,10 @@ fn grant_form<'a>(id: &'a str, secret: &'a str) -> [(&'static str, &'a str); 3] 
 }
 
 fn http_from(address: Ipv4Addr) -> reqwest::Client {
-    let builder = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1));
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_mins(1));
     builder.local_address(IpAddr::from(address)).build().unwrap()
 }
 

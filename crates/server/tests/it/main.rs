@@ -9,6 +9,7 @@ mod client_auth;
 mod conformance;
 mod jwt;
 mod matrix;
+mod people;
 mod privilege;
 mod resources;
 mod rotate_secret;

@@ -161,7 +161,7 @@ async fn metrics_count_and_name_nobody() {
 async fn client_libraries_find_everything_by_the_metadata() {
     let test = TestApp::start().await;
     let base = format!("http://{}/", test.address);
-    let methods = json!(["client_secret_basic", "client_secret_post"]);
+    let methods = json!(["client_secret_basic", "client_secret_post", "none"]);
     let mut smart = Vec::new();
     for path in [
         ".well-known/openid-configuration",
@@ -176,7 +176,10 @@ async fn client_libraries_find_everything_by_the_metadata() {
         assert_eq!(body["token_endpoint"], format!("{base}oauth2/token"));
         assert_eq!(body["jwks_uri"], format!("{base}.well-known/jwks.json"));
         assert_eq!(body["token_endpoint_auth_methods_supported"], methods);
-        assert_eq!(body["grant_types_supported"], json!(["client_credentials"]));
+        assert_eq!(
+            body["grant_types_supported"],
+            json!(["client_credentials", "authorization_code", "refresh_token"])
+        );
         // Only what is there is named.
         for (name, url) in body.as_object().unwrap().iter().filter(|(name, _)| name.ends_with("_endpoint")) {
             let path = url.as_str().unwrap().strip_prefix(&base).unwrap();

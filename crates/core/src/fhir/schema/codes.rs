@@ -8,6 +8,10 @@ pub(super) static ACCESS_POLICY_INTERACTION: CodeList = CodeList {
     value_set: "https://medplum.com/fhir/ValueSet/access-poliicy-interactions",
     codes: &["create", "read", "update", "delete", "search", "history", "vread"],
 };
+pub(super) static ADMINISTRATIVE_GENDER: CodeList = CodeList {
+    value_set: "http://hl7.org/fhir/ValueSet/administrative-gender",
+    codes: &["male", "female", "other", "unknown"],
+};
 pub(super) static ADDRESS_TYPE: CodeList = CodeList {
     value_set: "http://hl7.org/fhir/ValueSet/address-type",
     codes: &["postal", "physical", "both"],

@@ -179,7 +179,7 @@ static ANNOTATION: DataType = DataType {
     ],
 };
 
-static HUMAN_NAME: DataType = DataType {
+pub(super) static HUMAN_NAME: DataType = DataType {
     name: "HumanName",
     elements: &[
         Element::optional("use", Kind::Enum(&codes::NAME_USE)),
@@ -192,7 +192,7 @@ static HUMAN_NAME: DataType = DataType {
     ],
 };
 
-static CONTACT_POINT: DataType = DataType {
+pub(super) static CONTACT_POINT: DataType = DataType {
     name: "ContactPoint",
     elements: &[
         Element::optional("system", Kind::Enum(&codes::CONTACT_POINT_SYSTEM)),
@@ -203,7 +203,7 @@ static CONTACT_POINT: DataType = DataType {
     ],
 };
 
-static ADDRESS: DataType = DataType {
+pub(super) static ADDRESS: DataType = DataType {
     name: "Address",
     elements: &[
         Element::optional("use", Kind::Enum(&codes::ADDRESS_USE)),

@@ -17,6 +17,10 @@ pub enum ResourceType {
     ProjectMembership,
     /// What a member may do.
     AccessPolicy,
+    /// The account of a person.
+    User,
+    /// In whose name a person acts.
+    Practitioner,
     /// What happened; written by the server only.
     AuditEvent,
     /// Definition of a resource type; built in.
@@ -36,11 +40,13 @@ pub struct UnknownResourceType;
 
 impl ResourceType {
     /// Every type, in the order of documentation.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Project,
         Self::ClientApplication,
         Self::ProjectMembership,
         Self::AccessPolicy,
+        Self::User,
+        Self::Practitioner,
         Self::AuditEvent,
         Self::StructureDefinition,
         Self::OperationDefinition,
@@ -56,6 +62,8 @@ impl ResourceType {
             Self::ClientApplication => "ClientApplication",
             Self::ProjectMembership => "ProjectMembership",
             Self::AccessPolicy => "AccessPolicy",
+            Self::User => "User",
+            Self::Practitioner => "Practitioner",
             Self::AuditEvent => "AuditEvent",
             Self::StructureDefinition => "StructureDefinition",
             Self::OperationDefinition => "OperationDefinition",
@@ -116,6 +124,9 @@ mod tests {
             .filter(|known| known.is_writable())
             .map(ResourceType::as_str)
             .collect();
-        assert_eq!(writable, ["Project", "ClientApplication", "ProjectMembership", "AccessPolicy"]);
+        assert_eq!(
+            writable,
+            ["Project", "ClientApplication", "ProjectMembership", "AccessPolicy", "User", "Practitioner"]
+        );
     }
 }

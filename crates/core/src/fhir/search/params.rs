@@ -14,6 +14,8 @@ pub fn parameters(resource_type: ResourceType) -> impl Iterator<Item = &'static 
         ResourceType::ClientApplication => CLIENT_APPLICATION,
         ResourceType::ProjectMembership => PROJECT_MEMBERSHIP,
         ResourceType::AccessPolicy => ACCESS_POLICY,
+        ResourceType::User => USER,
+        ResourceType::Practitioner => PRACTITIONER,
         ResourceType::AuditEvent => AUDIT_EVENT,
         ResourceType::StructureDefinition => STRUCTURE_DEFINITION,
         ResourceType::OperationDefinition => OPERATION_DEFINITION,
@@ -95,6 +97,26 @@ static PROJECT_MEMBERSHIP: &[SearchParam] = &[
 ];
 
 static ACCESS_POLICY: &[SearchParam] = &[string("name", &["name"])];
+
+static USER: &[SearchParam] = &[
+    string("email", &["email"]),
+    string("external-id", &["externalId"]),
+    token("identifier", &["identifier"]),
+    string("name", &["firstName", "lastName"]),
+    reference("project", &["project"], &["Project"]),
+    token("active", &["active"]),
+];
+
+static PRACTITIONER: &[SearchParam] = &[
+    token("active", &["active"]),
+    token("communication", &["communication"]),
+    string("family", &["name.family"]),
+    token("gender", &["gender"]),
+    string("given", &["name.given"]),
+    token("identifier", &["identifier"]),
+    string("name", &["name.family", "name.given", "name.text"]),
+    token("telecom", &["telecom"]),
+];
 
 static AUDIT_EVENT: &[SearchParam] = &[
     token("action", &["action"]),

@@ -1,0 +1,296 @@
+//! `POST /admin/projects/{id}/invite`: makes a person a member of a project. No mail is sent: the admin
+//! who invites is given a link, and hands it on. Whoever has the link sets the password, once.
+
+use std::net::IpAddr;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{Method, StatusCode};
+use keyrelay_core::caller::Profile;
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::schema::validate;
+use keyrelay_core::id::{MembershipId, ProjectId, ResourceId, UserId};
+use keyrelay_core::limits::SET_PASSWORD_LIFETIME;
+use keyrelay_core::password::PlainPassword;
+use keyrelay_core::policy::Interaction;
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::ticket::TicketKind;
+use keyrelay_store::{Change, MembershipRow, UserRow};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use crate::App;
+use crate::auth::{self, ClientAddress};
+use crate::error::Outcome;
+use crate::fhir::{Act, Content, Rendered, email, first_version, is_there, stored_resource};
+use crate::headers::{FHIR_JSON, NO_STORE};
+use crate::login::hash;
+
+/// The members of the body.
+const MEMBERS: [&str; 12] = [
+    "resourceType",
+    "firstName",
+    "lastName",
+    "email",
+    "externalId",
+    "password",
+    "sendEmail",
+    "membership",
+    "admin",
+    "accessPolicy",
+    "scope",
+    "upsert",
+];
+/// What is made by it.
+const MADE: [ResourceType; 3] =
+    [ResourceType::User, ResourceType::Practitioner, ResourceType::ProjectMembership];
+
+pub(crate) async fn invite(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    project: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let project = project.map(|Path(project)| project).unwrap_or_default();
+    match answer(&app, from, &project, request).await {
+        Ok(body) => {
+            let headers = [(CONTENT_TYPE, FHIR_JSON), (CACHE_CONTROL, NO_STORE)];
+            (StatusCode::OK, headers, body.into_string()).into_response()
+        }
+        Err(outcome) => outcome.into_response(),
+    }
+}
+
+/// Who is invited, and as what.
+struct Invitation {
+    first_name: String,
+    last_name: String,
+    email: String,
+    external_id: Option<String>,
+    password: Option<PlainPassword>,
+    admin: bool,
+    policy: Option<ResourceId>,
+}
+
+async fn answer(app: &App, from: IpAddr, project: &str, request: Request) -> Result<Rendered, Outcome> {
+    if request.method() != Method::POST {
+        return Err(Outcome::method_not_allowed("POST"));
+    }
+    let (parts, body) = request.into_parts();
+    let caller = auth::caller(app, &parts.headers, from).await?;
+    if !caller.is_admin() || !MADE.iter().all(|kind| caller.may(Interaction::Create, *kind)) {
+        return Err(Outcome::forbidden("Only an admin of the project may invite people to it"));
+    }
+    let body = Content::Http { headers: parts.headers, body }.into_object().await?;
+    let project =
+        ProjectId::parse(project).filter(|id| caller.reaches(*id)).ok_or_else(Outcome::not_found)?;
+    if !is_there(app, ResourceType::Project, project.into(), project).await? {
+        return Err(Outcome::not_found());
+    }
+    let invitation = read(body)?;
+    if let Some(policy) = invitation.policy
+        && !is_there(app, ResourceType::AccessPolicy, policy, project).await?
+    {
+        return Err(Outcome::invalid_at("accessPolicy", "There is no such AccessPolicy in the project"));
+    }
+    make(Act::now(app, &caller, from), project, invitation).await
+}
+
+fn read(mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
+    if body.keys().any(|name| !MEMBERS.contains(&name.as_str())) {
+        let known = MEMBERS.join(", ");
+        return Err(Outcome::invalid(format!("The body has an unknown member; known are: {known}")));
+    }
+    let password = match body.remove("password") {
+        Some(Value::String(text)) => Some(
+            PlainPassword::presented(Zeroizing::new(text))
+                .ok_or_else(|| Outcome::invalid_at("password", "password is too long"))?,
+        ),
+        None => None,
+        Some(_) => return Err(Outcome::invalid_at("password", "password must be a string")),
+    };
+    let text = |name: &'static str| match body.get(name) {
+        Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+        None => Ok(None),
+        Some(_) => Err(Outcome::invalid_at(name, format!("{name} must be a string"))),
+    };
+    let needed = |name: &'static str| {
+        text(name)?.ok_or_else(|| Outcome::invalid_at(name, format!("{name} is missing")))
+    };
+    if needed("resourceType")? != ResourceType::Practitioner.as_str() {
+        return Err(Outcome::not_supported("People are invited as Practitioner").at("resourceType"));
+    }
+    match text("scope")?.as_deref() {
+        None | Some("project") => {}
+        Some(_) => {
+            return Err(Outcome::not_supported(
+                "An invited account is for its project only: scope must be project, or left out",
+            )
+            .at("scope"));
+        }
+    }
+    let membership = body.get("membership");
+    let setting =
+        |name: &str| membership.and_then(|membership| membership.get(name)).or_else(|| body.get(name));
+    let policy = setting("accessPolicy").map(|reference| {
+        let text = reference.get("reference").and_then(Value::as_str).unwrap_or_default();
+        let id = text.strip_prefix("AccessPolicy/").and_then(ResourceId::parse);
+        id.ok_or_else(|| {
+            Outcome::invalid_at(
+                "accessPolicy",
+                "accessPolicy must be a reference of the form {\"reference\": \"AccessPolicy/[id]\"}",
+            )
+        })
+    });
+    let email = email(&needed("email")?, "email")?;
+    if let Some(password) = &password {
+        let problem = password.check(&email);
+        problem.map_err(|problem| Outcome::invalid_at("password", format!("The password {problem}")))?;
+    }
+    Ok(Invitation {
+        first_name: needed("firstName")?,
+        last_name: needed("lastName")?,
+        email,
+        external_id: text("externalId")?,
+        password,
+        admin: setting("admin").and_then(Value::as_bool).unwrap_or(false),
+        policy: policy.transpose()?,
+    })
+}
+
+async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Result<Rendered, Outcome> {
+    let app = act.app;
+    let name = format!("{} {}", invitation.first_name, invitation.last_name);
+    let known = app.store.users_by_email(&invitation.email, Some(project)).await?;
+    let known = known.into_iter().find(|account| account.row.project == Some(project));
+    let mut change = act.change();
+    let user = match &known {
+        Some(account) => account.row.id,
+        None => make_user(act, project, &invitation, &name, &mut change)?,
+    };
+    let has_password = known.as_ref().is_some_and(|account| account.password_hash.is_some());
+    let link = match invitation.password {
+        Some(_) if has_password => {
+            return Err(Outcome::conflict(
+                "There is an account of this email, and it has a password: leave password out",
+            ));
+        }
+        Some(password) => {
+            change.set_password(user, hash(app, password).await?, None);
+            None
+        }
+        None if has_password => None,
+        None => {
+            let link = known.as_ref().map_or(0, |account| account.password_link).saturating_add(1);
+            change.open_password_link(user, link, act.now.plus(SET_PASSWORD_LIFETIME));
+            Some(app.keyring.issue_ticket(TicketKind::SetPassword, user.uuid(), link))
+        }
+    };
+    let practitioner = ResourceId::random(app.entropy.as_ref());
+    let resource = json!({
+        "resourceType": "Practitioner",
+        "name": [{ "given": [invitation.first_name], "family": invitation.last_name }],
+        "telecom": [{ "system": "email", "use": "work", "value": invitation.email }],
+    });
+    let resource = checked(resource)?;
+    first_version(act, ResourceType::Practitioner, practitioner, project, resource, &mut change);
+    let profile = Profile { resource_type: ResourceType::Practitioner, id: practitioner };
+
+    let membership = MembershipId::random(app.entropy.as_ref());
+    let mut resource = json!({
+        "resourceType": "ProjectMembership",
+        "project": { "reference": format!("Project/{project}") },
+        "user": { "reference": format!("User/{user}"), "display": name },
+        "profile": { "reference": profile.to_string(), "display": name },
+        "userName": invitation.email,
+        "admin": invitation.admin,
+    });
+    if let (Some(map), Some(policy)) = (resource.as_object_mut(), invitation.policy) {
+        map.insert("accessPolicy".to_owned(), json!({ "reference": format!("AccessPolicy/{policy}") }));
+    }
+    let resource = checked(resource)?;
+    let kind = ResourceType::ProjectMembership;
+    let version = first_version(act, kind, membership.into(), project, resource, &mut change);
+    change.put_membership(&MembershipRow {
+        id: membership,
+        project,
+        client: None,
+        user: Some(user),
+        profile: Some(profile),
+        active: true,
+        admin: invitation.admin,
+        policy: invitation.policy,
+    });
+    let answer =
+        Rendered::serialize(&WithLink { app, membership: &stored_resource(&version)?, link: link.as_ref() })?;
+    app.store.commit(change).await?;
+    tracing::info!(%user, %project, by = %act.caller.profile, "a person was invited");
+    Ok(answer)
+}
+
+fn make_user(
+    act: Act<'_>,
+    project: ProjectId,
+    invitation: &Invitation,
+    name: &str,
+    change: &mut Change,
+) -> Result<UserId, Outcome> {
+    let user = UserId::random(act.app.entropy.as_ref());
+    let mut resource = json!({
+        "resourceType": "User",
+        "firstName": invitation.first_name,
+        "lastName": invitation.last_name,
+        "email": invitation.email,
+        "project": { "reference": format!("Project/{project}") },
+    });
+    if let (Some(map), Some(external)) = (resource.as_object_mut(), &invitation.external_id) {
+        map.insert("externalId".to_owned(), json!(external));
+    }
+    first_version(act, ResourceType::User, user.into(), project, checked(resource)?, change);
+    change.put_user(&UserRow {
+        id: user,
+        project: Some(project),
+        email: invitation.email.clone(),
+        name: Some(name.to_owned()),
+        active: true,
+    });
+    Ok(user)
+}
+
+/// A resource that was put together here of what somebody sent.
+fn checked(resource: Value) -> Result<Map<String, Value>, Outcome> {
+    let Value::Object(map) = resource else { return Err(Outcome::internal()) };
+    validate(&map).map_err(Outcome::schema)?;
+    Ok(map)
+}
+
+/// The membership, with the link beside it: in the answer only, never in what is stored.
+struct WithLink<'a> {
+    app: &'a App,
+    membership: &'a Map<String, Value>,
+    link: Option<&'a PlainSecret>,
+}
+
+impl Serialize for WithLink<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in self.membership {
+            map.serialize_entry(name, value)?;
+        }
+        if let Some(link) = self.link {
+            let base = &self.app.config.base_url;
+            let path = Zeroizing::new(format!("auth/setpassword/{}", link.reveal()));
+            map.serialize_entry(
+                "extension",
+                &[json!({
+                    "url": base.join("fhir/StructureDefinition/set-password-link"),
+                    "valueUrl": base.join(&path),
+                })],
+            )?;
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,239 @@
+//! The steps of a login, whoever takes them. Each is decided on the session as it was read and written
+//! only if it still is so. Wrong password, unknown person, switched-off account, no membership: one
+//! answer at one cost (P5).
+
+use std::net::IpAddr;
+
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SessionId};
+use keyrelay_core::lockout;
+use keyrelay_core::password::PlainPassword;
+use keyrelay_core::scope::Scope;
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::session::{Session, SessionAccess, Stage};
+use keyrelay_core::ticket::TicketKind;
+use keyrelay_core::totp::TotpKey;
+use keyrelay_store::{Change, Conflict, MembershipChoice, StoreError, UserAccount};
+
+use crate::App;
+use crate::error::Outcome;
+
+/// What somebody logs in with, and for what.
+pub(super) struct LoginRequest {
+    /// In lower case.
+    pub(super) email: String,
+    pub(super) password: PlainPassword,
+    pub(super) client: Option<ClientId>,
+    /// The project of the client, or the one that was named.
+    pub(super) project: Option<ProjectId>,
+    pub(super) scope: Scope,
+    pub(super) nonce: Option<String>,
+    pub(super) redirect_uri: Option<String>,
+    pub(super) code_challenge: Option<String>,
+    pub(super) refreshable: bool,
+    /// Whether the person must agree to what the client asks for.
+    pub(super) consent: bool,
+}
+
+/// Why a step was not taken.
+#[derive(Debug)]
+pub(super) enum NotLoggedIn {
+    /// Wrong, unknown, off, locked: nobody learns which.
+    Refused,
+    /// There is no such login, it is over, or it is at another step.
+    NoLogin,
+    /// Too many failures, or too many at once.
+    Throttled,
+    Store(StoreError),
+}
+
+impl From<StoreError> for NotLoggedIn {
+    fn from(error: StoreError) -> Self {
+        match error {
+            // Somebody else took the step.
+            StoreError::Conflict(Conflict::Version) => Self::NoLogin,
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl From<NotLoggedIn> for Outcome {
+    fn from(error: NotLoggedIn) -> Self {
+        match error {
+            NotLoggedIn::Refused => Self::invalid("Email or password is invalid"),
+            NotLoggedIn::NoLogin => {
+                Self::invalid("There is no such login, it is over, or it is at another step: log in again")
+            }
+            NotLoggedIn::Throttled => Self::throttled(),
+            NotLoggedIn::Store(error) => error.into(),
+        }
+    }
+}
+
+/// The code that a session at [`Stage::Code`] gives.
+pub(super) fn code(app: &App, session: &Session) -> PlainSecret {
+    app.keyring.issue_ticket(TicketKind::Code, session.id.uuid(), 0)
+}
+
+/// The first step: the password.
+pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Result<Session, NotLoggedIn> {
+    let now = app.now();
+    if app.limiter.blocks(from, now) {
+        return Err(NotLoggedIn::Throttled);
+    }
+    let mut found = app.store.users_by_email(&request.email, request.project).await?;
+    // Without a project, two accounts of one address cannot be told apart.
+    let ambiguous = found.len() > 1 && request.project.is_none();
+    let account = if ambiguous || found.is_empty() { None } else { Some(found.swap_remove(0)) };
+    let hash = account.as_ref().and_then(|account| account.password_hash.clone());
+    let right = app.passwords.verify(hash, request.password).await.map_err(|_| NotLoggedIn::Throttled)?;
+    let Some(account) = account else { return Err(refuse(app, None, from, "unknown person").await) };
+    if lockout::wait(account.failures, account.last_failure, now).is_some() {
+        return Err(refuse(app, None, from, "account waits after failures").await);
+    }
+    if !right {
+        return Err(refuse(app, Some(&account), from, "wrong password").await);
+    }
+    let choices = app.store.memberships_of(account.row.id, request.project).await?;
+    if !account.row.active || choices.is_empty() {
+        return Err(refuse(app, None, from, "account is off or has no membership").await);
+    }
+    let session = Session {
+        nonce: request.nonce,
+        redirect_uri: request.redirect_uri,
+        code_challenge: request.code_challenge,
+        refreshable: request.refreshable,
+        ..Session::begin(
+            SessionId::random(app.entropy.as_ref()),
+            account.row.id,
+            request.client,
+            request.scope,
+            now,
+        )
+    };
+    let session = if account.totp_confirmed {
+        session
+    } else {
+        after_second_factor(app, session, &choices, request.consent)
+    };
+    let session = Session { revision: 0, ..session };
+    let mut change = Change::new();
+    if account.failures > 0 {
+        change.forgive_login_failures(account.row.id);
+    }
+    change.create_session(&session);
+    app.store.commit(change).await?;
+    Ok(session)
+}
+
+/// Counts, logs, and says the one thing that is said.
+async fn refuse(app: &App, account: Option<&UserAccount>, from: IpAddr, why: &'static str) -> NotLoggedIn {
+    app.metrics.refused.inc();
+    app.limiter.count(from, ClientId::NIL, app.now());
+    tracing::info!(%from, why, "a person was not let in");
+    if let Some(account) = account {
+        let mut change = Change::new();
+        change.count_login_failure(account.row.id, app.now());
+        if let Err(error) = app.store.commit(change).await {
+            return error.into();
+        }
+    }
+    NotLoggedIn::Refused
+}
+
+/// What follows when it is certain who it is.
+fn after_second_factor(app: &App, session: Session, choices: &[MembershipChoice], consent: bool) -> Session {
+    match choices {
+        [only] => after_membership(app, Session { membership: Some(only.id), ..session }, consent),
+        _ => session.at(Stage::Membership),
+    }
+}
+
+fn after_membership(app: &App, session: Session, consent: bool) -> Session {
+    if consent { session.at(Stage::Consent) } else { session.with_code(app.now()) }
+}
+
+/// Reads a login that waits at a stage.
+pub(super) async fn waiting(
+    app: &App,
+    session: SessionId,
+    stage: Stage,
+) -> Result<SessionAccess, NotLoggedIn> {
+    let access = app.store.session(session).await?;
+    access
+        .filter(|access| access.session.is_at(stage, app.now()) && access.user.active)
+        .ok_or(NotLoggedIn::NoLogin)
+}
+
+async fn write(app: &App, session: Session) -> Result<Session, NotLoggedIn> {
+    let mut change = Change::new();
+    change.move_session(&session);
+    app.store.commit(change).await?;
+    Ok(session)
+}
+
+/// The second step: the code of an authenticator app.
+pub(super) async fn second_factor(
+    app: &App,
+    session: SessionId,
+    token: &str,
+    project: Option<ProjectId>,
+    consent: bool,
+    from: IpAddr,
+) -> Result<Session, NotLoggedIn> {
+    let now = app.now();
+    if app.limiter.blocks(from, now) {
+        return Err(NotLoggedIn::Throttled);
+    }
+    let access = waiting(app, session, Stage::SecondFactor).await?;
+    let account = app.store.user(access.user.id).await?.ok_or(NotLoggedIn::NoLogin)?;
+    if lockout::wait(account.failures, account.last_failure, now).is_some() {
+        return Err(refuse(app, None, from, "account waits after failures").await);
+    }
+    let Some(step) = accepted_step(app, &account, token) else {
+        return Err(refuse(app, Some(&account), from, "wrong code").await);
+    };
+    let choices = app.store.memberships_of(account.row.id, project).await?;
+    if choices.is_empty() {
+        return Err(NotLoggedIn::Refused);
+    }
+    let before = access.session.revision;
+    let next = after_second_factor(app, access.session, &choices, consent);
+    let next = Session { revision: before + 1, ..next };
+    let mut change = Change::new();
+    change.accept_second_factor(account.row.id, step);
+    change.move_session(&next);
+    app.store.commit(change).await?;
+    Ok(next)
+}
+
+/// The time step whose code this is, if the account may use it now.
+pub(super) fn accepted_step(app: &App, account: &UserAccount, token: &str) -> Option<i64> {
+    let sealed = account.totp_sealed.as_ref()?;
+    let key = app.keyring.open_second_factor(account.row.id, sealed).map_err(|error| {
+        tracing::error!(user = %account.row.id, %error, "a second factor cannot be opened");
+    });
+    TotpKey::from_bytes(key.ok()?).accepts(token, app.now(), account.totp_step)
+}
+
+/// The third step, where there is a choice: the membership.
+pub(super) async fn membership(
+    app: &App,
+    session: SessionId,
+    chosen: MembershipId,
+    project: Option<ProjectId>,
+    consent: bool,
+) -> Result<Session, NotLoggedIn> {
+    let access = waiting(app, session, Stage::Membership).await?;
+    let choices = app.store.memberships_of(access.user.id, project).await?;
+    if !choices.iter().any(|choice| choice.id == chosen) {
+        return Err(NotLoggedIn::NoLogin);
+    }
+    let before = access.session.revision;
+    let next = after_membership(app, Session { membership: Some(chosen), ..access.session }, consent);
+    write(app, Session { revision: before + 1, ..next }).await
+}
+
+/// The last step, in a browser: what the person said to what the client asks for.
+pub(super) async fn consent(app: &App, session: Session, allowed: bool) -> Result<Session, NotLoggedIn> {
+    write(app, if allowed { session.with_code(app.now()) } else { session.ended() }).await
+}

@@ -1,0 +1,124 @@
+//! `/auth/mfa/*`: a person who is logged in sets up an authenticator app, or removes it. The key is kept
+//! sealed; it counts only once a code made from it was right.
+
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, Method};
+use keyrelay_core::caller::{Caller, Login};
+use keyrelay_core::lockout;
+use keyrelay_core::totp::TotpKey;
+use keyrelay_store::{Change, UserAccount};
+use serde_json::{Value, json};
+
+use super::flow::accepted_step;
+use crate::App;
+use crate::auth::{self, ClientAddress};
+use crate::error::Outcome;
+use crate::fhir::Content;
+use crate::headers::{JSON, NO_STORE};
+
+fn told(body: String) -> Response {
+    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body).into_response()
+}
+
+/// The account of a caller who is a person.
+async fn account(app: &App, caller: &Caller) -> Result<(Login, UserAccount), Outcome> {
+    let login = caller.login.ok_or_else(|| Outcome::forbidden("Only a person has a second factor"))?;
+    let account = app.store.user(login.user).await?.ok_or_else(Outcome::login)?;
+    Ok((login, account))
+}
+
+/// `GET /auth/mfa/status`: whether an app is set up, and if not, what to give it.
+pub(crate) async fn status(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let done = async {
+        if !matches!(method, Method::GET | Method::HEAD) {
+            return Err(Outcome::method_not_allowed("GET"));
+        }
+        let caller = auth::caller(&app, &headers, from).await?;
+        let (login, account) = account(&app, &caller).await?;
+        if account.totp_confirmed {
+            return Ok(told(json!({ "enrolled": true }).to_string()));
+        }
+        let key = if let Some(sealed) = &account.totp_sealed {
+            let opened = app.keyring.open_second_factor(login.user, sealed).map_err(|error| {
+                tracing::error!(user = %login.user, %error, "a second factor cannot be opened");
+                Outcome::internal()
+            })?;
+            TotpKey::from_bytes(opened)
+        } else {
+            let key = TotpKey::generate(app.entropy.as_ref());
+            let sealed = app.keyring.seal_second_factor(login.user, key.as_bytes(), app.entropy.as_ref());
+            let mut change = Change::new();
+            change.require(&caller);
+            change.set_second_factor(login.user, Some(&sealed));
+            app.store.commit(change).await?;
+            key
+        };
+        let uri = key.uri(app.config.base_url.host(), &account.row.email);
+        Ok(told(json!({ "enrolled": false, "enrollUri": *uri }).to_string()))
+    };
+    done.await.unwrap_or_else(Outcome::into_response)
+}
+
+/// `POST /auth/mfa/enroll`: confirms the app by a code of it.
+pub(crate) async fn enroll(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    request: Request,
+) -> Response {
+    let done = with_code(&app, from, request, |account, change, step| {
+        change.accept_second_factor(account.row.id, step);
+        json!({ "enrolled": true })
+    });
+    done.await.unwrap_or_else(Outcome::into_response)
+}
+
+/// `POST /auth/mfa/disable`: removes the app, by a last code of it.
+pub(crate) async fn disable(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    request: Request,
+) -> Response {
+    let done = with_code(&app, from, request, |account, change, step| {
+        change.accept_second_factor(account.row.id, step);
+        change.set_second_factor(account.row.id, None);
+        json!({ "enrolled": false })
+    });
+    done.await.unwrap_or_else(Outcome::into_response)
+}
+
+async fn with_code(
+    app: &App,
+    from: std::net::IpAddr,
+    request: Request,
+    then: impl FnOnce(&UserAccount, &mut Change, i64) -> Value,
+) -> Result<Response, Outcome> {
+    if request.method() != Method::POST {
+        return Err(Outcome::method_not_allowed("POST"));
+    }
+    let (parts, body) = request.into_parts();
+    let caller = auth::caller(app, &parts.headers, from).await?;
+    let body = Content::Http { headers: parts.headers, body }.into_object().await?;
+    let token = body.get("token").and_then(Value::as_str);
+    let token = token.ok_or_else(|| Outcome::invalid_at("token", "token must be the code of the app"))?;
+    let (_, account) = account(app, &caller).await?;
+    if lockout::wait(account.failures, account.last_failure, app.now()).is_some() {
+        return Err(Outcome::throttled());
+    }
+    let mut change = Change::new();
+    change.require(&caller);
+    let Some(step) = accepted_step(app, &account, token) else {
+        change.count_login_failure(account.row.id, app.now());
+        app.store.commit(change).await?;
+        return Err(Outcome::invalid_at("token", "The code is not valid"));
+    };
+    let answer = then(&account, &mut change, step);
+    app.store.commit(change).await?;
+    Ok(told(answer.to_string()))
+}
