@@ -144,6 +144,12 @@ pub enum Refused {
     /// The login has ended, or never got to its end.
     #[error("no such login")]
     NoSession,
+    /// A client assertion is not for this server, not of this time, or not of this client.
+    #[error("assertion does not hold")]
+    BadAssertion,
+    /// A client assertion was used before.
+    #[error("assertion was used before")]
+    Replayed,
     /// The token has been revoked.
     #[error("token is revoked")]
     Revoked,

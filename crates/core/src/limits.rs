@@ -123,3 +123,15 @@ pub const PASSWORD_BYTES_MAX: usize = 1024;
 pub const PASSWORD_QUEUE_MAX: usize = 64;
 /// Passwords hashed at once: each takes a core and 19 MiB.
 pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
+/// Largest key set of a client, in bytes.
+pub const JWKS_BYTES_MAX: usize = 64 * 1024;
+/// Most keys in it.
+pub const CLIENT_KEYS_MAX: usize = 16;
+/// The longest that a client assertion may still be good for (SMART App Launch 2.2, "Backend Services").
+pub const ASSERTION_LIFETIME_MAX: Duration = Duration::from_mins(5);
+/// How far a client's clock may be ahead.
+pub const ASSERTION_SKEW: Duration = Duration::from_secs(30);
+/// Longest `jti` of a client assertion, in bytes.
+pub const JTI_BYTES_MAX: usize = 256;
+/// How often what is dead is forgotten: logins, revocations, assertions.
+pub const SWEEP_INTERVAL: Duration = Duration::from_mins(10);

@@ -57,6 +57,12 @@ impl PlainSecret {
         Self(text.into())
     }
 
+    /// Takes a token that somebody sent, of whatever length: its reader has a bound of its own.
+    #[must_use]
+    pub fn token(text: &Zeroizing<String>) -> Self {
+        Self(text.as_str().into())
+    }
+
     /// Takes a value that a client or an admin sent.
     pub fn presented(text: impl Into<Zeroizing<String>>) -> Result<Self, NotASecret> {
         let text = text.into();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::Entropy;
 use keyrelay_core::time::{Clock, Timestamp};
-use keyrelay_store::Store;
+use keyrelay_store::{Change, Store};
 
 use crate::config::Config;
 use crate::error::StartError;
@@ -89,6 +89,15 @@ impl App {
     pub async fn close(&self) {
         self.flush_usage().await;
         self.store.close().await;
+    }
+
+    /// Forgets logins, revocations and assertions that are dead.
+    pub async fn sweep(&self) {
+        let mut change = Change::new();
+        change.sweep(self.now());
+        if let Err(error) = self.store.commit(change).await {
+            tracing::warn!(%error, "what is dead could not be forgotten; it is tried again");
+        }
     }
 
     /// Writes down the uses that were counted in memory.

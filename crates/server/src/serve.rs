@@ -57,6 +57,7 @@ impl Server {
         let (drain, draining) = watch::channel(false);
         let mut connections = JoinSet::new();
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
+        let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
@@ -65,6 +66,10 @@ impl Server {
                 _ = flush.tick() => {
                     let app = app.clone();
                     tokio::spawn(async move { app.flush_usage().await });
+                }
+                _ = sweep.tick() => {
+                    let app = app.clone();
+                    tokio::spawn(async move { app.sweep().await });
                 }
                 Some(_) = connections.join_next() => {}
                 accepted = accept(&self.listener, &places) => {

@@ -5,6 +5,7 @@
 //! request arrived; writes are made durable in groups ([`writer`]) before anyone is told of them.
 
 mod access;
+mod assertions;
 mod change;
 mod clients;
 mod database;

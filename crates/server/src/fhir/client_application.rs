@@ -25,6 +25,7 @@ use super::versions::{Act, first_version};
 use crate::App;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;
+use crate::oauth::check_jwks;
 
 /// Stand for the unchanged secrets in the document that a patch is applied to. A control character
 /// keeps them from ever being a secret, and from being stored if a patch copies them elsewhere.
@@ -104,6 +105,8 @@ pub(super) fn row(
         let text = format!("The grant types are longer than {SCOPE_BYTES_MAX} bytes together");
         return Err(Outcome::invalid_at("ClientApplication.grantType", text));
     }
+    check_keys(id, resource)?;
+    check_redirects(resource)?;
     Ok(ClientRow {
         id,
         project,
@@ -114,6 +117,36 @@ pub(super) fn row(
         default_scope,
         refresh_token_lifetime: text("refreshTokenLifetime").and_then(|text| parse_lifetime(&text)),
     })
+}
+
+/// A key set that could not be used is refused where it can still be put right.
+fn check_keys(id: ClientId, resource: &Map<String, Value>) -> Result<(), Outcome> {
+    if let Some(keys) = resource.get("jwks").and_then(Value::as_str) {
+        check_jwks(id, keys).map_err(|text| Outcome::invalid_at("ClientApplication.jwks", text))?;
+    }
+    Ok(())
+}
+
+/// Where codes are sent: an absolute URI without a fragment (RFC 6749 §3.1.2) that no browser would run.
+fn check_redirects(resource: &Map<String, Value>) -> Result<(), Outcome> {
+    const NEVER: [&str; 6] = ["about", "blob", "data", "file", "javascript", "vbscript"];
+    let many = resource.get("redirectUris").and_then(Value::as_array).into_iter().flatten();
+    for uri in many.chain(resource.get("redirectUri")).filter_map(Value::as_str) {
+        let scheme = uri.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let is_scheme = |scheme: &str| {
+            scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+                && !NEVER.contains(&scheme)
+        };
+        let plain = uri.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+        if !plain || !scheme.is_some_and(|scheme| is_scheme(&scheme)) {
+            return Err(Outcome::invalid_at(
+                "ClientApplication.redirectUris",
+                "A redirect URI is absolute, in ASCII, without a fragment, and of a scheme that only leads somewhere",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn token_lifetime(text: &str) -> Result<Duration, Outcome> {

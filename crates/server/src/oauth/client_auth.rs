@@ -8,9 +8,12 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use keyrelay_core::client::{Acts, Proof, ProofKind, Refused};
 use keyrelay_core::id::{ClientId, SecretId};
+use keyrelay_core::limits::TOKEN_BYTES_MAX;
+use keyrelay_core::secret::PlainSecret;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::assertion::{self, ASSERTION_TYPE};
 use crate::App;
 use crate::auth::{Credentials, NotProved, Proved, prove, refuse};
 use crate::error::OAuthError;
@@ -24,6 +27,8 @@ const OTHER_PROOFS: [&str; 3] = ["jwks", "jwksUri", "certificateTrustStore"];
 pub(super) struct ClientParameters {
     pub(super) client_id: Option<String>,
     pub(super) client_secret: Option<Zeroizing<String>>,
+    assertion_type: Option<String>,
+    assertion: Option<PlainSecret>,
 }
 
 impl ClientParameters {
@@ -36,6 +41,8 @@ impl ClientParameters {
         match name {
             "client_id" => self.client_id = Some(value.into_owned()),
             "client_secret" => self.client_secret = Some(Zeroizing::new(value.into_owned())),
+            "client_assertion_type" => self.assertion_type = Some(value.into_owned()),
+            "client_assertion" => self.assertion = assertion_parameter(value),
             _ => return Some(value),
         }
         None
@@ -43,7 +50,8 @@ impl ClientParameters {
 
     /// Whether nothing says who the client is: a login without a client.
     pub(super) fn is_nobody(&self, headers: &HeaderMap) -> bool {
-        self.client_id.is_none() && self.client_secret.is_none() && !headers.contains_key(AUTHORIZATION)
+        let nothing = self.client_id.is_none() && self.client_secret.is_none();
+        nothing && self.assertion_type.is_none() && !headers.contains_key(AUTHORIZATION)
     }
 
     /// Proves the client. One that has no secret, no key and no certificate is taken at its word, but
@@ -55,6 +63,9 @@ impl ClientParameters {
         acts: Acts,
         from: IpAddr,
     ) -> Result<Proved, OAuthError> {
+        if self.assertion_type.is_some() || self.assertion.is_some() {
+            return self.by_assertion(app, headers, acts, from).await;
+        }
         let says_only_who = self.client_secret.is_none() && !headers.contains_key(AUTHORIZATION);
         if acts == Acts::ForPeople
             && says_only_who
@@ -64,6 +75,25 @@ impl ClientParameters {
         }
         let (credentials, used_basic) = self.credentials(app, headers)?;
         prove(app, credentials, acts, from).await.map_err(|error| refused(error, used_basic))
+    }
+
+    async fn by_assertion(
+        self,
+        app: &App,
+        headers: &HeaderMap,
+        acts: Acts,
+        from: IpAddr,
+    ) -> Result<Proved, OAuthError> {
+        if self.client_secret.is_some() || headers.contains_key(AUTHORIZATION) {
+            return Err(OAuthError::invalid_request("Send a client_assertion or a secret, not both"));
+        }
+        let (Some(ASSERTION_TYPE), Some(assertion)) = (self.assertion_type.as_deref(), &self.assertion)
+        else {
+            let text = format!("client_assertion needs the client_assertion_type {ASSERTION_TYPE}");
+            return Err(OAuthError::invalid_request(text));
+        };
+        let proved = assertion::prove(app, assertion, self.client_id.as_deref(), acts, from).await;
+        proved.map_err(|error| refused(error, false))
     }
 
     /// The client's credentials, from the body or by Basic. A client must not use both (RFC 6749
@@ -100,6 +130,11 @@ impl ClientParameters {
             (None, Some(_), None) => Err(OAuthError::invalid_request("client_secret is missing")),
         }
     }
+}
+
+/// An assertion is longer than a secret may be, so it is bounded as a token is.
+fn assertion_parameter(value: std::borrow::Cow<'_, str>) -> Option<PlainSecret> {
+    (value.len() <= TOKEN_BYTES_MAX).then(|| PlainSecret::token(&Zeroizing::new(value.into_owned())))
 }
 
 fn refused(error: NotProved, used_basic: bool) -> OAuthError {

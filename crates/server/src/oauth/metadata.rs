@@ -8,13 +8,15 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Value, json};
 
+use super::assertion::ALGORITHM_NAMES;
 use super::token::GRANT_TYPES;
 use crate::App;
 use crate::headers::JSON;
 
-const AUTH_METHODS: [&str; 2] = ["client_secret_basic", "client_secret_post"];
+const AUTH_METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "private_key_jwt"];
 /// At the token and revocation endpoints also a client that has nothing to prove itself by, for people.
-const TOKEN_AUTH_METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "none"];
+const TOKEN_AUTH_METHODS: [&str; 4] =
+    ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"];
 const SCOPES: [&str; 10] = [
     "openid",
     "profile",
@@ -41,6 +43,7 @@ fn server_metadata(app: &App) -> Value {
         "token_endpoint": base_url.join("oauth2/token"),
         "jwks_uri": base_url.join(".well-known/jwks.json"),
         "token_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "token_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "grant_types_supported": GRANT_TYPES,
         "authorization_endpoint": base_url.join("oauth2/authorize"),
         "authorization_response_iss_parameter_supported": true,
@@ -49,8 +52,10 @@ fn server_metadata(app: &App) -> Value {
         "response_modes_supported": ["query"],
         "introspection_endpoint": base_url.join("oauth2/introspect"),
         "introspection_endpoint_auth_methods_supported": AUTH_METHODS,
+        "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "revocation_endpoint": base_url.join("oauth2/revoke"),
         "revocation_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "scopes_supported": SCOPES,
     })
 }
@@ -93,6 +98,7 @@ pub(crate) async fn smart_configuration(State(app): State<App>) -> Response {
         "jwks_uri": base_url.join(".well-known/jwks.json"),
         "token_endpoint": base_url.join("oauth2/token"),
         "token_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "token_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "grant_types_supported": GRANT_TYPES,
         "response_types_supported": ["code"],
         "authorization_endpoint": base_url.join("oauth2/authorize"),
@@ -104,6 +110,7 @@ pub(crate) async fn smart_configuration(State(app): State<App>) -> Response {
             "launch-standalone",
             "client-public",
             "client-confidential-symmetric",
+            "client-confidential-asymmetric",
             "sso-openid-connect",
             "permission-offline",
             "permission-online",

@@ -1,10 +1,12 @@
 //! The authorization server: the token endpoint, the keys that sign its tokens, and the metadata
 //! by which client libraries find both.
 
+mod assertion;
 mod client_auth;
 mod introspect;
 mod issue;
 mod jose;
+mod jwks;
 mod login_grants;
 mod metadata;
 mod revoke;
@@ -14,6 +16,7 @@ mod userinfo;
 pub(crate) use client_auth::can_prove_itself;
 pub(crate) use introspect::introspect;
 pub(crate) use jose::{Bearer, TokenKeys, VerifiedToken};
+pub(crate) use jwks::check as check_jwks;
 pub(crate) use metadata::{
     authorization_server, jwks, openid_configuration, protected_resource, smart_configuration,
 };

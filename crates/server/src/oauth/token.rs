@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
 use keyrelay_core::client::Acts;
-use keyrelay_core::limits::{FORM_PARAMETERS_MAX, TOKEN_FORM_BYTES_MAX};
+use keyrelay_core::limits::{FORM_PARAMETERS_MAX, TOKEN_BYTES_MAX, TOKEN_FORM_BYTES_MAX};
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use zeroize::Zeroizing;
@@ -143,7 +143,7 @@ pub(super) fn each_parameter<'a>(
 /// A parameter that grants something, out of sight. What cannot be one is kept as one that matches
 /// nothing.
 pub(super) fn secret_parameter(value: Cow<'_, str>) -> Option<PlainSecret> {
-    PlainSecret::presented(Zeroizing::new(value.into_owned())).ok()
+    (value.len() <= TOKEN_BYTES_MAX).then(|| PlainSecret::token(&Zeroizing::new(value.into_owned())))
 }
 
 impl Form {

@@ -2,6 +2,7 @@
 //! One file per route or theme; [`app`] sets the stage in one line.
 
 mod app;
+mod assertion;
 mod bearer;
 mod bounds;
 mod bundles;

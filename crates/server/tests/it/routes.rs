@@ -161,7 +161,7 @@ async fn metrics_count_and_name_nobody() {
 async fn client_libraries_find_everything_by_the_metadata() {
     let test = TestApp::start().await;
     let base = format!("http://{}/", test.address);
-    let methods = json!(["client_secret_basic", "client_secret_post", "none"]);
+    let methods = json!(["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]);
     let mut smart = Vec::new();
     for path in [
         ".well-known/openid-configuration",

@@ -12,6 +12,8 @@ pub(super) static ELEMENTS: &[Element] = &[
     Element::optional("secret", STRING),
     Element::optional("retiringSecret", STRING),
     Element::optional("jwksUri", URI),
+    // Keyrelay's own: a JWK Set as JSON text, for a client that proves itself by keys.
+    Element::optional("jwks", STRING),
     Element::many("redirectUris", URI),
     Element::optional("launchUri", URI),
     Element::many("launchIdentifierSystems", Kind::Backbone(LAUNCH_IDENTIFIER_SYSTEMS)),

@@ -1,0 +1,149 @@
+//! A client that proves itself by a signed assertion (`private_key_jwt`: RFC 7523 §2.2 and §3, SMART
+//! Backend Services 2.2). Whatever is wrong with one, the client is told the same; the log has the
+//! rest. An assertion is accepted once: that it was used is durable before anything is granted.
+
+use std::net::IpAddr;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use keyrelay_core::client::{Acts, Proof, ProofKind, Refused};
+use keyrelay_core::id::ClientId;
+use keyrelay_core::limits::{ASSERTION_LIFETIME_MAX, ASSERTION_SKEW, JTI_BYTES_MAX};
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::time::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::jose::claims_of;
+use super::jwks::{self, ClientKey};
+use crate::App;
+use crate::auth::{NotProved, Proved, count_use, refuse};
+use crate::fhir::stored_resource;
+
+/// The `client_assertion_type` of a JWT (RFC 7523 §2.2).
+pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+/// What an assertion may be signed by. SMART asks for the first two.
+const ALGORITHMS: [Algorithm; 5] =
+    [Algorithm::RS384, Algorithm::ES384, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+/// Their names, for the metadata.
+pub(super) const ALGORITHM_NAMES: [&str; 5] = ["RS384", "ES384", "RS256", "ES256", "EdDSA"];
+
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    aud: Value,
+    exp: i64,
+    nbf: Option<i64>,
+    iat: Option<i64>,
+    jti: String,
+}
+
+/// Proves a client by an assertion, and counts the use of its key.
+pub(super) async fn prove(
+    app: &App,
+    assertion: &PlainSecret,
+    client_id: Option<&str>,
+    acts: Acts,
+    from: IpAddr,
+) -> Result<Proved, NotProved> {
+    if app.limiter.blocks(from, app.now()) {
+        return Err(NotProved::Throttled);
+    }
+    let text = assertion.reveal();
+    let said = claims_of(text).and_then(|claims| ClientId::parse(claims.get("sub")?.as_str()?));
+    let client = said.unwrap_or(ClientId::NIL);
+    let (state, access) = tokio::join!(app.store.client(client), app.store.access(client));
+    let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
+    let keys = match &state {
+        Some(state) => stored_resource(&state.resource)
+            .ok()
+            .and_then(|resource| jwks::read(client, resource.get("jwks")?.as_str()?).ok()),
+        None => None,
+    };
+    let no = |why| Err(refuse(app, client, from, why));
+    let Some((key, claims)) = verified(text, keys.as_deref().unwrap_or_default()) else {
+        return no(if access.is_none() { Refused::UnknownClient } else { Refused::WrongSecret });
+    };
+    let id = client.to_string();
+    let is_said = claims.iss == id && claims.sub == id && client_id.is_none_or(|said| said == id);
+    let Some(expires) = good_until(app, &claims).filter(|_| is_said) else {
+        return no(Refused::BadAssertion);
+    };
+    let Some(access) = access else { return no(Refused::UnknownClient) };
+    if let Err(why) = access.check(acts, from) {
+        return no(why);
+    }
+    let jti = URL_SAFE_NO_PAD.encode(digest(&SHA256, claims.jti.as_bytes()));
+    if !app.store.use_assertion(client, jti, expires).await.map_err(NotProved::Store)? {
+        return no(Refused::Replayed);
+    }
+    let proof = Proof { id: key.id, kind: ProofKind::Key };
+    count_use(app, client, proof);
+    Ok(Proved { access, proof })
+}
+
+/// The claims of an assertion whose signature one of the keys verifies. Without a key that fits, a
+/// signature is verified all the same (P5).
+fn verified<'k>(text: &str, keys: &'k [ClientKey]) -> Option<(&'k ClientKey, Claims)> {
+    let header = jsonwebtoken::decode_header(text).ok()?;
+    if !ALGORITHMS.contains(&header.alg) {
+        return None;
+    }
+    let mut fitting = keys.iter().filter(|key| key.fits(header.kid.as_deref(), header.alg)).peekable();
+    if fitting.peek().is_none() {
+        let _ = jsonwebtoken::decode::<Claims>(text, &dummy(), &validation(Algorithm::ES256));
+    }
+    fitting.find_map(|key| {
+        let decoded = jsonwebtoken::decode::<Claims>(text, &key.decoding, &validation(header.alg));
+        Some((key, decoded.ok()?.claims))
+    })
+}
+
+/// The base point of P-256 (FIPS 186-5): a key that verifies nothing anybody can sign by accident.
+fn dummy() -> DecodingKey {
+    const BASE_POINT: [u8; 65] = [
+        0x04, 0x6b, 0x17, 0xd1, 0xf2, 0xe1, 0x2c, 0x42, 0x47, 0xf8, 0xbc, 0xe6, 0xe5, 0x63, 0xa4, 0x40, 0xf2,
+        0x77, 0x03, 0x7d, 0x81, 0x2d, 0xeb, 0x33, 0xa0, 0xf4, 0xa1, 0x39, 0x45, 0xd8, 0x98, 0xc2, 0x96, 0x4f,
+        0xe3, 0x42, 0xe2, 0xfe, 0x1a, 0x7f, 0x9b, 0x8e, 0xe7, 0xeb, 0x4a, 0x7c, 0x0f, 0x9e, 0x16, 0x2b, 0xce,
+        0x33, 0x57, 0x6b, 0x31, 0x5e, 0xce, 0xcb, 0xb6, 0x40, 0x68, 0x37, 0xbf, 0x51, 0xf5,
+    ];
+    DecodingKey::from_ec_der(&BASE_POINT)
+}
+
+/// Signature and shape only: times and names are checked against our own clock and configuration.
+fn validation(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    validation
+}
+
+/// Until when an assertion must be remembered, if it is for this server and of this time (RFC 7523 §3).
+fn good_until(app: &App, claims: &Claims) -> Option<Timestamp> {
+    let at = |seconds: i64| Timestamp::from_epoch_ms(seconds.saturating_mul(1000));
+    let now = app.now();
+    let expires = at(claims.exp);
+    let is_now = now < expires
+        && expires <= now.plus(ASSERTION_LIFETIME_MAX + ASSERTION_SKEW)
+        && [claims.nbf, claims.iat].into_iter().flatten().all(|from| at(from) <= now.plus(ASSERTION_SKEW));
+    let has_name = !claims.jti.is_empty() && claims.jti.len() <= JTI_BYTES_MAX;
+    (is_now && has_name && is_for_us(app, &claims.aud)).then_some(expires)
+}
+
+/// Whether an audience is the token endpoint, or the issuer with or without its final slash.
+fn is_for_us(app: &App, audience: &Value) -> bool {
+    let base = &app.config.base_url;
+    let is_us = |text: &str| {
+        text == base.join("oauth2/token") || text.trim_end_matches('/') == base.as_str().trim_end_matches('/')
+    };
+    match audience {
+        Value::String(text) => is_us(text),
+        Value::Array(list) => list.iter().filter_map(Value::as_str).any(is_us),
+        _ => false,
+    }
+}

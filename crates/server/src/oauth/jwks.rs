@@ -1,0 +1,90 @@
+//! The public keys that a client publishes to prove itself by (RFC 7517), as it wrote them into
+//! `ClientApplication.jwks`. A set is checked as a whole when it is written, so that a key that could
+//! never verify anything is refused where somebody can still put it right.
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use keyrelay_core::id::{ClientId, SecretId};
+use keyrelay_core::limits::{CLIENT_KEYS_MAX, JWKS_BYTES_MAX};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+/// The name space of the ids that keys are counted by (RFC 9562 §5.5). Never change it: counts name them.
+const KEYS_NAMESPACE: Uuid = Uuid::from_u128(0x5a0c_41de_7f7e_4b52_9f2c_8d8e_0b64_3c11);
+/// Members of a JWK that are private (RFC 7518 §6).
+const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "k"];
+/// The smallest RSA modulus, in bytes: 2048 bits (RFC 7518 §3.3).
+const RSA_BYTES_MIN: usize = 256;
+
+/// A key that verifies assertions.
+pub(super) struct ClientKey {
+    /// What its use is counted by.
+    pub(super) id: SecretId,
+    kid: Option<String>,
+    algorithms: &'static [Algorithm],
+    /// The one algorithm that the key says it is for.
+    declared: Option<String>,
+    pub(super) decoding: DecodingKey,
+}
+
+impl ClientKey {
+    /// Whether an assertion with this header could be signed by the key.
+    pub(super) fn fits(&self, kid: Option<&str>, algorithm: Algorithm) -> bool {
+        self.algorithms.contains(&algorithm)
+            && self.declared.as_ref().is_none_or(|declared| *declared == format!("{algorithm:?}"))
+            && kid.is_none_or(|kid| self.kid.as_deref() == Some(kid))
+    }
+}
+
+/// Reads a key set. The error says what is wrong with it.
+pub(super) fn read(client: ClientId, text: &str) -> Result<Vec<ClientKey>, String> {
+    if text.len() > JWKS_BYTES_MAX {
+        return Err(format!("A key set has at most {JWKS_BYTES_MAX} bytes"));
+    }
+    let set: Map<String, Value> =
+        serde_json::from_str(text).map_err(|error| format!("This is not a JSON object: {error}"))?;
+    let keys = set.get("keys").and_then(Value::as_array).ok_or("A key set has a member `keys`, a list")?;
+    if keys.is_empty() || keys.len() > CLIENT_KEYS_MAX {
+        return Err(format!("A key set has between 1 and {CLIENT_KEYS_MAX} keys"));
+    }
+    if let Some(n) = keys.iter().position(|key| PRIVATE_MEMBERS.iter().any(|name| key.get(name).is_some())) {
+        return Err(format!("Key {n} has private members: publish the public part only, and make a new key"));
+    }
+    let set: JwkSet = serde_json::from_str(text).map_err(|error| format!("This is no key set: {error}"))?;
+    set.keys.iter().enumerate().map(|(n, key)| one(client, n, key)).collect()
+}
+
+fn one(client: ClientId, n: usize, key: &Jwk) -> Result<ClientKey, String> {
+    let algorithms: &'static [Algorithm] = match &key.algorithm {
+        AlgorithmParameters::RSA(rsa) => {
+            // Base64url has four characters for three bytes.
+            if rsa.n.trim_end_matches('=').len() * 3 / 4 < RSA_BYTES_MIN {
+                return Err(format!("Key {n} is an RSA key of fewer than 2048 bits"));
+            }
+            &[Algorithm::RS384, Algorithm::RS256]
+        }
+        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => &[Algorithm::ES256],
+        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => &[Algorithm::ES384],
+        AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => &[Algorithm::EdDSA],
+        _ => return Err(format!("Key {n} is none of RSA, P-256, P-384 and Ed25519")),
+    };
+    if key.common.public_key_use.as_ref().is_some_and(|used| *used != PublicKeyUse::Signature) {
+        return Err(format!("Key {n} is not for signatures (its `use` is not sig)"));
+    }
+    let decoding = DecodingKey::from_jwk(key).map_err(|error| format!("Key {n} cannot be used: {error}"))?;
+    let thumbprint =
+        key.thumbprint(ThumbprintHash::SHA256).map_err(|error| format!("Key {n} cannot be used: {error}"))?;
+    let name = format!("{client}/{thumbprint}");
+    Ok(ClientKey {
+        id: SecretId::from(Uuid::new_v5(&KEYS_NAMESPACE, name.as_bytes())),
+        kid: key.common.key_id.clone(),
+        algorithms,
+        declared: key.common.key_algorithm.map(|declared| declared.to_string()),
+        decoding,
+    })
+}
+
+/// Checks a key set that somebody writes.
+pub(crate) fn check(client: ClientId, text: &str) -> Result<(), String> {
+    read(client, text).map(drop)
+}
