@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::{ManualClock, Timestamp};
@@ -218,10 +219,9 @@ async fn open(
     clock: Arc<ManualClock>,
     seed: u64,
 ) -> App {
-    let keyring = Keyring::parse_file(&Keyring::new_file(&SeededEntropy::new(0))).unwrap();
     let store = Store::open_sqlite(&dir.join("keyrelay.sqlite")).await.unwrap();
     let config = Config { base_url: BaseUrl::parse(base_url).unwrap(), secret_policy };
-    App::start(config, store, keyring, clock, Arc::new(SeededEntropy::new(seed))).await.unwrap()
+    App::start(config, store, keyring(), clock, Arc::new(SeededEntropy::new(seed))).await.unwrap()
 }
 
 impl TestApp {
@@ -422,4 +422,19 @@ impl TestApp {
         let app = open(self.dir.path(), base_url, SecretPolicy::Strong, self.clock.clone(), 2).await;
         Self { address, running: Running::start(server, app), ..self }
     }
+
+    /// The server's own signing key, taken from its database: what is signed by it is wrong in its
+    /// claims only.
+    pub async fn signing_key(&self) -> (String, EcdsaKeyPair) {
+        let store = Store::open_sqlite(&self.dir.path().join("keyrelay.sqlite")).await.unwrap();
+        let stored = store.signing_keys().await.unwrap().remove(0);
+        let pkcs8 = keyring().unwrap_signing_key(stored.id, &stored.sealed).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).unwrap();
+        (stored.id.to_string(), pair)
+    }
+}
+
+/// The keyring that every test server runs under.
+fn keyring() -> Keyring {
+    Keyring::parse_file(&Keyring::new_file(&SeededEntropy::new(0))).unwrap()
 }
