@@ -1,0 +1,203 @@
+// OAuth and OpenID Connect libraries that know nothing of Keyrelay, configured from discovery alone:
+// openid-client, oauth4webapi, and the way @medplum/core logs a person in.
+
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+
+import * as oauth from 'oauth4webapi';
+import * as openid from 'openid-client';
+
+import { logIn } from './browser.mjs';
+import { connect, createProject, presenting } from './project.mjs';
+import { startServer } from './server.mjs';
+
+const EMAIL = 'ann@example.test';
+const PASSWORD = 'four plain words here';
+const REDIRECT = 'https://app.example.test/back';
+const ANSWERS = { 'sign-in': { email: EMAIL, password: PASSWORD }, consent: { decision: 'allow' } };
+const insecure = { [oauth.allowInsecureRequests]: true };
+
+let server, admin, project;
+
+before(async () => {
+  server = await startServer();
+  ({ admin, project } = await createProject(server, 'Cardiology'));
+  await admin.invite(project.id, {
+    resourceType: 'Practitioner',
+    firstName: 'Ann',
+    lastName: 'Doe',
+    email: EMAIL,
+    password: PASSWORD,
+    sendEmail: false,
+  });
+});
+
+after(() => server?.stop());
+
+const newClient = (body = {}) => admin.post(`admin/projects/${project.id}/client`, { name: 'Robot', ...body });
+
+const rotate = (client) =>
+  admin.post(admin.fhirUrl('ClientApplication', client.id, '$rotate-secret'), presenting('secret', client.secret));
+
+const retire = (client) =>
+  admin.post(
+    admin.fhirUrl('ClientApplication', client.id, '$rotate-secret'),
+    presenting('retiringSecret', client.retiringSecret)
+  );
+
+const fhir = (token, path) =>
+  fetch(new URL(`fhir/R4/${path}`, server.baseUrl), { headers: { authorization: `Bearer ${token}` } });
+
+/** The key pair of a client, its public part published in the client application. */
+async function publishKey(client, algorithm) {
+  const pair = await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
+  const jwk = { ...(await crypto.subtle.exportKey('jwk', pair.publicKey)), kid: 'k1', use: 'sig' };
+  delete jwk.key_ops;
+  delete jwk.ext;
+  const jwks = JSON.stringify({ keys: [jwk] });
+  await admin.patchResource('ClientApplication', client.id, [{ op: 'add', path: '/jwks', value: jwks }]);
+  return { key: pair.privateKey, kid: 'k1' };
+}
+
+const ES384 = { name: 'ECDSA', namedCurve: 'P-384' };
+const RS384 = { name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-384', modulusLength: 2048, publicExponent: new Uint8Array([1, 0, 1]) };
+
+describe('openid-client', () => {
+  const discover = (id, secret, method) =>
+    openid.discovery(new URL(server.baseUrl), id, secret, method, { execute: [openid.allowInsecureRequests] });
+
+  for (const [name, method] of [
+    ['client_secret_basic', openid.ClientSecretBasic],
+    ['client_secret_post', openid.ClientSecretPost],
+  ]) {
+    it(`is let in by ${name} with both secrets of a rotation, and not after retiring`, async () => {
+      const before = await newClient();
+      const after = await rotate(before);
+      for (const secret of [before.secret, after.secret]) {
+        const config = await discover(before.id, secret, method(secret));
+        const tokens = await openid.clientCredentialsGrant(config);
+        assert.equal((await fhir(tokens.access_token, 'Project')).status, 200);
+      }
+      await retire(after);
+      const config = await discover(before.id, before.secret, method(before.secret));
+      await assert.rejects(openid.clientCredentialsGrant(config), (error) => {
+        assert.match(`${error.error} ${error.cause?.error} ${error.status}`, /invalid_client|401/);
+        return true;
+      });
+    });
+  }
+
+  for (const [name, algorithm] of [['ES384', ES384], ['RS384', RS384]]) {
+    it(`is let in by private_key_jwt with ${name}`, async () => {
+      const client = await newClient();
+      const key = await publishKey(client, algorithm);
+      const config = await discover(client.id, undefined, openid.PrivateKeyJwt(key));
+      const tokens = await openid.clientCredentialsGrant(config);
+      assert.equal((await fhir(tokens.access_token, 'Project')).status, 200);
+    });
+  }
+
+  it('logs a person in by code and PKCE, refreshes, asks who it is, introspects and revokes', async () => {
+    const client = await newClient({ redirectUris: [REDIRECT] });
+    const config = await discover(client.id, client.secret);
+    const verifier = openid.randomPKCECodeVerifier();
+    const [state, nonce] = [openid.randomState(), openid.randomNonce()];
+    const url = openid.buildAuthorizationUrl(config, {
+      redirect_uri: REDIRECT,
+      scope: 'openid profile email fhirUser offline_access',
+      code_challenge: await openid.calculatePKCECodeChallenge(verifier),
+      code_challenge_method: 'S256',
+      state,
+      nonce,
+    });
+    const back = await logIn(url, ANSWERS);
+    const tokens = await openid.authorizationCodeGrant(config, back, {
+      pkceCodeVerifier: verifier,
+      expectedState: state,
+      expectedNonce: nonce,
+    });
+    const { sub, fhirUser, email } = tokens.claims();
+    assert.equal(email, EMAIL);
+    assert.match(fhirUser, /\/fhir\/R4\/Practitioner\//);
+    assert.equal((await openid.fetchUserInfo(config, tokens.access_token, sub)).email, EMAIL);
+
+    const fresh = await openid.refreshTokenGrant(config, tokens.refresh_token);
+    assert.notEqual(fresh.refresh_token, tokens.refresh_token);
+    assert.equal((await openid.tokenIntrospection(config, fresh.access_token)).active, true);
+    await openid.tokenRevocation(config, fresh.refresh_token);
+    assert.equal((await openid.tokenIntrospection(config, fresh.access_token)).active, false);
+    await assert.rejects(openid.refreshTokenGrant(config, fresh.refresh_token));
+  });
+});
+
+describe('oauth4webapi', () => {
+  const discover = async (algorithm) => {
+    const issuer = new URL(server.baseUrl);
+    const response = await oauth.discoveryRequest(issuer, { algorithm, ...insecure });
+    return oauth.processDiscoveryResponse(issuer, response);
+  };
+
+  for (const algorithm of ['oidc', 'oauth2']) {
+    it(`is let in with both secrets of a rotation, found by ${algorithm} metadata`, async () => {
+      const before = await newClient();
+      const after = await rotate(before);
+      const as = await discover(algorithm);
+      const client = { client_id: before.id };
+      for (const secret of [before.secret, after.secret]) {
+        for (const authenticate of [oauth.ClientSecretBasic(secret), oauth.ClientSecretPost(secret)]) {
+          const response = await oauth.clientCredentialsGrantRequest(as, client, authenticate, {}, insecure);
+          const tokens = await oauth.processClientCredentialsResponse(as, client, response);
+          // The resource server's side: the token against the published keys (RFC 9068).
+          const request = new Request(server.baseUrl, { headers: { authorization: `Bearer ${tokens.access_token}` } });
+          const claims = await oauth.validateJwtAccessToken(as, request, server.baseUrl, insecure);
+          assert.equal(claims.client_id, before.id);
+        }
+      }
+    });
+  }
+
+  it('logs a person in by code and PKCE as a public client', async () => {
+    const resource = { resourceType: 'ClientApplication', name: 'Viewer', redirectUris: [REDIRECT] };
+    const client = { client_id: (await admin.createResource(resource)).id };
+    const as = await discover('oauth2');
+    const verifier = oauth.generateRandomCodeVerifier();
+    const url = new URL(as.authorization_endpoint);
+    url.search = new URLSearchParams({
+      response_type: 'code',
+      client_id: client.client_id,
+      redirect_uri: REDIRECT,
+      scope: 'fhirUser',
+      state: 's1',
+      code_challenge: await oauth.calculatePKCECodeChallenge(verifier),
+      code_challenge_method: 'S256',
+    });
+    const back = oauth.validateAuthResponse(as, client, await logIn(url, ANSWERS), 's1');
+    const response = await oauth.authorizationCodeGrantRequest(as, client, oauth.None(), back, REDIRECT, verifier, insecure);
+    const tokens = await oauth.processAuthorizationCodeResponse(as, client, response);
+    assert.equal((await fhir(tokens.access_token, 'Practitioner')).status, 200);
+  });
+});
+
+describe('@medplum/core, for a person', () => {
+  // It logs people in from a browser only: without `window` it knows no S256.
+  before(() => Object.assign(globalThis, { window: globalThis, location: new URL(REDIRECT) }));
+  after(() => ['window', 'location'].forEach((name) => delete globalThis[name]));
+
+  it('logs in, knows who it is, and logs out', async () => {
+    const { medplum } = connect(server.baseUrl);
+    const login = await medplum.startLogin({ email: EMAIL, password: PASSWORD });
+    const profile = await medplum.processCode(login.code);
+    assert.equal(profile.resourceType, 'Practitioner');
+    assert.equal(medplum.getProfile().id, profile.id);
+    assert.equal(medplum.getProject().id, project.id);
+    const token = medplum.getAccessToken();
+    assert.equal((await fhir(token, 'Practitioner')).status, 200);
+    await medplum.signOut();
+    assert.equal((await fhir(token, 'Practitioner')).status, 401);
+  });
+
+  it('is told that a password is wrong', async () => {
+    const { medplum } = connect(server.baseUrl);
+    await assert.rejects(medplum.startLogin({ email: EMAIL, password: 'not the password' }), /Email or password is invalid/);
+  });
+});
