@@ -27,5 +27,5 @@ mod write_timeout;
 pub use app::App;
 pub use config::{BaseUrl, Config, SecretPolicy};
 pub use error::StartError;
-pub use router::router;
+pub use router::{ROUTES, Route, router};
 pub use serve::Server;

@@ -18,44 +18,66 @@ use crate::{App, admin, fhir, login, oauth, ui};
 /// Where the FHIR API begins.
 pub(crate) const FHIR_BASE: &str = "/fhir/R4";
 
-/// All routes of the server.
+/// A path of the server, and the methods that it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// As axum writes it: `{name}` is one segment, `{*name}` is all that follow.
+    pub path: &'static str,
+    /// `HEAD` goes wherever `GET` goes.
+    pub methods: &'static [&'static str],
+}
+
+/// Says each route once, for the router and for whoever has to know them all: the table of who may do
+/// what, and the description of the API.
+macro_rules! routes {
+    ($($path:literal $($method:ident)+ => $handler:expr;)+) => {
+        /// All routes of the server.
+        pub const ROUTES: &[Route] = &[$(Route { path: $path, methods: &[$(stringify!($method)),+] }),+];
+
+        fn routes() -> Router<App> {
+            Router::new()$(.route($path, $handler))+
+        }
+    };
+}
+
+routes! {
+    "/oauth2/token" POST => any(oauth::token);
+    "/oauth2/introspect" POST => any(oauth::introspect);
+    "/oauth2/revoke" POST => any(oauth::revoke);
+    "/oauth2/userinfo" GET POST => any(oauth::userinfo);
+    "/oauth2/logout" POST => any(oauth::logout);
+    "/oauth2/authorize" GET POST => any(login::authorize);
+    "/auth/login" POST => any(login::login);
+    "/auth/profile" POST => any(login::profile);
+    "/auth/mfa/verify" POST => any(login::verify_second_factor);
+    "/auth/mfa/status" GET => any(login::status);
+    "/auth/mfa/enroll" POST => any(login::enroll);
+    "/auth/mfa/disable" POST => any(login::disable);
+    "/auth/setpassword/{ticket}" GET POST => any(login::set_password);
+    "/auth/changepassword" POST => any(login::change_password);
+    "/auth/revoke" POST => any(oauth::revoke_login);
+    "/auth/me" GET => any(admin::me);
+    "/admin/projects/{id}/client" POST => any(admin::create_client);
+    "/admin/projects/{id}/invite" POST => any(admin::invite);
+    "/fhir/R4" POST => any(fhir::handle);
+    "/fhir/R4/" POST => any(fhir::handle);
+    "/fhir/R4/{*path}" GET POST PUT PATCH DELETE => any(fhir::handle);
+    "/fhir/R4/.well-known/smart-configuration" GET => get(oauth::smart_configuration);
+    "/.well-known/smart-configuration" GET => get(oauth::smart_configuration);
+    "/.well-known/openid-configuration" GET => get(oauth::openid_configuration);
+    "/.well-known/oauth-authorization-server" GET => get(oauth::authorization_server);
+    "/.well-known/oauth-protected-resource" GET => get(oauth::protected_resource);
+    "/.well-known/jwks.json" GET => get(oauth::jwks);
+    "/ui/style.css" GET => get(ui::style);
+    "/healthcheck" GET => get(healthcheck);
+    "/livez" GET => get(livez);
+    "/readyz" GET => get(readyz);
+    "/metrics" GET => get(metrics);
+}
+
+/// The server, without the connections.
 pub fn router(app: App) -> Router {
-    Router::new()
-        .route("/oauth2/token", any(oauth::token))
-        .route("/oauth2/introspect", any(oauth::introspect))
-        .route("/oauth2/revoke", any(oauth::revoke))
-        .route("/oauth2/userinfo", any(oauth::userinfo))
-        .route("/oauth2/logout", any(oauth::logout))
-        .route("/oauth2/authorize", any(login::authorize))
-        .route("/auth/login", any(login::login))
-        .route("/auth/profile", any(login::profile))
-        .route("/auth/mfa/verify", any(login::verify_second_factor))
-        .route("/auth/mfa/status", any(login::status))
-        .route("/auth/mfa/enroll", any(login::enroll))
-        .route("/auth/mfa/disable", any(login::disable))
-        .route("/ui/style.css", get(ui::style))
-        .route("/auth/revoke", any(oauth::revoke_login))
-        .route(FHIR_BASE, any(fhir::handle))
-        .route("/fhir/R4/", any(fhir::handle))
-        .route("/fhir/R4/{*path}", any(fhir::handle))
-        .route("/fhir/R4/.well-known/smart-configuration", get(oauth::smart_configuration))
-        .route("/.well-known/smart-configuration", get(oauth::smart_configuration))
-        .route("/.well-known/openid-configuration", get(oauth::openid_configuration))
-        .route("/.well-known/oauth-authorization-server", get(oauth::authorization_server))
-        .route("/.well-known/oauth-protected-resource", get(oauth::protected_resource))
-        .route("/.well-known/jwks.json", get(oauth::jwks))
-        .route("/admin/projects/{id}/client", any(admin::create_client))
-        .route("/admin/projects/{id}/invite", any(admin::invite))
-        .route("/auth/setpassword/{ticket}", any(login::set_password))
-        .route("/auth/changepassword", any(login::change_password))
-        .route("/auth/me", any(admin::me))
-        .route("/healthcheck", get(healthcheck))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .fallback(nowhere)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(app)
+    routes().fallback(nowhere).method_not_allowed_fallback(wrong_method).with_state(app)
 }
 
 async fn nowhere() -> Outcome {
