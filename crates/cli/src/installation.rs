@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SystemEntropy;
 use keyrelay_core::time::SystemClock;
-use keyrelay_server::{App, BaseUrl, Config};
+use keyrelay_server::{App, BaseUrl};
 use keyrelay_store::{DataDirLock, Store};
 use zeroize::Zeroizing;
 
@@ -29,6 +29,7 @@ pub struct Installation {
 impl Installation {
     /// Opens the data directory that the settings name; makes what is missing on a first start.
     pub async fn open(settings: &Settings, base_url: BaseUrl) -> anyhow::Result<Self> {
+        let config = settings.config(base_url)?;
         let data_dir = settings.data_dir();
         fs::DirBuilder::new()
             .recursive(true)
@@ -45,7 +46,6 @@ impl Installation {
         let store = Store::open_sqlite(&database)
             .await
             .with_context(|| format!("cannot open the database {}", database.display()))?;
-        let config = Config { base_url, secret_policy: settings.secret_policy() };
         let app = App::start(config, store, keyring, Arc::new(SystemClock), Arc::new(SystemEntropy)).await?;
         Ok(Self { app, data_dir, _locks: locks })
     }

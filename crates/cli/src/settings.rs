@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use keyrelay_server::{BaseUrl, Config, TrustedProxies};
 use serde::Deserialize;
 
 /// The file that is read if none is named.
@@ -58,6 +59,9 @@ pub struct Settings {
     /// Which secrets an admin may write directly [default: strong]
     #[arg(long, env = "KEYRELAY_SECRET_POLICY")]
     pub secret_policy: Option<SecretPolicy>,
+    /// Proxies that are believed about the address of a client (`X-Forwarded-For`): addresses and networks, separated by commas [default: none]
+    #[arg(long, env = "KEYRELAY_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Option<Vec<String>>,
     /// What is logged, as a tracing filter [default: info]
     #[arg(long, env = "KEYRELAY_LOG")]
     pub log: Option<String>,
@@ -67,13 +71,14 @@ pub struct Settings {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "listen",
     "base_url",
     "data_dir",
     "database_url",
     "master_key_file",
     "secret_policy",
+    "trusted_proxies",
     "log",
     "log_format",
 ];
@@ -95,6 +100,7 @@ impl Settings {
             database_url: self.database_url.or(file.database_url),
             master_key_file: self.master_key_file.or(file.master_key_file),
             secret_policy: self.secret_policy.or(file.secret_policy),
+            trusted_proxies: self.trusted_proxies.or(file.trusted_proxies),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         })
@@ -113,6 +119,16 @@ impl Settings {
     /// What is logged.
     pub fn log(&self) -> &str {
         self.log.as_deref().unwrap_or(DEFAULT_LOG)
+    }
+
+    /// What the server needs to know.
+    pub fn config(&self, base_url: BaseUrl) -> anyhow::Result<Config> {
+        let proxies = self.trusted_proxies.as_deref().unwrap_or_default();
+        Ok(Config {
+            secret_policy: self.secret_policy(),
+            trusted_proxies: TrustedProxies::parse(proxies).context("--trusted-proxies")?,
+            ..Config::new(base_url)
+        })
     }
 
     /// The secret policy, in the server's words.
@@ -162,7 +178,7 @@ mod tests {
     #[test]
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
-                    master_key_file = \"x\"\nsecret_policy = \"any\"\nlog = \"x\"\nlog_format = \"json\"\n";
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nlog = \"x\"\nlog_format = \"json\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
     }

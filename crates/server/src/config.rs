@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::proxies::TrustedProxies;
+
 /// The address under which clients reach this server: the issuer of its tokens. Ends with `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(String);
@@ -80,6 +82,16 @@ pub struct Config {
     pub base_url: BaseUrl,
     /// What may be written directly.
     pub secret_policy: SecretPolicy,
+    /// The proxies that are believed about where a request came from.
+    pub trusted_proxies: TrustedProxies,
+}
+
+impl Config {
+    /// The settings of a server of which only the base URL is known.
+    #[must_use]
+    pub fn new(base_url: BaseUrl) -> Self {
+        Self { base_url, secret_policy: SecretPolicy::default(), trusted_proxies: TrustedProxies::default() }
+    }
 }
 
 #[cfg(test)]

@@ -175,7 +175,8 @@ async fn linger(mut stream: TcpStream) {
 }
 
 async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::Request<Body>) -> Response {
-    request.extensions_mut().insert(ClientAddress(peer.ip().to_canonical()));
+    let from = app.config.trusted_proxies.client_of(peer.ip(), request.headers());
+    request.extensions_mut().insert(ClientAddress(from));
     let mut response = match routes.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -184,6 +185,6 @@ async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::R
     let status = response.status().as_u16();
     app.metrics.count_response(status);
     // Neither path nor headers: what a client puts there by mistake may be a secret.
-    tracing::debug!(%peer, status, "answered");
+    tracing::debug!(%peer, %from, status, "answered");
     response
 }

@@ -212,15 +212,8 @@ fn http_from(address: Ipv4Addr) -> reqwest::Client {
 }
 
 /// Opens the database in `dir`, always under the same master key.
-async fn open(
-    dir: &Path,
-    base_url: &str,
-    secret_policy: SecretPolicy,
-    clock: Arc<ManualClock>,
-    seed: u64,
-) -> App {
+async fn open(dir: &Path, config: Config, clock: Arc<ManualClock>, seed: u64) -> App {
     let store = Store::open_sqlite(&dir.join("keyrelay.sqlite")).await.unwrap();
-    let config = Config { base_url: BaseUrl::parse(base_url).unwrap(), secret_policy };
     App::start(config, store, keyring(), clock, Arc::new(SeededEntropy::new(seed))).await.unwrap()
 }
 
@@ -231,11 +224,18 @@ impl TestApp {
     }
 
     pub async fn start_with(secret_policy: SecretPolicy) -> Self {
+        Self::start_configured(|config| config.secret_policy = secret_policy).await
+    }
+
+    /// A server with other settings.
+    pub async fn start_configured(set: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(START));
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
-        let app = open(dir.path(), &format!("http://{address}/"), secret_policy, clock.clone(), 1).await;
+        let mut config = Config::new(BaseUrl::parse(&format!("http://{address}/")).unwrap());
+        set(&mut config);
+        let app = open(dir.path(), config, clock.clone(), 1).await;
         let file = dir.path().join("bootstrap.json");
         first_start(&app, None, &file).await.unwrap();
         let first: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
@@ -419,7 +419,8 @@ impl TestApp {
         self.running.stop().await;
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
-        let app = open(self.dir.path(), base_url, SecretPolicy::Strong, self.clock.clone(), 2).await;
+        let config = Config::new(BaseUrl::parse(base_url).unwrap());
+        let app = open(self.dir.path(), config, self.clock.clone(), 2).await;
         Self { address, running: Running::start(server, app), ..self }
     }
 

@@ -11,6 +11,7 @@ mod conformance;
 mod forged;
 mod jwt;
 mod matrix;
+mod network;
 mod people;
 mod privilege;
 mod resources;

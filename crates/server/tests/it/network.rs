@@ -1,0 +1,74 @@
+//! What the server makes of the network: the address of a client behind proxies, the `Host` header.
+
+use keyrelay_core::limits::FAILURES_PER_ADDRESS_MAX;
+use keyrelay_server::TrustedProxies;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::app::{As, TestApp};
+
+/// A client of which only requests from 198.51.100.0/24 come in.
+async fn from_one_network_only(test: &TestApp) -> crate::app::Credentials {
+    let client = test.make_client(&test.project, "At home").await;
+    let rules = json!({ "ipAccessRule": [
+        { "value": "198.51.100.0/24", "action": "allow" },
+        { "value": "*", "action": "block" },
+    ] });
+    test.put_under_policy(&client, &rules).await;
+    client
+}
+
+async fn me(test: &TestApp, who: &As, forwarded_for: &str) -> u16 {
+    let request = test.request(who, Method::GET, "auth/me").header("x-forwarded-for", forwarded_for);
+    request.send().await.status.as_u16()
+}
+
+fn behind(proxies: &'static [&'static str]) -> impl Future<Output = TestApp> {
+    TestApp::start_configured(|config| config.trusted_proxies = TrustedProxies::parse(proxies).unwrap())
+}
+
+#[tokio::test]
+async fn without_trusted_proxies_nobody_chooses_its_address() {
+    let test = TestApp::start().await;
+    let client = As::from(&from_one_network_only(&test).await);
+    assert_eq!(me(&test, &client, "198.51.100.1").await, 401);
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_tells_where_a_request_came_from() {
+    let test = behind(&["127.0.0.1", "10.0.0.0/8"]).await;
+    let client = As::from(&from_one_network_only(&test).await);
+    for (forwarded_for, status) in [
+        ("198.51.100.1", 200),
+        ("198.51.100.1, 10.0.0.1", 200),
+        ("198.51.100.1:4711", 200),
+        ("203.0.113.1", 401),
+        // What the outsider wrote itself stands on the left.
+        ("198.51.100.1, 203.0.113.1", 401),
+        ("198.51.100.1, garbage", 401),
+        ("", 401),
+    ] {
+        assert_eq!(me(&test, &client, forwarded_for).await, status, "{forwarded_for}");
+    }
+    let request = test.request_elsewhere(client, Method::GET, "auth/me");
+    let from_no_proxy = request.header("x-forwarded-for", "198.51.100.1").send().await;
+    assert_eq!(from_no_proxy.status, 401);
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_one_client_does_not_use_up_the_failures_of_all() {
+    let test = behind(&["127.0.0.1"]).await;
+    let guess = |from: &'static str, secret: &str| {
+        let form =
+            [("grant_type", "client_credentials"), ("client_id", &test.member.id), ("client_secret", secret)];
+        let request = test.request(As::Anonymous, Method::POST, "oauth2/token").form(&form);
+        async move { request.header("x-forwarded-for", from).send().await.status.as_u16() }
+    };
+    for _ in 0..FAILURES_PER_ADDRESS_MAX {
+        assert_eq!(guess("2001:db8::1", "a guess").await, 401);
+    }
+    // One host has a whole /64 of IPv6.
+    assert_eq!(guess("2001:db8::ffff:1", &test.member.secret).await, 429);
+    assert_eq!(guess("2001:db8:0:1::1", &test.member.secret).await, 200);
+    assert_eq!(guess("198.51.100.1", &test.member.secret).await, 200);
+}
