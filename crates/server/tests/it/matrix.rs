@@ -1,87 +1,249 @@
-//! Who may do what, at a glance.
+//! Who may do what: every route, by every kind of caller, against the table in `matrix.txt`. A route, a
+//! method of a route, or a resource type that has no row fails the test, and so does a status that is
+//! not the one in the table.
 
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_server::{ROUTES, Route};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::app::{As, TestApp};
+use crate::app::{Answer, As, Credentials, TestApp};
 
-/// One operation, and the status for each of [`callers`].
-type Row = (Method, String, Value, [u16; 6]);
+const TABLE: &str = include_str!("matrix.txt");
+/// In the order of the table's columns.
+const CALLERS: usize = 8;
+const NARROW_SCOPE: &str = "system/Practitioner.rs";
+/// What every resource type is asked for: a method, and what follows the type. `{}` is an id.
+const INTERACTIONS: [(&str, &str); 9] = [
+    ("GET", ""),
+    ("POST", ""),
+    ("POST", "/_search"),
+    ("GET", "/{}"),
+    ("PUT", "/{}"),
+    ("PATCH", "/{}"),
+    ("DELETE", "/{}"),
+    ("GET", "/{}/_history"),
+    ("GET", "/{}/_history/{}"),
+];
 
-/// Anonymous, a member, a member under a policy that allows everything, an admin of another project,
-/// the project's admin, a Super Admin.
-async fn callers(test: &TestApp) -> [As; 6] {
-    let powerful = test.make_client(&test.project, "Powerful").await;
-    test.put_under_policy(&powerful, &json!({ "resource": [{ "resourceType": "*" }] })).await;
-    [
-        As::Anonymous,
-        test.bearer(&test.member).await,
-        test.bearer(&powerful).await,
-        test.bearer(&test.stranger).await,
-        test.bearer(&test.admin).await,
-        test.bearer(&test.super_admin).await,
-    ]
+/// One line of the table.
+struct Row {
+    method: &'static str,
+    path: &'static str,
+    statuses: Vec<&'static str>,
+    body: &'static str,
 }
 
-/// The operations, on resources of one project. None of them changes what another row needs.
-async fn rows(test: &TestApp) -> Vec<Row> {
-    let client = test.make_client(&test.project, "Nightly export").await;
-    let membership = test.membership_of(&client).await;
-    let membership_path = format!("ProjectMembership/{}", membership["id"].as_str().unwrap());
-    let policy =
-        json!({ "resourceType": "AccessPolicy", "name": "All", "resource": [{ "resourceType": "*" }] });
-    let policy_id = test.post(&test.admin, "AccessPolicy", &policy).await.expect(201).text_at("/id");
-    let rotate = format!("{}/$rotate-secret", client.path());
-    let project = format!("Project/{}", test.project);
-    let (client_path, policy_path) = (client.path(), format!("AccessPolicy/{policy_id}"));
-    let none = || Value::Null;
-    let get = |path: &str, statuses| (Method::GET, path.to_owned(), Value::Null, statuses);
-    let nothing = json!([]);
-    let new_client = json!({ "resourceType": "ClientApplication", "name": "New" });
-    let new_project = json!({ "resourceType": "Project", "name": "New" });
-    vec![
-        get("metadata", [200; 6]),
-        get("OperationDefinition", [401, 200, 200, 200, 200, 200]),
-        get(&client_path, [401, 200, 200, 404, 200, 200]),
-        get(&format!("{client_path}/_history"), [401, 200, 200, 404, 200, 200]),
-        get("ClientApplication", [401, 200, 200, 200, 200, 200]),
-        get(&project, [401, 200, 200, 404, 200, 200]),
-        get(&policy_path, [401, 200, 200, 404, 200, 200]),
-        get(&membership_path, [401, 403, 200, 404, 200, 200]),
-        get("AuditEvent", [401, 403, 200, 200, 200, 200]),
-        // `wrong` never matches: 400 is as far as one can get.
-        (Method::POST, rotate, json!({ "secret": "wrong" }), [401, 403, 403, 404, 400, 400]),
-        (Method::POST, "ClientApplication".to_owned(), new_client, [401, 403, 201, 201, 201, 201]),
-        (Method::PATCH, client_path.clone(), nothing.clone(), [401, 403, 200, 404, 200, 200]),
-        (Method::POST, "AccessPolicy".to_owned(), policy, [401, 403, 403, 201, 201, 201]),
-        (Method::PATCH, policy_path.clone(), nothing.clone(), [401, 403, 403, 404, 200, 200]),
-        (Method::POST, "ProjectMembership".to_owned(), membership, [401, 403, 403, 403, 409, 409]),
-        (Method::PATCH, membership_path.clone(), nothing.clone(), [401, 403, 403, 404, 200, 200]),
-        (Method::POST, "Project".to_owned(), new_project, [401, 403, 403, 403, 403, 201]),
-        (Method::PATCH, project.clone(), nothing, [401, 403, 403, 404, 200, 200]),
-        (Method::POST, "AuditEvent".to_owned(), json!({}), [401, 405, 405, 405, 405, 405]),
-        (Method::DELETE, membership_path, none(), [401, 403, 403, 404, 200, 200]),
-        (Method::DELETE, policy_path, none(), [401, 403, 403, 404, 200, 200]),
-        (Method::DELETE, client_path, none(), [401, 403, 200, 404, 200, 200]),
-        (Method::DELETE, project, none(), [401, 403, 403, 403, 403, 200]),
-    ]
+fn rows() -> Vec<Row> {
+    let lines = TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (told, body) = line.split_once(" < ").unwrap_or((line, ""));
+            let mut words = told.split_whitespace();
+            let (method, path) = (words.next().unwrap(), words.next().unwrap());
+            let statuses: Vec<_> = words.collect();
+            assert_eq!(statuses.len(), CALLERS, "{line}");
+            Row { method, path, statuses, body }
+        })
+        .collect()
+}
+
+/// What the rows are about; made anew whenever a row has changed it.
+struct Target {
+    client: Credentials,
+    /// What stands for what in a row.
+    names: Vec<(&'static str, String)>,
+    /// A token of [`Target::client`].
+    token: As,
+}
+
+/// Everybody who does not come and go with the target.
+struct Callers {
+    member: (Credentials, As),
+    read_only: (Credentials, As),
+    stranger: (Credentials, As),
+    admin: (Credentials, As),
+    super_admin: (Credentials, As),
+    narrow: As,
+}
+
+async fn with_token(test: &TestApp, who: &Credentials) -> (Credentials, As) {
+    (who.clone(), test.bearer(who).await)
+}
+
+impl Callers {
+    /// With tokens that nobody has revoked.
+    async fn come(test: &TestApp, read_only: &Credentials) -> Self {
+        let form = [("grant_type", "client_credentials"), ("scope", NARROW_SCOPE)];
+        let narrow = test.token(&test.admin, &form).await.expect(200).text_at("/access_token");
+        Self {
+            member: with_token(test, &test.member).await,
+            read_only: with_token(test, read_only).await,
+            stranger: with_token(test, &test.stranger).await,
+            admin: with_token(test, &test.admin).await,
+            super_admin: with_token(test, &test.super_admin).await,
+            narrow: As::Bearer(narrow),
+        }
+    }
+
+    /// Forms of the authorization server are sent with Basic, as clients do; all else with a token.
+    fn all(&self, target: &Target, basic: bool) -> [As; CALLERS] {
+        let choose = |(credentials, token): &(Credentials, As)| {
+            if basic { As::from(credentials) } else { token.clone() }
+        };
+        [
+            As::Anonymous,
+            choose(&self.stranger),
+            choose(&self.member),
+            choose(&self.read_only),
+            choose(&(target.client.clone(), target.token.clone())),
+            choose(&self.admin),
+            choose(&self.super_admin),
+            self.narrow.clone(),
+        ]
+    }
+}
+
+impl Target {
+    async fn make(test: &TestApp, serial: usize) -> Self {
+        let client = test.make_client(&test.project, "Nightly export").await;
+        let token = test.bearer(&client).await;
+        let policy =
+            json!({ "resourceType": "AccessPolicy", "name": "All", "resource": [{ "resourceType": "*" }] });
+        let policy = test.post(&test.admin, "AccessPolicy", &policy).await.expect(201).text_at("/id");
+        let email = format!("person{serial}@example.test");
+        let invitation =
+            json!({ "resourceType": "Practitioner", "firstName": "Ann", "lastName": "Doe", "email": email });
+        let path = format!("admin/projects/{}/invite", test.project);
+        let invited = test.request(&test.admin, Method::POST, &path).json(&invitation).send().await;
+        let invited = invited.expect(200).json();
+        let id_in = |element: &str| {
+            let reference = invited[element]["reference"].as_str().unwrap();
+            reference.rsplit('/').next().unwrap().to_owned()
+        };
+        let membership = test.membership_of(&client).await["id"].as_str().unwrap().to_owned();
+        let event = test.get(&test.super_admin, "AuditEvent?_count=1").await.expect(200);
+        let As::Bearer(own) = token.clone() else { unreachable!("`bearer` gives a token") };
+        let names = vec![
+            ("{project}", test.project.clone()),
+            ("{spare}", test.make_project("Spare").await),
+            ("{client}", client.id.clone()),
+            ("{secret}", client.secret.clone()),
+            ("{membership}", membership),
+            ("{policy}", policy),
+            ("{user}", id_in("user")),
+            ("{practitioner}", id_in("profile")),
+            (
+                "{event}",
+                event
+                    .json()
+                    .pointer("/entry/0/resource/id")
+                    .map_or_else(String::new, |id| id.as_str().unwrap().to_owned()),
+            ),
+            ("{serial}", serial.to_string()),
+            ("{token}", own),
+        ];
+        Self { client, names, token }
+    }
+
+    fn fill(&self, text: &str) -> String {
+        self.names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+    }
+}
+
+async fn send(test: &TestApp, who: As, row: &Row, path: &str, body: String) -> Answer {
+    let method: Method = row.method.parse().unwrap();
+    let request = test.request(who, method.clone(), path.trim_start_matches('/'));
+    match (body.as_bytes().first(), method) {
+        (None, _) => request.send().await,
+        (Some(b'[' | b'{'), Method::PATCH) => request.body("application/json-patch+json", body).send().await,
+        (Some(b'[' | b'{'), _) => request.json(&body.parse().unwrap()).send().await,
+        (Some(_), _) => request.body("application/x-www-form-urlencoded", body).send().await,
+    }
 }
 
 #[tokio::test]
 async fn each_caller_gets_exactly_its_own() {
     let test = TestApp::start().await;
-    let callers = callers(&test).await;
+    let read_only = test.make_client(&test.project, "Read-only").await;
+    let policy = json!({ "name": "Read-only", "resource": [{ "resourceType": "*", "readonly": true }] });
+    test.put_under_policy(&read_only, &policy).await;
+    let mut callers = Callers::come(&test, &read_only).await;
+    let mut target = Target::make(&test, 0).await;
     let mut wrong = Vec::new();
-    for (method, path, body, expected) in rows(&test).await {
+    let mut serial = 0;
+    for row in rows() {
+        let is_form = row.path.starts_with("/oauth2/") && !row.body.is_empty();
         let mut found = Vec::new();
-        for who in &callers {
-            let request = test.fhir(who, method.clone(), &path);
-            let request = if body.is_null() { request } else { request.json(&body) };
-            found.push(request.send().await.status.as_u16());
+        for column in 0..CALLERS {
+            let who = callers.all(&target, is_form)[column].clone();
+            let path = target.fill(row.path);
+            let answer = send(&test, who, &row, &path, target.fill(row.body)).await;
+            if answer.status.is_success() && row.method != "GET" {
+                serial += 1;
+                target = Target::make(&test, serial).await;
+                callers = Callers::come(&test, &read_only).await;
+            }
+            found.push(answer.status.as_str().to_owned());
         }
-        if found != expected {
-            wrong.push(format!("{method} {path}: {found:?}, expected {expected:?}"));
+        if found != row.statuses {
+            let body = if row.body.is_empty() { String::new() } else { format!(" < {}", row.body) };
+            wrong.push(format!("{:<6} {:<58} {}{body}", row.method, row.path, found.join(" ")));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "these rows are not as in matrix.txt:\n{}", wrong.join("\n"));
+}
+
+/// Whether a path of the table is one of a route: `{name}` is any segment, `{*name}` all that follow.
+fn is_of(route: &str, path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let (mut given, mut known) = (path.split('/'), route.split('/'));
+    loop {
+        match (given.next(), known.next()) {
+            (None, None) => return true,
+            (Some(_), Some(name)) if name.starts_with("{*") => return true,
+            (Some(segment), Some(name)) if segment == name => {}
+            (Some(segment), Some(name)) if name.starts_with('{') && segment.starts_with(|c| c != '_') => {}
+            _ => return false,
+        }
+    }
+}
+
+#[test]
+fn every_route_and_method_has_a_row() {
+    let rows = rows();
+    let has_row = |method: &str, route: &str| {
+        let told = rows.iter().any(|row| row.method == method && is_of(route, row.path));
+        assert!(told, "matrix.txt has no row for {method} {route}");
+    };
+    for Route { path, methods } in ROUTES {
+        for method in *methods {
+            has_row(method, path);
+        }
+    }
+    for kept in ResourceType::ALL.into_iter().filter(|known| !known.is_conformance()) {
+        for (method, rest) in INTERACTIONS {
+            has_row(method, &format!("/fhir/R4/{kept}{rest}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_methods_are_refused_and_told_which_there_are() {
+    let test = TestApp::start().await;
+    for route in ROUTES.iter().filter(|route| !route.path.starts_with("/fhir/")) {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            if route.methods.contains(&method) {
+                continue;
+            }
+            let path = route.path.replace("{id}", &test.project).replace("{ticket}", "x");
+            let request = test.request(As::Anonymous, method.parse().unwrap(), path.trim_start_matches('/'));
+            let answer = request.send().await;
+            assert_eq!(answer.status, 405, "{method} {}: {}", route.path, answer.text);
+            let mut allowed: Vec<&str> =
+                answer.header("allow").split(',').map(str::trim).filter(|name| *name != "HEAD").collect();
+            allowed.sort_unstable();
+            assert_eq!(allowed, route.methods, "{method} {}", route.path);
+        }
+    }
 }
