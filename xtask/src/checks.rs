@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::bench::PRODUCT;
 use crate::command::{cargo, program, root, run, target_dir, works};
+use crate::setup::environment_python;
 use crate::steps::{Done, Selection};
 
 pub fn format(_: &Selection) -> Result<Done, String> {
@@ -49,11 +50,15 @@ pub fn doc_tests(_: &Selection) -> Result<Done, String> {
     Ok(Done::Passed)
 }
 
-/// The real client against the real binary.
+/// Published clients against the real binary.
 pub fn end_to_end(_: &Selection) -> Result<Done, String> {
     run(cargo().args(["build", "--quiet", "--package", PRODUCT, "--bin", PRODUCT]))?;
     let binary = target_dir()?.join("debug").join(PRODUCT);
-    run(program("npm").arg("test").current_dir(root().join("e2e")).env("KEYRELAY_BIN", binary))?;
+    run(program("npm").arg("test").current_dir(root().join("e2e")).env("KEYRELAY_BIN", &binary))?;
+    let mut python = environment_python()?;
+    // Compiled files would lie beside the sources.
+    python.args(["-B", "-m", "unittest", "discover", "--start-directory"]).arg(root().join("e2e/python"));
+    run(python.env("KEYRELAY_BIN", binary))?;
     Ok(Done::Passed)
 }
 

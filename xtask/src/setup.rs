@@ -2,9 +2,10 @@
 //!
 //! Looks before it installs, so that a second run changes nothing, needs no network and no rights.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::command::{cargo, program, root, run, works};
+use crate::command::{cargo, program, root, run, target_dir, works};
 use crate::steps::{Done, Group, Selection};
 
 /// A Debian package, with how to see that what it brings is there already, from wherever it came.
@@ -14,7 +15,7 @@ struct Package {
     end_to_end_only: bool,
 }
 
-const PACKAGES: [Package; 5] = [
+const PACKAGES: [Package; 7] = [
     // The C compiler builds SQLite, the cryptography library and the allocator.
     Package { name: "gcc", there: || works(program("cc").arg("--version")), end_to_end_only: false },
     Package {
@@ -29,6 +30,13 @@ const PACKAGES: [Package; 5] = [
     },
     Package { name: "nodejs", there: || works(program("node").arg("--version")), end_to_end_only: true },
     Package { name: "npm", there: || works(program("npm").arg("--version")), end_to_end_only: true },
+    Package { name: "python3", there: || works(python3().arg("--version")), end_to_end_only: true },
+    // Debian's Python comes without what makes an environment with an installer in it.
+    Package {
+        name: "python3-venv",
+        there: || works(python3().args(["-c", "import ensurepip, venv"])),
+        end_to_end_only: true,
+    },
 ];
 
 /// Installs the system packages that are missing.
@@ -80,6 +88,43 @@ pub fn node_modules(_: &Selection) -> Result<Done, String> {
     }
     run(program("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(folder))?;
     Ok(Done::Passed)
+}
+
+/// The environment of the Python tests, made anew whenever it is not what the requirements ask for.
+pub fn python_environment(_: &Selection) -> Result<Done, String> {
+    let requirements = root().join("e2e/python/requirements.txt");
+    let wanted = std::fs::read(&requirements)
+        .map_err(|error| format!("e2e/python/requirements.txt cannot be read: {error}"))?;
+    let folder = python_folder()?;
+    // Written last, after everything else is in place.
+    let installed = folder.join("installed.txt");
+    if std::fs::read(&installed).is_ok_and(|installed| installed == wanted)
+        && works(environment_python()?.arg("--version"))
+    {
+        return Ok(Done::Skipped("they are installed already".to_owned()));
+    }
+    run(python3().args(["-m", "venv", "--clear"]).arg(&folder))?;
+    let mut pip = environment_python()?;
+    pip.args(["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]);
+    // Nothing is built, so nothing of a package runs before its hash has been checked.
+    pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(&requirements);
+    run(&mut pip)?;
+    std::fs::write(&installed, wanted)
+        .map_err(|error| format!("{} cannot be written: {error}", installed.display()))?;
+    Ok(Done::Passed)
+}
+
+/// The Python that the end-to-end tests run on, with their packages.
+pub fn environment_python() -> Result<Command, String> {
+    Ok(program(python_folder()?.join("bin/python")))
+}
+
+fn python_folder() -> Result<PathBuf, String> {
+    Ok(target_dir()?.join("e2e-python"))
+}
+
+fn python3() -> Command {
+    program("python3")
 }
 
 fn newer(one: &Path, other: &Path) -> bool {

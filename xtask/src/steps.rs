@@ -35,7 +35,7 @@ struct Step {
     run: fn(&Selection) -> Result<Done, String>,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { group: Group::Setup, title: "install missing system packages", run: setup::packages },
     Step { group: Group::Setup, title: "look for rustfmt and clippy", run: setup::components },
     Step { group: Group::Fmt, title: "check the format", run: checks::format },
@@ -45,8 +45,13 @@ const STEPS: [Step; 9] = [
     Step { group: Group::Rust, title: "run the examples in the documentation", run: checks::doc_tests },
     Step {
         group: Group::E2e,
-        title: "install the packages of the end-to-end tests",
+        title: "install the npm packages of the end-to-end tests",
         run: setup::node_modules,
+    },
+    Step {
+        group: Group::E2e,
+        title: "install the Python packages of the end-to-end tests",
+        run: setup::python_environment,
     },
     Step { group: Group::E2e, title: "run the end-to-end tests", run: checks::end_to_end },
 ];
@@ -150,9 +155,9 @@ pub fn run(selection: &Selection) -> Result<(), String> {
     }
     println!();
     for (step, word, seconds) in &summary {
-        println!("  {:<5}  {:<46}  {word:<7}  {seconds:>7.1} s", step.group.name(), step.title);
+        println!("  {:<5}  {:<52}  {word:<7}  {seconds:>7.1} s", step.group.name(), step.title);
     }
-    println!("  {:<5}  {:<46}  {:<7}  {:>7.1} s", "", "all of it", "", whole.elapsed().as_secs_f64());
+    println!("  {:<5}  {:<52}  {:<7}  {:>7.1} s", "", "all of it", "", whole.elapsed().as_secs_f64());
     failure.map_or(Ok(()), Err)
 }
 

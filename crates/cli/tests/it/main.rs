@@ -4,4 +4,5 @@ mod commands;
 mod crash;
 mod hostile;
 mod leaks;
+mod openid_connect;
 mod process;

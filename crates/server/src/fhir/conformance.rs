@@ -45,7 +45,12 @@ impl Conformance {
             base_url: &self.base_url,
             version: env!("CARGO_PKG_VERSION"),
             date_rfc3339: &self.since.to_instant(),
-            oauth_endpoints: &[OauthEndpoint::Token],
+            oauth_endpoints: &[
+                OauthEndpoint::Authorize,
+                OauthEndpoint::Token,
+                OauthEndpoint::Introspect,
+                OauthEndpoint::Revoke,
+            ],
         })
     }
 

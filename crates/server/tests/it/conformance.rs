@@ -28,9 +28,11 @@ async fn anyone_reads_what_the_server_can_do() {
     for name in ["Project", "ClientApplication", "ProjectMembership", "AccessPolicy", "AuditEvent"] {
         assert!(types.contains(&name), "{name} in {types:?}");
     }
-    let token = rest["security"]["extension"][0]["extension"][0].clone();
-    let url = format!("http://{}/oauth2/token", test.address);
-    assert_eq!(token, json!({ "url": "token", "valueUri": url }));
+    let endpoints = rest["security"]["extension"][0]["extension"].as_array().unwrap();
+    for name in ["authorize", "token", "introspect", "revoke"] {
+        let url = format!("http://{}/oauth2/{name}", test.address);
+        assert!(endpoints.contains(&json!({ "url": name, "valueUri": url })), "{name} in {endpoints:?}");
+    }
     test.get(&test.member, "metadata").await.expect(200);
 }
 
