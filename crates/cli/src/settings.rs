@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use keyrelay_core::origin::Origin;
 use keyrelay_server::{BaseUrl, Config, TrustedProxies};
 use serde::Deserialize;
 
@@ -62,6 +63,9 @@ pub struct Settings {
     /// Proxies that are believed about the address of a client (`X-Forwarded-For`): addresses and networks, separated by commas [default: none]
     #[arg(long, env = "KEYRELAY_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Option<Vec<String>>,
+    /// Origins whose pages may use the API in a browser, beside those that clients name as theirs; separated by commas [default: none]
+    #[arg(long, env = "KEYRELAY_ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Option<Vec<String>>,
     /// What is logged, as a tracing filter [default: info]
     #[arg(long, env = "KEYRELAY_LOG")]
     pub log: Option<String>,
@@ -71,7 +75,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "listen",
     "base_url",
     "data_dir",
@@ -79,6 +83,7 @@ const KEYS: [&str; 9] = [
     "master_key_file",
     "secret_policy",
     "trusted_proxies",
+    "allowed_origins",
     "log",
     "log_format",
 ];
@@ -101,6 +106,7 @@ impl Settings {
             master_key_file: self.master_key_file.or(file.master_key_file),
             secret_policy: self.secret_policy.or(file.secret_policy),
             trusted_proxies: self.trusted_proxies.or(file.trusted_proxies),
+            allowed_origins: self.allowed_origins.or(file.allowed_origins),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         })
@@ -124,9 +130,12 @@ impl Settings {
     /// What the server needs to know.
     pub fn config(&self, base_url: BaseUrl) -> anyhow::Result<Config> {
         let proxies = self.trusted_proxies.as_deref().unwrap_or_default();
+        let origins = self.allowed_origins.as_deref().unwrap_or_default();
+        let origins = origins.iter().map(|origin| Origin::parse(origin.trim())).collect::<Result<_, _>>();
         Ok(Config {
             secret_policy: self.secret_policy(),
             trusted_proxies: TrustedProxies::parse(proxies).context("--trusted-proxies")?,
+            allowed_origins: origins.context("--allowed-origins")?,
             ..Config::new(base_url)
         })
     }
@@ -178,7 +187,7 @@ mod tests {
     #[test]
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
-                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nlog = \"x\"\nlog_format = \"json\"\n";
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\nlog = \"x\"\nlog_format = \"json\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
     }

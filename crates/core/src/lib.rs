@@ -11,6 +11,7 @@ pub mod id;
 pub mod keyring;
 pub mod limits;
 pub mod lockout;
+pub mod origin;
 pub mod password;
 pub mod policy;
 pub mod random;

@@ -133,5 +133,9 @@ pub const ASSERTION_LIFETIME_MAX: Duration = Duration::from_mins(5);
 pub const ASSERTION_SKEW: Duration = Duration::from_secs(30);
 /// Longest `jti` of a client assertion, in bytes.
 pub const JTI_BYTES_MAX: usize = 256;
+/// Longest origin of a page in a browser, in bytes.
+pub const ORIGIN_BYTES_MAX: usize = 255;
+/// How long a browser may remember what it was told before a request from another origin.
+pub const PREFLIGHT_LIFETIME: Duration = Duration::from_mins(10);
 /// How often what is dead is forgotten: logins, revocations, assertions.
 pub const SWEEP_INTERVAL: Duration = Duration::from_mins(10);

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use keyrelay_core::origin::Origin;
+
 use crate::proxies::TrustedProxies;
 
 /// The address under which clients reach this server: the issuer of its tokens. Ends with `/`.
@@ -46,6 +48,15 @@ impl BaseUrl {
         rest.split('/').next().unwrap_or_default()
     }
 
+    /// The origin of pages of this server, in the spelling of browsers.
+    #[must_use]
+    pub fn origin(&self) -> Option<Origin> {
+        let (scheme, rest) = self.0.split_once("://")?;
+        let authority = rest.split('/').next()?.to_ascii_lowercase();
+        let default = if scheme == "https" { ":443" } else { ":80" };
+        Origin::parse(&format!("{scheme}://{}", authority.strip_suffix(default).unwrap_or(&authority))).ok()
+    }
+
     /// The URL of a path below this one.
     #[must_use]
     pub fn join(&self, path: &str) -> String {
@@ -84,13 +95,20 @@ pub struct Config {
     pub secret_policy: SecretPolicy,
     /// The proxies that are believed about where a request came from.
     pub trusted_proxies: TrustedProxies,
+    /// Origins whose pages may use every client; those of one client are in its resource.
+    pub allowed_origins: Vec<Origin>,
 }
 
 impl Config {
     /// The settings of a server of which only the base URL is known.
     #[must_use]
     pub fn new(base_url: BaseUrl) -> Self {
-        Self { base_url, secret_policy: SecretPolicy::default(), trusted_proxies: TrustedProxies::default() }
+        Self {
+            base_url,
+            secret_policy: SecretPolicy::default(),
+            trusted_proxies: TrustedProxies::default(),
+            allowed_origins: Vec::new(),
+        }
     }
 }
 
@@ -106,6 +124,9 @@ mod tests {
         ] {
             assert_eq!(BaseUrl::parse(text).unwrap().as_str(), url);
         }
+        let origin = |text| BaseUrl::parse(text).unwrap().origin().map(|origin| origin.to_string());
+        assert_eq!(origin("https://FHIR.example.test:443/keys/").unwrap(), "https://fhir.example.test");
+        assert_eq!(origin("http://[::1]:8103").unwrap(), "http://[::1]:8103");
         for text in ["", "fhir.example.test", "ftp://x/", "https://", "https://x/?a=b", "https://u@x/"] {
             assert!(BaseUrl::parse(text).is_err(), "{text}");
         }

@@ -9,6 +9,7 @@ mod app;
 mod auth;
 pub mod bootstrap;
 mod config;
+mod cors;
 mod error;
 mod fhir;
 mod former;

@@ -25,7 +25,7 @@ use tower::ServiceExt;
 use crate::auth::ClientAddress;
 use crate::error::StartError;
 use crate::write_timeout::WriteTimeout;
-use crate::{App, router};
+use crate::{App, cors, router};
 
 /// A server that has its socket.
 #[derive(Debug)]
@@ -177,10 +177,13 @@ async fn linger(mut stream: TcpStream) {
 async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::Request<Body>) -> Response {
     let from = app.config.trusted_proxies.client_of(peer.ip(), request.headers());
     request.extensions_mut().insert(ClientAddress(from));
-    let mut response = match routes.oneshot(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
+    let routed = |request| async move {
+        match routes.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
     };
+    let mut response = cors::answer(&app, request, routed).await;
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
     app.metrics.count_response(status);

@@ -12,6 +12,7 @@ mod database;
 mod error;
 mod group;
 mod lock;
+mod origins;
 mod resources;
 mod search;
 mod sessions;

@@ -66,7 +66,7 @@ async fn a_wrong_setting_is_refused_with_what_to_do() {
     let file = dir.path().join("keyrelay.toml");
     std::fs::write(&file, "listn = \"127.0.0.1:0\"\n").unwrap();
     let data_dir = dir.path().join("data");
-    let cases: [Case<'_>; 7] = [
+    let cases: [Case<'_>; 8] = [
         (&[("KEYRELAY_CONFIG", file.to_str().unwrap())], &[], "did you mean \"listen\"?"),
         (&[("KEYRELAY_BOOTSTRAP_CLIENT_ID", ID)], &[], "set both"),
         (
@@ -85,6 +85,7 @@ async fn a_wrong_setting_is_refused_with_what_to_do() {
             &[],
             "\"proxy\" is neither an address nor a network",
         ),
+        (&[], &["--allowed-origins", "https://app.example.test/"], "is no origin as browsers write it"),
         (&[], &["--log", "keyrelay=loud"], "cannot be read"),
     ];
     for (variables, flags, expected) in cases {

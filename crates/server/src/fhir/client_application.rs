@@ -12,6 +12,7 @@ use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{SCOPE_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
+use keyrelay_core::origin::Origin;
 use keyrelay_core::random::time_ordered_uuid;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
@@ -107,6 +108,7 @@ pub(super) fn row(
     }
     check_keys(id, resource)?;
     check_redirects(resource)?;
+    check_origins(resource)?;
     Ok(ClientRow {
         id,
         project,
@@ -144,6 +146,18 @@ fn check_redirects(resource: &Map<String, Value>) -> Result<(), Outcome> {
                 "ClientApplication.redirectUris",
                 "A redirect URI is absolute, in ASCII, without a fragment, and of a scheme that only leads somewhere",
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Origins are compared as texts, so each must be in the spelling of browsers.
+fn check_origins(resource: &Map<String, Value>) -> Result<(), Outcome> {
+    let origins = resource.get("allowedOrigin").and_then(Value::as_array).into_iter().flatten();
+    for (n, origin) in origins.enumerate() {
+        if let Err(error) = Origin::parse(origin.as_str().unwrap_or_default()) {
+            let at = format!("ClientApplication.allowedOrigin[{n}]");
+            return Err(Outcome::invalid_at(at, error.to_string()));
         }
     }
     Ok(())

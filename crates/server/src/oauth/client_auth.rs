@@ -48,6 +48,11 @@ impl ClientParameters {
         None
     }
 
+    /// The client that the form names, proved or not.
+    pub(super) fn named(&self) -> Option<ClientId> {
+        self.client_id.as_deref().and_then(ClientId::parse)
+    }
+
     /// Whether nothing says who the client is: a login without a client.
     pub(super) fn is_nobody(&self, headers: &HeaderMap) -> bool {
         let nothing = self.client_id.is_none() && self.client_secret.is_none();

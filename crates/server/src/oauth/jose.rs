@@ -50,6 +50,8 @@ struct TokenClaims {
 pub(crate) struct VerifiedToken {
     pub(crate) id: TokenId,
     pub(crate) bearer: Bearer,
+    /// The client that it was given to; none where a person logged in without one.
+    pub(crate) client: Option<ClientId>,
     /// What the client proved itself by when it got the token.
     pub(crate) proof: SecretId,
     pub(crate) scope: Scope,
@@ -175,6 +177,7 @@ impl TokenKeys {
         Some(VerifiedToken {
             id: TokenId::parse(&claims.jti)?,
             bearer,
+            client,
             proof: SecretId::parse(&claims.sid)?,
             scope: Scope::parse(&claims.scope).ok()?,
             not_before: claims.nbf,

@@ -17,10 +17,10 @@ use zeroize::Zeroizing;
 
 use super::client_auth::ClientParameters;
 use super::{issue, login_grants};
-use crate::App;
 use crate::auth::ClientAddress;
 use crate::error::OAuthError;
 use crate::router::read_body_of;
+use crate::{App, cors};
 
 /// The grants there are (RFC 6749 §1.3).
 pub(super) const GRANT_TYPES: [&str; 3] = ["client_credentials", "authorization_code", "refresh_token"];
@@ -42,10 +42,21 @@ pub(crate) async fn token(
     Extension(ClientAddress(from)): Extension<ClientAddress>,
     request: Request,
 ) -> Response {
-    match grant(&app, from, request).await {
+    let read = async {
+        let (headers, body) = read_form(request).await?;
+        Form::parse(&body).map(|form| (headers, form))
+    };
+    let (headers, form) = match read.await {
+        Ok(read) => read,
+        Err(error) => return error.into_response(),
+    };
+    let client = form.client.named();
+    let mut response = match grant(&app, from, &headers, form).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
-    }
+    };
+    cors::answered_to(&headers, client, &mut response);
+    response
 }
 
 /// The parameters of a token request.
@@ -60,9 +71,7 @@ pub(super) struct Form {
     pub(super) refresh_token: Option<PlainSecret>,
 }
 
-async fn grant(app: &App, from: IpAddr, request: Request) -> Result<Response, OAuthError> {
-    let (headers, body) = read_form(request).await?;
-    let mut form = Form::parse(&body)?;
+async fn grant(app: &App, from: IpAddr, headers: &HeaderMap, mut form: Form) -> Result<Response, OAuthError> {
     let grant_type =
         form.grant_type.take().ok_or_else(|| OAuthError::invalid_request("grant_type is missing"))?;
     if !GRANT_TYPES.contains(&grant_type.as_str()) {
@@ -71,10 +80,10 @@ async fn grant(app: &App, from: IpAddr, request: Request) -> Result<Response, OA
     let scope = form.scope.take().map(|text| Scope::parse(&text)).transpose();
     let scope = scope.map_err(|error| OAuthError::invalid_scope(error.to_string()))?;
     match grant_type.as_str() {
-        "authorization_code" => login_grants::by_code(app, &headers, form, from).await,
-        "refresh_token" => login_grants::by_refresh_token(app, &headers, form, scope, from).await,
+        "authorization_code" => login_grants::by_code(app, headers, form, from).await,
+        "refresh_token" => login_grants::by_refresh_token(app, headers, form, scope, from).await,
         _ => {
-            let proved = form.client.authenticate(app, &headers, Acts::ForItself, from).await?;
+            let proved = form.client.authenticate(app, headers, Acts::ForItself, from).await?;
             if !proved.access.allows_grant(&grant_type) {
                 return Err(OAuthError::unauthorized_client());
             }

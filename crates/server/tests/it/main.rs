@@ -8,6 +8,7 @@ mod bounds;
 mod bundles;
 mod client_auth;
 mod conformance;
+mod cors;
 mod forged;
 mod jwt;
 mod matrix;

@@ -21,6 +21,7 @@ pub(super) static ELEMENTS: &[Element] = &[
     Element::optional("identityProvider", Kind::Complex(&datatypes::IDENTITY_PROVIDER)),
     Element::optional("accessTokenLifetime", Kind::Lifetime),
     Element::optional("refreshTokenLifetime", Kind::Lifetime),
+    // Origins as browsers write them; see `core::origin`.
     Element::many("allowedOrigin", STRING),
     Element::many("grantType", STRING),
     Element::many("responseType", STRING),

@@ -1,5 +1,6 @@
 //! The search parameters of each type: those of R4 and of Medplum, plus
-//! `ClientApplication.status`, which operators need to find clients that are switched off.
+//! `ClientApplication.status`, which operators need to find clients that are switched off, and
+//! `ClientApplication.allowed-origin`, by which the server itself finds which origins are allowed.
 //! Data only. Fields that hold secrets must never be listed; a test holds this.
 
 use super::super::schema::{AGENT_TARGETS, OBSERVER_TARGETS, PROFILE_TARGETS, ResourceType, USER_TARGETS};
@@ -75,6 +76,7 @@ static CLIENT_APPLICATION: &[SearchParam] = &[
     string("name", &["name"]),
     token("status", &["status"]),
     string("identity-provider-issuer", &["identityProvider.issuer"]),
+    uri("allowed-origin", &["allowedOrigin"]),
 ];
 
 static PROJECT_MEMBERSHIP: &[SearchParam] = &[
