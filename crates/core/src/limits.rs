@@ -27,6 +27,8 @@ pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most connections open at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Most of them from one address, unless it is this machine or a trusted proxy; one more is closed at once.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 500;
 
 /// Longest secret that is looked at, in bytes.
 pub const SECRET_BYTES_MAX: usize = 1024;

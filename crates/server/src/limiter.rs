@@ -64,7 +64,7 @@ impl FailureLimiter {
 }
 
 /// What is counted as one address: an IPv4 address, or the /64 that one IPv6 host can choose from.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     pub(crate) retirements: Counter,
     /// Attempts to get in with a secret that has ended.
     pub(crate) former_secret_seen: Counter,
+    /// Connections closed at once, because their address had too many.
+    pub(crate) connections_refused: Counter,
     /// Open connections.
     pub(crate) connections: Gauge,
 }
@@ -61,6 +63,7 @@ impl Metrics {
             rotations: Counter::default(),
             retirements: Counter::default(),
             former_secret_seen: Counter::default(),
+            connections_refused: Counter::default(),
             connections: Gauge::default(),
             registry: Registry::default(),
         };
@@ -73,6 +76,11 @@ impl Metrics {
             "former_secret_seen",
             "Attempts with a secret that has ended",
             metrics.former_secret_seen.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections closed because their address had too many",
+            metrics.connections_refused.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
         Self { registry, ..metrics }

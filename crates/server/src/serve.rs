@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use http::header::X_CONTENT_TYPE_OPTIONS;
 use hyper::body::Incoming;
@@ -18,14 +18,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use keyrelay_core::limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use crate::auth::ClientAddress;
-use crate::error::StartError;
+use crate::error::{Outcome, StartError};
+use crate::places::{Place, Places};
 use crate::write_timeout::WriteTimeout;
-use crate::{App, cors, router};
+use crate::{App, cors, host, router};
 
 /// A server that has its socket.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Server {
     /// [`limits::DRAIN_TIMEOUT`], writes down what was counted, and closes the store.
     pub async fn run(self, app: App, stop: impl Future<Output = ()>) {
         let routes = router(app.clone());
-        let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let places = Places::new(app.config.trusted_proxies.clone());
         let (drain, draining) = watch::channel(false);
         let mut connections = JoinSet::new();
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
@@ -72,7 +73,7 @@ impl Server {
                     tokio::spawn(async move { app.sweep().await });
                 }
                 Some(_) = connections.join_next() => {}
-                accepted = accept(&self.listener, &places) => {
+                accepted = accept(&self.listener, &places, &app) => {
                     if let Some((stream, peer, place)) = accepted {
                         connections.spawn(connection(stream, peer, place, routes.clone(), app.clone(), draining.clone()));
                     }
@@ -92,11 +93,18 @@ impl Server {
 
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    places: &Places,
+    app: &App,
+) -> Option<(TcpStream, SocketAddr, Place)> {
+    let free = places.free().await?;
     match listener.accept().await {
-        Ok((stream, peer)) => Some((stream, peer, place)),
+        Ok((stream, peer)) => {
+            let place = places.take(free, peer.ip());
+            if place.is_none() {
+                app.metrics.connections_refused.inc();
+            }
+            place.map(|place| (stream, peer, place))
+        }
         Err(error) => {
             // Out of file handles, most likely: trying again at once would only burn time.
             tracing::warn!(%error, "a connection could not be accepted");
@@ -110,7 +118,7 @@ async fn accept(
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     routes: Router,
     app: App,
     mut draining: watch::Receiver<bool>,
@@ -183,7 +191,10 @@ async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::R
             Err(never) => match never {},
         }
     };
-    let mut response = cors::answer(&app, request, routed).await;
+    let mut response = match host::problem(request.version(), request.headers()) {
+        None => cors::answer(&app, request, routed).await,
+        Some(problem) => Outcome::invalid(problem).into_response(),
+    };
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
     app.metrics.count_response(status);

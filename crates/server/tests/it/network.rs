@@ -4,6 +4,8 @@ use keyrelay_core::limits::FAILURES_PER_ADDRESS_MAX;
 use keyrelay_server::TrustedProxies;
 use reqwest::Method;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::app::{As, TestApp};
 
@@ -71,4 +73,37 @@ async fn behind_a_trusted_proxy_one_client_does_not_use_up_the_failures_of_all()
     assert_eq!(guess("2001:db8::ffff:1", &test.member.secret).await, 429);
     assert_eq!(guess("2001:db8:0:1::1", &test.member.secret).await, 200);
     assert_eq!(guess("198.51.100.1", &test.member.secret).await, 200);
+}
+
+/// Sends a head and gives the whole answer.
+async fn exchange(test: &TestApp, head: &str) -> String {
+    let mut stream = TcpStream::connect(test.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_request_names_one_host_and_no_matter_which() {
+    let test = TestApp::start().await;
+    for (version, hosts, status) in [
+        ("1.1", "", 400),
+        ("1.1", "Host:\r\n", 400),
+        ("1.1", "Host: a\r\nHost: a\r\n", 400),
+        ("1.1", "Host: a b\r\n", 400),
+        ("1.1", "Host: user@a\r\n", 400),
+        ("1.1", "Host: a/b\r\n", 400),
+        ("1.1", "Host: \u{fc}\r\n", 400),
+        ("1.0", "", 200),
+        ("1.0", "Host: a\r\nHost: b\r\n", 400),
+        ("1.1", "Host: 10.0.0.1:8103\r\n", 200),
+        ("1.1", "Host: [::1]:8103\r\n", 200),
+        ("1.1", "Host: keyrelay.internal\r\n", 200),
+    ] {
+        let head = format!("GET /livez HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
+        let answer = exchange(&test, &head).await;
+        assert!(answer.starts_with(&format!("HTTP/{version} {status}")), "{version} {hosts:?}: {answer}");
+        assert!(status == 200 || answer.contains("The header Host"), "{answer}");
+    }
 }
