@@ -62,8 +62,7 @@ pub(crate) async fn answer<F: Future<Output = Response>>(
     next: impl FnOnce(Request<Body>) -> F,
 ) -> Response {
     let readers = readers_of(request.uri().path());
-    let asked = request.headers().get(ORIGIN);
-    match (readers, asked.cloned()) {
+    match (readers, request.headers().get(ORIGIN).cloned()) {
         (Readers::None, _) | (Readers::Allowed, None) => next(request).await,
         (Readers::All, _) => {
             let mut response =

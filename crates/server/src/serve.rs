@@ -185,14 +185,14 @@ async fn linger(mut stream: TcpStream) {
 async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::Request<Body>) -> Response {
     let from = app.config.trusted_proxies.client_of(peer.ip(), request.headers());
     request.extensions_mut().insert(ClientAddress(from));
-    let routed = |request| async move {
+    let serve = |request| async move {
         match routes.oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
     };
     let mut response = match host::problem(request.version(), request.headers()) {
-        None => cors::answer(&app, request, routed).await,
+        None => cors::answer(&app, request, serve).await,
         Some(problem) => Outcome::invalid(problem).into_response(),
     };
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
