@@ -89,6 +89,10 @@ pub const HISTORY_ENTRIES_MAX: i64 = 1000;
 /// Times a change is decided again after somebody else was faster.
 pub const CONFLICT_RETRIES_MAX: usize = 100;
 
+/// Times in a burst that one address may send a password, a code or anything else to log in by, good ones too.
+pub const LOGIN_ATTEMPTS_PER_ADDRESS_MAX: u32 = 100;
+/// How long it takes until one of them is forgotten.
+pub const LOGIN_ATTEMPT_FORGIVEN_AFTER: Duration = Duration::from_millis(500);
 /// Failed proofs that one address may send in a burst before it is answered 429.
 pub const FAILURES_PER_ADDRESS_MAX: u32 = 100;
 /// Failed proofs for one client id before further *failures* are answered 429; a correct secret still works.

@@ -13,7 +13,7 @@ use crate::error::StartError;
 use crate::fhir::Conformance;
 use crate::former::FormerSecretWatch;
 use crate::hashing::PasswordHasher;
-use crate::limiter::FailureLimiter;
+use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::oauth::TokenKeys;
 use crate::usage::UsageCounter;
@@ -32,7 +32,7 @@ pub struct Inner {
     pub(crate) tokens: TokenKeys,
     pub(crate) conformance: Conformance,
     pub(crate) usage: UsageCounter,
-    pub(crate) limiter: FailureLimiter,
+    pub(crate) limiter: Limiter,
     pub(crate) former: FormerSecretWatch,
     pub(crate) passwords: PasswordHasher,
     pub(crate) metrics: Arc<Metrics>,
@@ -70,7 +70,7 @@ impl App {
             conformance,
             usage: UsageCounter::default(),
             passwords: PasswordHasher::default(),
-            limiter: FailureLimiter::default(),
+            limiter: Limiter::default(),
             former: FormerSecretWatch::start(store.clone(), Arc::clone(&metrics)),
             metrics,
             config,

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -40,8 +41,8 @@ pub(crate) struct Credentials {
 pub(crate) enum NotProved {
     /// Wrong, unknown, off, blocked: nobody learns which.
     Refused,
-    /// Too many failures.
-    Throttled,
+    /// Too many failures; how long to wait.
+    Throttled(Duration),
     /// The store did not answer.
     Store(StoreError),
 }
@@ -104,8 +105,8 @@ pub(crate) async fn prove(
     from: IpAddr,
 ) -> Result<Proved, NotProved> {
     let now = app.now();
-    if app.limiter.blocks(from, now) {
-        return Err(NotProved::Throttled);
+    if let Some(wait) = app.limiter.blocks(from, now) {
+        return Err(NotProved::Throttled(wait));
     }
     // An id that is no id is looked up all the same, under an id that nothing has (P5).
     let client = credentials.client.unwrap_or(ClientId::NIL);
@@ -141,8 +142,7 @@ pub(crate) fn count_use(app: &App, client: ClientId, proof: Proof) {
 pub(crate) fn refuse(app: &App, client: ClientId, from: IpAddr, why: Refused) -> NotProved {
     app.metrics.refused.inc();
     tracing::info!(%client, %from, %why, "a client was not let in");
-    let throttled = app.limiter.count(from, client, app.now());
-    if throttled { NotProved::Throttled } else { NotProved::Refused }
+    app.limiter.count(from, client, app.now()).map_or(NotProved::Refused, NotProved::Throttled)
 }
 
 /// The caller of a FHIR or admin route, by Bearer token or Basic.
@@ -162,7 +162,7 @@ pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Resu
             admitted.map(|caller| Caller { by_token: false, ..caller }).map_err(|_| Outcome::login())
         }
         Err(NotProved::Refused) => Err(Outcome::login()),
-        Err(NotProved::Throttled) => Err(Outcome::throttled()),
+        Err(NotProved::Throttled(wait)) => Err(Outcome::throttled(wait)),
         Err(NotProved::Store(error)) => Err(error.into()),
     }
 }

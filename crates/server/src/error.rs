@@ -1,6 +1,8 @@
 //! What goes wrong, in the words of each protocol: [`Outcome`] for FHIR, [`OAuthError`] for the
 //! token endpoint. Both say what was wrong and what to do; internals go to the log.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
@@ -11,6 +13,7 @@ use keyrelay_store::{Conflict, StoreError};
 use serde_json::{Value, json};
 
 use crate::headers::{FHIR_JSON, JSON};
+use crate::ui;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,8 @@ pub struct Outcome {
     issues: Vec<OutcomeIssue>,
     allow: Option<&'static str>,
     challenge: bool,
+    /// How long to wait before trying again.
+    retry_after: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -61,7 +66,7 @@ struct OutcomeIssue {
 impl Outcome {
     fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
         let issues = vec![OutcomeIssue { code, text: text.into(), expression: None }];
-        Self { status, issues, allow: None, challenge: false }
+        Self { status, issues, allow: None, challenge: false, retry_after: None }
     }
 
     /// 400: the input as a whole is wrong.
@@ -89,7 +94,7 @@ impl Outcome {
                 expression: Some(issue.expression),
             })
             .collect();
-        Self { status: StatusCode::BAD_REQUEST, issues, allow: None, challenge: false }
+        Self { status: StatusCode::BAD_REQUEST, issues, allow: None, challenge: false, retry_after: None }
     }
 
     /// 401: who are you?
@@ -152,10 +157,10 @@ impl Outcome {
         Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time")
     }
 
-    /// 429.
-    pub(crate) fn throttled() -> Self {
-        let text = "Too many failed attempts: wait and try again";
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", text)
+    /// 429: one that comes after the wait is heard.
+    pub(crate) fn throttled(wait: Duration) -> Self {
+        let outcome = Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", too_many(wait));
+        Self { retry_after: Some(wait), ..outcome }
     }
 
     /// 503: nothing has changed, try again.
@@ -197,6 +202,18 @@ impl Outcome {
         }
     }
 
+    /// The same for a person, as a page.
+    pub(crate) fn to_page(&self, base: &str) -> Response {
+        let text = match self.retry_after {
+            Some(wait) => &too_many(wait),
+            None => "The server cannot answer now. Please try again.",
+        };
+        let template = ui::Message { base, title: "This did not work", text };
+        let mut response = ui::page(self.status, &template, None);
+        add_retry_after(self.status, self.retry_after, &mut response);
+        response
+    }
+
     fn client_id(&self) -> Option<&'static str> {
         Some(match self.status {
             StatusCode::UNAUTHORIZED => "unauthorized",
@@ -232,18 +249,28 @@ impl IntoResponse for Outcome {
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        add_retry_after(self.status, &mut response);
+        add_retry_after(self.status, self.retry_after, &mut response);
         response
     }
 }
 
-fn add_retry_after(status: StatusCode, response: &mut Response) {
-    let wait = match status {
-        StatusCode::SERVICE_UNAVAILABLE => limits::RETRY_AFTER,
-        StatusCode::TOO_MANY_REQUESTS => limits::FAILURE_FORGIVEN_AFTER,
-        _ => return,
-    };
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
+/// In words.
+fn too_many(wait: Duration) -> String {
+    let seconds = whole_seconds(wait);
+    format!("Too many attempts: try again in {seconds} second{}", if seconds == 1 { "" } else { "s" })
+}
+
+/// As many seconds as it takes until the time is over.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// Adds `Retry-After` (RFC 9110 §10.2.3) where a wait is known, and to every 503.
+fn add_retry_after(status: StatusCode, wait: Option<Duration>, response: &mut Response) {
+    let busy = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(limits::RETRY_AFTER);
+    if let Some(wait) = wait.or(busy) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+    }
 }
 
 impl From<StoreError> for Outcome {
@@ -288,6 +315,8 @@ pub struct OAuthError {
     code: &'static str,
     description: String,
     challenge_basic: bool,
+    /// How long to wait before trying again.
+    retry_after: Option<Duration>,
 }
 
 impl OAuthError {
@@ -297,6 +326,7 @@ impl OAuthError {
             code,
             description: description.into(),
             challenge_basic: false,
+            retry_after: None,
         }
     }
 
@@ -328,6 +358,7 @@ impl OAuthError {
             code: "invalid_client",
             description: "The client is unknown, its secret is wrong, or it is not allowed in".to_owned(),
             challenge_basic: used_basic,
+            retry_after: None,
         }
     }
 
@@ -338,10 +369,11 @@ impl OAuthError {
         }
     }
 
-    pub(crate) fn throttled() -> Self {
+    pub(crate) fn throttled(wait: Duration) -> Self {
         Self {
             status: StatusCode::TOO_MANY_REQUESTS,
-            ..Self::bad_request("temporarily_unavailable", "Too many failed attempts: wait and try again")
+            retry_after: Some(wait),
+            ..Self::bad_request("temporarily_unavailable", too_many(wait))
         }
     }
 
@@ -381,7 +413,7 @@ impl IntoResponse for OAuthError {
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         }
-        add_retry_after(self.status, &mut response);
+        add_retry_after(self.status, self.retry_after, &mut response);
         response
     }
 }

@@ -1,65 +1,132 @@
-//! Counts failed proofs per address and per client id, so that secrets cannot be guessed (RFC 6749
-//! §2.3.1). An address that fails too often is turned away before it is heard. A client id that is
-//! guessed at too often is *not*: a flood of wrong secrets must not lock the right one out.
+//! Bounds how fast one address, or anybody in the name of one client, can guess (RFC 6749 §2.3.1). An
+//! address that fails too often is turned away before it is heard. A client id that is guessed at too
+//! often is *not*: a flood of wrong secrets must not lock the right one out. Where people log in, every
+//! attempt counts, the good ones too, for each costs a password's hash.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::extract::FromRequestParts;
+use http::Method;
+use http::request::Parts;
 use keyrelay_core::id::ClientId;
 use keyrelay_core::limits::{
     FAILURE_FORGIVEN_AFTER, FAILURE_KEYS_MAX, FAILURES_PER_ADDRESS_MAX, FAILURES_PER_CLIENT_MAX,
+    LOGIN_ATTEMPT_FORGIVEN_AFTER, LOGIN_ATTEMPTS_PER_ADDRESS_MAX,
 };
 use keyrelay_core::time::Timestamp;
 
+use crate::App;
+use crate::auth::ClientAddress;
+use crate::error::Outcome;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
+    /// Failures from an address.
     Address(IpAddr),
+    /// Failures for a client id.
     Client(ClientId),
+    /// Attempts of people to log in from an address.
+    Login(IpAddr),
 }
 
-/// Remembers failures, a bounded number of them.
-#[derive(Debug, Default)]
-pub(crate) struct FailureLimiter {
-    /// When each key will be forgiven all it did. The generic cell rate algorithm.
-    forgiven_at: Mutex<HashMap<Key, Timestamp>>,
-}
-
-impl FailureLimiter {
-    /// Whether an address has failed too often to be heard now.
-    pub(crate) fn blocks(&self, from: IpAddr, now: Timestamp) -> bool {
-        let forgiven_at = self.forgiven_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if forgiven_at.is_empty() {
-            return false;
+impl Key {
+    /// How much may be counted at once, and how long it takes until one is forgotten.
+    const fn bound(self) -> (u32, Duration) {
+        match self {
+            Self::Address(_) => (FAILURES_PER_ADDRESS_MAX, FAILURE_FORGIVEN_AFTER),
+            Self::Client(_) => (FAILURES_PER_CLIENT_MAX, FAILURE_FORGIVEN_AFTER),
+            Self::Login(_) => (LOGIN_ATTEMPTS_PER_ADDRESS_MAX, LOGIN_ATTEMPT_FORGIVEN_AFTER),
         }
-        let debt = forgiven_at.get(&Key::Address(network(from))).map_or(Duration::ZERO, |at| at.since(now));
-        debt >= FAILURE_FORGIVEN_AFTER * FAILURES_PER_ADDRESS_MAX
+    }
+}
+
+/// When each key will be forgiven all it did: the generic cell rate algorithm. A bounded number of them.
+#[derive(Debug, Default)]
+struct Debts(HashMap<Key, Timestamp>);
+
+impl Debts {
+    /// How long a key must wait until one more is within its bound; `None` if it is now.
+    fn wait(&self, key: Key, now: Timestamp) -> Option<Duration> {
+        let (max, each) = key.bound();
+        let debt = self.0.get(&key).map_or(Duration::ZERO, |at| at.since(now));
+        (debt + each).checked_sub(each * max).filter(|over| !over.is_zero())
     }
 
-    /// Counts a failure. True if this client id has been guessed at too often.
-    pub(crate) fn count(&self, from: IpAddr, client: ClientId, now: Timestamp) -> bool {
-        let mut forgiven_at = self.forgiven_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if forgiven_at.len() + 2 > FAILURE_KEYS_MAX {
-            forgiven_at.retain(|_, at| *at > now);
+    /// Counts one more, if it is within the key's bound.
+    fn add(&mut self, key: Key, now: Timestamp) -> Option<Duration> {
+        if let Some(wait) = self.wait(key, now) {
+            return Some(wait);
         }
-        if forgiven_at.len() + 2 > FAILURE_KEYS_MAX {
+        let at = self.0.entry(key).or_insert(now);
+        *at = now.plus(at.since(now) + key.bound().1);
+        None
+    }
+
+    /// Makes room for some keys.
+    fn make_room(&mut self, keys: usize, now: Timestamp) {
+        if self.0.len() + keys <= FAILURE_KEYS_MAX {
+            return;
+        }
+        self.0.retain(|_, at| *at > now);
+        if self.0.len() + keys > FAILURE_KEYS_MAX {
             // A flood from everywhere: keep bounded, start over, and say so.
             tracing::warn!(
                 "more than {FAILURE_KEYS_MAX} addresses and client ids failed at once; forgetting them"
             );
-            forgiven_at.clear();
+            self.0.clear();
         }
-        let mut add = |key, max: u32| {
-            let at = forgiven_at.entry(key).or_insert(now);
-            let debt = at.since(now);
-            if debt < FAILURE_FORGIVEN_AFTER * max {
-                *at = now.plus(debt + FAILURE_FORGIVEN_AFTER);
-            }
-            debt >= FAILURE_FORGIVEN_AFTER * max
-        };
-        add(Key::Address(network(from)), FAILURES_PER_ADDRESS_MAX);
-        add(Key::Client(client), FAILURES_PER_CLIENT_MAX)
+    }
+}
+
+/// Remembers who did how much.
+#[derive(Debug, Default)]
+pub(crate) struct Limiter(Mutex<Debts>);
+
+impl Limiter {
+    /// How long an address that has failed too often is not heard; `None` if it is.
+    pub(crate) fn blocks(&self, from: IpAddr, now: Timestamp) -> Option<Duration> {
+        let debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if debts.0.is_empty() {
+            return None;
+        }
+        debts.wait(Key::Address(network(from)), now)
+    }
+
+    /// Counts a failure. If this client id has been guessed at too often, for how long it has.
+    pub(crate) fn count(&self, from: IpAddr, client: ClientId, now: Timestamp) -> Option<Duration> {
+        let mut debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        debts.make_room(2, now);
+        debts.add(Key::Address(network(from)), now);
+        debts.add(Key::Client(client), now)
+    }
+
+    /// Counts an attempt to log in. If the address has made too many, for how long.
+    fn attempt(&self, from: IpAddr, now: Timestamp) -> Option<Duration> {
+        let mut debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        debts.make_room(1, now);
+        debts.add(Key::Login(network(from)), now)
+    }
+}
+
+/// An attempt to log in, or to do what takes a password, that was counted; and where it came from. Only
+/// sending something is an attempt, looking is not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt(pub(crate) IpAddr);
+
+impl FromRequestParts<App> for Attempt {
+    type Rejection = Outcome;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Outcome> {
+        let ClientAddress(from) = *parts.extensions.get().ok_or_else(Outcome::internal)?;
+        if parts.method == Method::POST
+            && let Some(wait) = app.limiter.attempt(from, app.now())
+        {
+            return Err(Outcome::throttled(wait));
+        }
+        Ok(Self(from))
     }
 }
 
@@ -86,45 +153,63 @@ mod tests {
 
     #[test]
     fn an_address_is_blocked_after_its_burst_and_forgiven_with_time() {
-        let limiter = FailureLimiter::default();
+        let limiter = Limiter::default();
         let from = address("192.0.2.1");
         for _ in 0..FAILURES_PER_ADDRESS_MAX {
-            assert!(!limiter.blocks(from, START));
+            assert_eq!(limiter.blocks(from, START), None);
             limiter.count(from, ClientId::NIL, START);
         }
-        assert!(limiter.blocks(from, START));
-        assert!(limiter.blocks(address("::ffff:192.0.2.1"), START));
-        assert!(!limiter.blocks(address("192.0.2.2"), START));
-        assert!(!limiter.blocks(from, START.plus(FAILURE_FORGIVEN_AFTER)));
+        let wait = limiter.blocks(from, START).unwrap();
+        assert_eq!(limiter.blocks(address("::ffff:192.0.2.1"), START), Some(wait));
+        assert_eq!(limiter.blocks(address("192.0.2.2"), START), None);
+        let later = START.plus(Duration::from_millis(400));
+        assert_eq!(limiter.blocks(from, later).map(|left| later.plus(left)), Some(START.plus(wait)));
+        assert_eq!(limiter.blocks(from, START.plus(wait)), None);
     }
 
     #[test]
     fn a_client_id_guessed_at_from_everywhere_is_noticed() {
-        let limiter = FailureLimiter::default();
+        let limiter = Limiter::default();
         let mut throttled = 0;
         for n in 0..FAILURES_PER_CLIENT_MAX + 5 {
             let from = IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
-            throttled += u32::from(limiter.count(from, ClientId::NIL, START));
+            throttled += u32::from(limiter.count(from, ClientId::NIL, START).is_some());
         }
         assert_eq!(throttled, 5);
     }
 
     #[test]
+    fn attempts_to_log_in_come_back_one_by_one_and_are_counted_apart_from_failures() {
+        let limiter = Limiter::default();
+        let from = address("192.0.2.1");
+        for _ in 0..LOGIN_ATTEMPTS_PER_ADDRESS_MAX {
+            assert_eq!(limiter.attempt(from, START), None);
+        }
+        let wait = limiter.attempt(from, START).unwrap();
+        assert_eq!((wait, limiter.blocks(from, START)), (LOGIN_ATTEMPT_FORGIVEN_AFTER, None));
+        // What was refused was not counted.
+        assert_eq!(limiter.attempt(from, START), Some(wait));
+        assert_eq!(limiter.attempt(from, START.plus(wait)), None);
+        assert_eq!(limiter.attempt(from, START.plus(wait)), Some(wait));
+    }
+
+    #[test]
     fn one_ipv6_network_counts_as_one_address() {
-        let limiter = FailureLimiter::default();
+        let limiter = Limiter::default();
         for n in 0..FAILURES_PER_ADDRESS_MAX {
             limiter.count(address(&format!("2001:db8::{n:x}")), ClientId::NIL, START);
         }
-        assert!(limiter.blocks(address("2001:db8::ffff"), START));
-        assert!(!limiter.blocks(address("2001:db8:0:1::1"), START));
+        assert!(limiter.blocks(address("2001:db8::ffff"), START).is_some());
+        assert_eq!(limiter.blocks(address("2001:db8:0:1::1"), START), None);
     }
 
     #[test]
     fn memory_is_bounded() {
-        let limiter = FailureLimiter::default();
+        let limiter = Limiter::default();
         for n in 0..u32::try_from(FAILURE_KEYS_MAX).unwrap() * 2 {
             limiter.count(IpAddr::from(n.to_be_bytes()), ClientId::NIL, START);
+            limiter.attempt(IpAddr::from(n.to_be_bytes()), START);
         }
-        assert!(limiter.forgiven_at.lock().unwrap().len() <= FAILURE_KEYS_MAX);
+        assert!(limiter.0.lock().unwrap().0.len() <= FAILURE_KEYS_MAX);
     }
 }

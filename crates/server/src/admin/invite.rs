@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{Method, StatusCode};
@@ -23,10 +23,11 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::App;
-use crate::auth::{self, ClientAddress};
+use crate::auth;
 use crate::error::Outcome;
 use crate::fhir::{Act, Content, Rendered, email, first_version, is_there, stored_resource};
 use crate::headers::{FHIR_JSON, NO_STORE};
+use crate::limiter::Attempt;
 use crate::login::hash;
 
 /// The members of the body.
@@ -50,7 +51,7 @@ const MADE: [ResourceType; 3] =
 
 pub(crate) async fn invite(
     State(app): State<App>,
-    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    Attempt(from): Attempt,
     project: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {

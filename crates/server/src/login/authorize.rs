@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -21,15 +21,14 @@ use zeroize::Zeroizing;
 use super::flow::{self, LoginRequest, NotLoggedIn};
 use super::request::{AuthorizationRequest, Unanswerable, Wanted};
 use crate::App;
-use crate::auth::ClientAddress;
 use crate::error::Outcome;
 use crate::headers::NO_STORE;
+use crate::limiter::Attempt;
 use crate::router::read_body_of;
 use crate::ui::{self, ScopeLine, page};
 
 /// Said to whoever may be guessing.
 const WRONG: &str = "The email or the password is not right, or the account must wait after failed attempts.";
-const THROTTLED: &str = "Too many failed attempts. Wait a moment and try again.";
 const OVER: &str = "This sign-in is over. Please sign in again.";
 
 /// One request, on its way to an answer.
@@ -44,9 +43,13 @@ struct Visit<'a> {
 
 pub(crate) async fn authorize(
     State(app): State<App>,
-    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    attempt: Result<Attempt, Outcome>,
     request: Request,
 ) -> Response {
+    let from = match attempt {
+        Ok(Attempt(from)) => from,
+        Err(outcome) => return outcome.to_page(app.config.base_url.as_str()),
+    };
     let (parts, body) = request.into_parts();
     if !matches!(parts.method, Method::GET | Method::HEAD | Method::POST) {
         return Outcome::method_not_allowed("GET, POST").into_response();
@@ -56,7 +59,7 @@ pub(crate) async fn authorize(
         Ok(asked) => asked,
         Err(Unanswerable::Bad(text)) => return message(&app, StatusCode::BAD_REQUEST, text),
         Err(Unanswerable::Failed(outcome)) => {
-            return message(&app, outcome.status, "The server cannot answer now. Please try again.");
+            return outcome.to_page(app.config.base_url.as_str());
         }
     };
     if let Err(error) = &asked.wanted {
@@ -78,11 +81,7 @@ pub(crate) async fn authorize(
         Err(NotLoggedIn::NoLogin | NotLoggedIn::Refused) => {
             visit.sign_in("", Some(OVER), StatusCode::BAD_REQUEST)
         }
-        Err(NotLoggedIn::Throttled) => visit.sign_in("", Some(THROTTLED), StatusCode::TOO_MANY_REQUESTS),
-        Err(NotLoggedIn::Store(error)) => {
-            let outcome = Outcome::from(error);
-            message(&app, outcome.status, "The server cannot answer now. Please try again.")
-        }
+        Err(error) => Outcome::from(error).to_page(app.config.base_url.as_str()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! answer at one cost (P5).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SessionId};
 use keyrelay_core::lockout;
@@ -41,8 +42,8 @@ pub(super) enum NotLoggedIn {
     Refused,
     /// There is no such login, it is over, or it is at another step.
     NoLogin,
-    /// Too many failures, or too many at once.
-    Throttled,
+    /// Too many failures; how long to wait.
+    Throttled(Duration),
     Store(StoreError),
 }
 
@@ -63,7 +64,7 @@ impl From<NotLoggedIn> for Outcome {
             NotLoggedIn::NoLogin => {
                 Self::invalid("There is no such login, it is over, or it is at another step: log in again")
             }
-            NotLoggedIn::Throttled => Self::throttled(),
+            NotLoggedIn::Throttled(wait) => Self::throttled(wait),
             NotLoggedIn::Store(error) => error.into(),
         }
     }
@@ -77,15 +78,15 @@ pub(super) fn code(app: &App, session: &Session) -> PlainSecret {
 /// The first step: the password.
 pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Result<Session, NotLoggedIn> {
     let now = app.now();
-    if app.limiter.blocks(from, now) {
-        return Err(NotLoggedIn::Throttled);
+    if let Some(wait) = app.limiter.blocks(from, now) {
+        return Err(NotLoggedIn::Throttled(wait));
     }
     let mut found = app.store.users_by_email(&request.email, request.project).await?;
     // Without a project, two accounts of one address cannot be told apart.
     let ambiguous = found.len() > 1 && request.project.is_none();
     let account = if ambiguous || found.is_empty() { None } else { Some(found.swap_remove(0)) };
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let right = app.passwords.verify(hash, request.password).await.map_err(|_| NotLoggedIn::Throttled)?;
+    let right = app.passwords.verify(hash, request.password).await.map_err(|_| StoreError::Busy)?;
     let Some(account) = account else { return Err(refuse(app, None, from, "unknown person").await) };
     if lockout::wait(account.failures, account.last_failure, now).is_some() {
         return Err(refuse(app, None, from, "account waits after failures").await);
@@ -181,8 +182,8 @@ pub(super) async fn second_factor(
     from: IpAddr,
 ) -> Result<Session, NotLoggedIn> {
     let now = app.now();
-    if app.limiter.blocks(from, now) {
-        return Err(NotLoggedIn::Throttled);
+    if let Some(wait) = app.limiter.blocks(from, now) {
+        return Err(NotLoggedIn::Throttled(wait));
     }
     let access = waiting(app, session, Stage::SecondFactor).await?;
     let account = app.store.user(access.user.id).await?.ok_or(NotLoggedIn::NoLogin)?;

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method};
@@ -19,10 +19,10 @@ use zeroize::Zeroizing;
 use super::flow::{self, LoginRequest, NotLoggedIn};
 use super::request::{client_of, is_challenge};
 use crate::App;
-use crate::auth::ClientAddress;
 use crate::error::Outcome;
 use crate::fhir::Content;
 use crate::headers::{JSON, NO_STORE};
+use crate::limiter::Attempt;
 
 /// What a person is granted whose application names no scope.
 const SCOPE_DEFAULT: &str = "openid";
@@ -109,7 +109,7 @@ fn required<'a>(body: &'a Map<String, Value>, name: &str) -> Result<&'a str, Out
 /// `POST /auth/login`.
 pub(crate) async fn login(
     State(app): State<App>,
-    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    Attempt(from): Attempt,
     method: Method,
     headers: HeaderMap,
     request: Request,
@@ -195,6 +195,7 @@ fn session_id(body: &Map<String, Value>) -> Result<SessionId, Outcome> {
 /// `POST /auth/profile`: chooses the membership.
 pub(crate) async fn profile(
     State(app): State<App>,
+    _: Attempt,
     method: Method,
     headers: HeaderMap,
     request: Request,
@@ -215,7 +216,7 @@ pub(crate) async fn profile(
 /// `POST /auth/mfa/verify`: the code of an authenticator app.
 pub(crate) async fn verify_second_factor(
     State(app): State<App>,
-    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    Attempt(from): Attempt,
     method: Method,
     headers: HeaderMap,
     request: Request,

@@ -17,6 +17,7 @@ use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
 use crate::fhir::Content;
 use crate::headers::{JSON, NO_STORE};
+use crate::limiter::Attempt;
 
 fn told(body: String) -> Response {
     ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body).into_response()
@@ -67,11 +68,7 @@ pub(crate) async fn status(
 }
 
 /// `POST /auth/mfa/enroll`: confirms the app by a code of it.
-pub(crate) async fn enroll(
-    State(app): State<App>,
-    Extension(ClientAddress(from)): Extension<ClientAddress>,
-    request: Request,
-) -> Response {
+pub(crate) async fn enroll(State(app): State<App>, Attempt(from): Attempt, request: Request) -> Response {
     let done = with_code(&app, from, request, |account, change, step| {
         change.accept_second_factor(account.row.id, step);
         json!({ "enrolled": true })
@@ -80,11 +77,7 @@ pub(crate) async fn enroll(
 }
 
 /// `POST /auth/mfa/disable`: removes the app, by a last code of it.
-pub(crate) async fn disable(
-    State(app): State<App>,
-    Extension(ClientAddress(from)): Extension<ClientAddress>,
-    request: Request,
-) -> Response {
+pub(crate) async fn disable(State(app): State<App>, Attempt(from): Attempt, request: Request) -> Response {
     let done = with_code(&app, from, request, |account, change, step| {
         change.accept_second_factor(account.row.id, step);
         change.set_second_factor(account.row.id, None);
@@ -108,8 +101,8 @@ async fn with_code(
     let token = body.get("token").and_then(Value::as_str);
     let token = token.ok_or_else(|| Outcome::invalid_at("token", "token must be the code of the app"))?;
     let (_, account) = account(app, &caller).await?;
-    if lockout::wait(account.failures, account.last_failure, app.now()).is_some() {
-        return Err(Outcome::throttled());
+    if let Some(wait) = lockout::wait(account.failures, account.last_failure, app.now()) {
+        return Err(Outcome::throttled(wait));
     }
     let mut change = Change::new();
     change.require(&caller);

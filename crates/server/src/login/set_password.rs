@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{Method, StatusCode};
@@ -21,10 +21,11 @@ use zeroize::Zeroizing;
 
 use super::authorize::is_own_form;
 use crate::App;
-use crate::auth::{self, ClientAddress};
+use crate::auth;
 use crate::error::Outcome;
 use crate::fhir::Content;
 use crate::headers::{JSON, NO_STORE};
+use crate::limiter::Attempt;
 use crate::router::read_body_of;
 use crate::ui::{self, page};
 
@@ -34,16 +35,20 @@ const OVER: &str =
 /// `/auth/setpassword/[ticket]`: the page behind the link, and its form.
 pub(crate) async fn set_password(
     State(app): State<App>,
+    attempt: Result<Attempt, Outcome>,
     ticket: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
         return Outcome::method_not_allowed("GET, POST").into_response();
     }
+    if let Err(outcome) = attempt {
+        return refused(&app, &outcome);
+    }
     let ticket = ticket.ok().and_then(|Path(ticket)| PlainSecret::presented(ticket).ok());
     match answer(&app, ticket, request).await {
         Ok(response) => response,
-        Err(outcome) => message(&app, outcome.status, "The server cannot answer now. Please try again."),
+        Err(outcome) => refused(&app, &outcome),
     }
 }
 
@@ -117,6 +122,10 @@ pub(crate) async fn hash(app: &App, password: PlainPassword) -> Result<String, O
     hashed.map_err(|_| Outcome::busy())?.ok_or_else(Outcome::internal)
 }
 
+fn refused(app: &App, outcome: &Outcome) -> Response {
+    outcome.to_page(app.config.base_url.as_str())
+}
+
 fn message(app: &App, status: StatusCode, text: &str) -> Response {
     let template = ui::Message { base: app.config.base_url.as_str(), title: "This did not work", text };
     page(status, &template, None)
@@ -125,7 +134,7 @@ fn message(app: &App, status: StatusCode, text: &str) -> Response {
 /// `POST /auth/changepassword`: `{oldPassword, newPassword}`, by a person who is logged in.
 pub(crate) async fn change_password(
     State(app): State<App>,
-    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    Attempt(from): Attempt,
     request: Request,
 ) -> Response {
     change(&app, from, request).await.unwrap_or_else(Outcome::into_response)
@@ -146,8 +155,8 @@ async fn change(app: &App, from: IpAddr, request: Request) -> Result<Response, O
     };
     let (old, new) = (password("oldPassword")?, password("newPassword")?);
     let account = app.store.user(login.user).await?.ok_or_else(Outcome::login)?;
-    if lockout::wait(account.failures, account.last_failure, app.now()).is_some() {
-        return Err(Outcome::throttled());
+    if let Some(wait) = lockout::wait(account.failures, account.last_failure, app.now()) {
+        return Err(Outcome::throttled(wait));
     }
     let problem = new.check(&account.row.email);
     problem.map_err(|problem| Outcome::invalid_at("newPassword", format!("The new password {problem}")))?;

@@ -49,8 +49,8 @@ pub(super) async fn prove(
     acts: Acts,
     from: IpAddr,
 ) -> Result<Proved, NotProved> {
-    if app.limiter.blocks(from, app.now()) {
-        return Err(NotProved::Throttled);
+    if let Some(wait) = app.limiter.blocks(from, app.now()) {
+        return Err(NotProved::Throttled(wait));
     }
     let text = assertion.reveal();
     let said = claims_of(text).and_then(|claims| ClientId::parse(claims.get("sub")?.as_str()?));

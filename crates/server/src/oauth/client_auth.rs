@@ -145,15 +145,15 @@ fn assertion_parameter(value: std::borrow::Cow<'_, str>) -> Option<PlainSecret> 
 fn refused(error: NotProved, used_basic: bool) -> OAuthError {
     match error {
         NotProved::Refused => OAuthError::invalid_client(used_basic),
-        NotProved::Throttled => OAuthError::throttled(),
+        NotProved::Throttled(wait) => OAuthError::throttled(wait),
         NotProved::Store(error) => error.into(),
     }
 }
 
 /// A public client (RFC 6749 §2.1): one that has nothing to prove itself by.
 async fn public(app: &App, id: &str, from: IpAddr) -> Result<Proved, NotProved> {
-    if app.limiter.blocks(from, app.now()) {
-        return Err(NotProved::Throttled);
+    if let Some(wait) = app.limiter.blocks(from, app.now()) {
+        return Err(NotProved::Throttled(wait));
     }
     let id = ClientId::parse(id).unwrap_or(ClientId::NIL);
     let (state, access) = tokio::join!(app.store.client(id), app.store.access(id));

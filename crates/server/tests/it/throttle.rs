@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use keyrelay_core::limits::{FAILURE_FORGIVEN_AFTER, FAILURES_PER_ADDRESS_MAX};
+use keyrelay_core::limits::{
+    FAILURE_FORGIVEN_AFTER, FAILURES_PER_ADDRESS_MAX, LOGIN_ATTEMPT_FORGIVEN_AFTER,
+    LOGIN_ATTEMPTS_PER_ADDRESS_MAX, LOGIN_FAILURES_FREE,
+};
 use reqwest::Method;
+use serde_json::json;
 
-use crate::app::{Answer, TestApp};
+use crate::app::{Answer, As, TestApp};
 
 fn throttled(answer: &Answer) {
     assert_eq!(answer.status, 429, "{}", answer.text);
@@ -67,4 +71,94 @@ async fn success_is_never_counted() {
         test.grant(&test.member.id, &test.member.secret).await.expect(200);
     }
     test.grant(&test.member.id, "a guess").await.expect(401);
+}
+
+/// What a browser or an application sends when somebody logs in, one of each kind.
+async fn attempts(test: &TestApp) -> Vec<Answer> {
+    let body = json!({ "login": "x", "token": "x", "profile": "x" });
+    let mut answers = Vec::new();
+    for path in [
+        "auth/login",
+        "auth/profile",
+        "auth/mfa/verify",
+        "auth/mfa/enroll",
+        "auth/mfa/disable",
+        "auth/changepassword",
+    ] {
+        answers.push(test.request(As::Anonymous, Method::POST, path).json(&body).send().await);
+    }
+    let invite = format!("admin/projects/{}/invite", test.project);
+    answers.push(test.request(As::Anonymous, Method::POST, &invite).json(&body).send().await);
+    for path in ["oauth2/authorize", "auth/setpassword/x"] {
+        answers.push(test.request(As::Anonymous, Method::POST, path).form(&[("step", "x")]).send().await);
+    }
+    answers
+}
+
+#[tokio::test]
+async fn logging_in_is_bounded_per_address_whatever_the_way() {
+    let test = TestApp::start().await;
+    let mut made = 0;
+    while made + 9 <= LOGIN_ATTEMPTS_PER_ADDRESS_MAX {
+        let answers = attempts(&test).await;
+        made += u32::try_from(answers.len()).unwrap();
+        assert!(answers.iter().all(|answer| answer.status != 429));
+    }
+    while made < LOGIN_ATTEMPTS_PER_ADDRESS_MAX {
+        let request = test.request(As::Anonymous, Method::POST, "auth/login").json(&json!({}));
+        request.send().await.expect(400);
+        made += 1;
+    }
+    for answer in attempts(&test).await {
+        assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (429, "1"), "{}", answer.text);
+        assert!(answer.text.contains("Too many attempts: try again in 1 second"), "{}", answer.text);
+    }
+    // Looking is no attempt, another address has its own, and everything else goes on.
+    let page = test.request(As::Anonymous, Method::GET, "auth/setpassword/x").send().await;
+    assert_eq!(page.status, 404);
+    let elsewhere = test.request_elsewhere(As::Anonymous, Method::POST, "auth/login").json(&json!({}));
+    elsewhere.send().await.expect(400);
+    assert!(test.lets_in(&test.member.id, &test.member.secret).await);
+
+    test.clock.advance(LOGIN_ATTEMPT_FORGIVEN_AFTER);
+    let statuses: Vec<u16> = attempts(&test).await.iter().map(|answer| answer.status.as_u16()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status != 429).count(), 1, "{statuses:?}");
+}
+
+#[tokio::test]
+async fn whoever_must_wait_is_told_how_long() {
+    let test = TestApp::start().await;
+    let person = json!({
+        "resourceType": "Practitioner", "firstName": "Ann", "lastName": "Doe", "email": "ann@example.test",
+        "password": "four plain words here",
+    });
+    let invite = format!("admin/projects/{}/invite", test.project);
+    test.request(&test.admin, Method::POST, &invite).json(&person).send().await.expect(200);
+    let login = json!({ "email": "ann@example.test", "password": "four plain words here" });
+    let login = test.request(As::Anonymous, Method::POST, "auth/login").json(&login).send().await.expect(200);
+    let form = [("grant_type", "authorization_code"), ("code", &login.text_at("/code"))];
+    let token = As::Bearer(test.token(As::Anonymous, &form).await.expect(200).text_at("/access_token"));
+    let change = || {
+        let body = json!({ "oldPassword": "a guess", "newPassword": "five other plain words here" });
+        test.request(&token, Method::POST, "auth/changepassword").json(&body).send()
+    };
+    for wait in [1_u64, 2, 4, 8, 16] {
+        if wait == 1 {
+            for _ in 0..LOGIN_FAILURES_FREE {
+                change().await.refused(400, "invalid");
+            }
+        } else {
+            change().await.refused(400, "invalid");
+        }
+        let answer = change().await;
+        answer.refused(429, "throttled");
+        assert_eq!(answer.header("retry-after"), wait.to_string());
+        if wait > 2 {
+            test.clock.advance(Duration::from_secs(2));
+            assert_eq!(change().await.header("retry-after"), (wait - 2).to_string());
+            test.clock.advance(Duration::from_secs(wait - 2));
+        } else {
+            test.clock.advance(Duration::from_secs(wait));
+        }
+    }
 }
