@@ -168,6 +168,39 @@ impl<T: Copy> AdminOf<T> {
     }
 }
 
+/// Proof that somebody may move a client's secrets on: an admin of its project, or the client itself
+/// by its registration access token ([`crate::registration`]).
+#[derive(Clone, Copy, Debug)]
+pub struct SecretAuthority {
+    project: ProjectId,
+    by: Profile,
+}
+
+impl SecretAuthority {
+    /// The authority of a client over its own secrets.
+    pub(crate) fn of_itself(client: ClientId, project: ProjectId) -> Self {
+        Self { project, by: Profile::client(client) }
+    }
+
+    /// The project of the client.
+    #[must_use]
+    pub const fn project(&self) -> ProjectId {
+        self.project
+    }
+
+    /// Who has it.
+    #[must_use]
+    pub const fn by(&self) -> Profile {
+        self.by
+    }
+}
+
+impl From<AdminOf<ProjectId>> for SecretAuthority {
+    fn from(admin: AdminOf<ProjectId>) -> Self {
+        Self { project: admin.of, by: admin.by }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};

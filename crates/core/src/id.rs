@@ -72,6 +72,8 @@ ids! {
     TokenId,
     /// A key that signs tokens (the `kid` of RFC 7517 §4.5).
     SigningKeyId,
+    /// What an initial access token of client registration names (RFC 7591 §3).
+    RegistrationGrantId,
 }
 
 macro_rules! is_a_resource {

@@ -145,3 +145,15 @@ pub const ORIGIN_BYTES_MAX: usize = 255;
 pub const PREFLIGHT_LIFETIME: Duration = Duration::from_mins(10);
 /// How often what is dead is forgotten: logins, revocations, assertions.
 pub const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
+/// How long an initial access token of client registration works where its maker says nothing.
+pub const REGISTRATION_GRANT_LIFETIME_DEFAULT: Duration = Duration::from_hours(24);
+/// The longest that it may work.
+pub const REGISTRATION_GRANT_LIFETIME_MAX: Duration = Duration::from_hours(90 * 24);
+/// Most clients that one initial access token may register.
+pub const REGISTRATION_GRANT_USES_MAX: i64 = 1000;
+/// Initial access tokens that one answer lists.
+pub const REGISTRATION_GRANTS_LISTED_MAX: i64 = 100;
+/// Largest body of a client registration, in bytes: a key set and some metadata.
+pub const REGISTRATION_BYTES_MAX: usize = JWKS_BYTES_MAX + 64 * 1024;
+/// Most redirect URIs of a client that registers itself.
+pub const REDIRECT_URIS_MAX: usize = 32;

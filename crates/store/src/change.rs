@@ -305,6 +305,7 @@ impl Change {
     /// Ends a client: none of its secrets grants access again.
     pub fn delete_client(&mut self, id: ClientId) {
         self.push("DELETE FROM client WHERE id = $1", args![id], Some(Conflict::Version));
+        self.push("DELETE FROM client_registration WHERE client_id = $1", args![id], None);
     }
 
     /// Puts secrets into a client's slots, and remembers the digest of the one that ended.

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use keyrelay_core::id::{
-    ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, SigningKeyId, TokenId, UserId,
-    VersionId,
+    ClientId, MembershipId, ProjectId, RegistrationGrantId, ResourceId, SecretId, SessionId, SigningKeyId,
+    TokenId, UserId, VersionId,
 };
 use keyrelay_core::limits::{READ_GROUP_MAX, WRITE_GROUP_MAX};
 use keyrelay_core::time::Timestamp;
@@ -85,6 +85,7 @@ id_args!(
     ClientId,
     MembershipId,
     ProjectId,
+    RegistrationGrantId,
     ResourceId,
     SecretId,
     SessionId,
