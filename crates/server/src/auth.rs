@@ -14,6 +14,7 @@ use http::header::AUTHORIZATION;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::client::{Acts, ClientAccess, Proof, Refused, authenticate};
 use keyrelay_core::id::ClientId;
+use keyrelay_core::limits::TOKEN_BYTES_MAX;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_store::StoreError;
@@ -157,6 +158,8 @@ pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Resu
     }
     let credentials = Credentials::from_basic(header).ok_or_else(Outcome::login)?;
     match prove(app, credentials, Acts::ForItself, from).await {
+        // By Basic a client asks in its own name, as by the grant that it may have been denied.
+        Ok(Proved { access, .. }) if !access.allows_grant("client_credentials") => Err(Outcome::login()),
         Ok(Proved { access, proof }) => {
             let admitted = access.admit(Some(from), proof.id, Scope::default());
             admitted.map(|caller| Caller { by_token: false, ..caller }).map_err(|_| Outcome::login())
@@ -176,6 +179,13 @@ async fn by_token(app: &App, token: &str, from: IpAddr) -> Result<Caller, Outcom
             Err(Outcome::login())
         }
     }
+}
+
+/// The Bearer token of a request, whatever it is (RFC 6750 §2.1). None if there is more than one header.
+pub(crate) fn bearer_text(headers: &HeaderMap) -> Option<&str> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let header = given.next()?.to_str().ok()?;
+    scheme(header, "bearer").filter(|text| text.len() <= TOKEN_BYTES_MAX && given.next().is_none())
 }
 
 /// The token of a request, if it has one that is genuine and of this time.

@@ -314,10 +314,24 @@ pub struct OAuthError {
     status: StatusCode,
     code: &'static str,
     description: String,
-    challenge_basic: bool,
+    challenge: Option<&'static str>,
+    allow: &'static str,
     /// How long to wait before trying again.
     retry_after: Option<Duration>,
 }
+
+/// What a client calls an element of a ClientApplication that registers itself (RFC 7591 §2).
+const METADATA: [(&str, &str); 7] = [
+    ("name", "client_name"),
+    ("redirectUris", "redirect_uris"),
+    ("grantType", "grant_types"),
+    ("responseType", "response_types"),
+    ("defaultScope", "scope"),
+    ("jwksUri", "jwks_uri"),
+    ("jwks", "jwks"),
+];
+const BASIC_CHALLENGE: &str = "Basic realm=\"token\", charset=\"UTF-8\"";
+const BEARER_CHALLENGE: &str = "Bearer realm=\"registration\", error=\"invalid_token\"";
 
 impl OAuthError {
     fn bad_request(code: &'static str, description: impl Into<String>) -> Self {
@@ -325,7 +339,8 @@ impl OAuthError {
             status: StatusCode::BAD_REQUEST,
             code,
             description: description.into(),
-            challenge_basic: false,
+            challenge: None,
+            allow: "",
             retry_after: None,
         }
     }
@@ -353,19 +368,72 @@ impl OAuthError {
 
     /// One answer for every way of not being let in (P5).
     pub(crate) fn invalid_client(used_basic: bool) -> Self {
+        let text = "The client is unknown, its secret is wrong, or it is not allowed in";
         Self {
             status: StatusCode::UNAUTHORIZED,
-            code: "invalid_client",
-            description: "The client is unknown, its secret is wrong, or it is not allowed in".to_owned(),
-            challenge_basic: used_basic,
-            retry_after: None,
+            challenge: used_basic.then_some(BASIC_CHALLENGE),
+            ..Self::bad_request("invalid_client", text)
         }
     }
 
-    pub(crate) fn method_not_allowed() -> Self {
+    /// The same for an initial or registration access token (RFC 6750 §3.1).
+    pub(crate) fn invalid_token() -> Self {
+        let text = "The token is missing, unknown, used up or past its time, or not for this client";
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            challenge: Some(BEARER_CHALLENGE),
+            ..Self::bad_request("invalid_token", text)
+        }
+    }
+
+    /// A redirect URI that a client may not register (RFC 7591 §3.2.2).
+    pub(crate) fn invalid_redirect_uri(description: impl Into<String>) -> Self {
+        Self::bad_request("invalid_redirect_uri", description)
+    }
+
+    /// Anything else that it may not.
+    pub(crate) fn invalid_client_metadata(description: impl Into<String>) -> Self {
+        Self::bad_request("invalid_client_metadata", description)
+    }
+
+    pub(crate) fn unapproved_software_statement() -> Self {
+        let text = "No issuer of software statements is trusted here: leave software_statement out";
+        Self::bad_request("unapproved_software_statement", text)
+    }
+
+    /// What is wrong with a body, or with the client application that it would make, in the words of
+    /// RFC 7591 §3.2.2.
+    pub(crate) fn metadata(outcome: &Outcome) -> Self {
+        let issue = outcome.issues.first();
+        let mut text = issue.map_or(String::new(), |issue| issue.text.clone());
+        for (element, member) in METADATA {
+            text = text.replace(&format!("ClientApplication.{element}"), member);
+        }
+        match outcome.status {
+            StatusCode::UNAUTHORIZED => Self::invalid_token(),
+            StatusCode::TOO_MANY_REQUESTS => {
+                Self::throttled(outcome.retry_after.unwrap_or(limits::FAILURE_FORGIVEN_AFTER))
+            }
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                Self { status: outcome.status, ..Self::bad_request("server_error", text) }
+            }
+            StatusCode::SERVICE_UNAVAILABLE => Self::busy(),
+            StatusCode::PRECONDITION_FAILED => Self { status: outcome.status, ..Self::invalid_request(text) },
+            status => {
+                let element = issue.and_then(|issue| issue.expression.as_deref()).unwrap_or_default();
+                let is_redirect = element.starts_with("ClientApplication.redirectUri");
+                let error =
+                    if is_redirect { Self::invalid_redirect_uri } else { Self::invalid_client_metadata };
+                Self { status, ..error(text) }
+            }
+        }
+    }
+
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         Self {
             status: StatusCode::METHOD_NOT_ALLOWED,
-            ..Self::invalid_request("This endpoint takes POST only")
+            allow,
+            ..Self::invalid_request(format!("This method is not allowed here; allowed: {allow}"))
         }
     }
 
@@ -404,14 +472,11 @@ impl IntoResponse for OAuthError {
             body.to_string(),
         )
             .into_response();
-        if self.challenge_basic {
-            response.headers_mut().insert(
-                WWW_AUTHENTICATE,
-                HeaderValue::from_static("Basic realm=\"token\", charset=\"UTF-8\""),
-            );
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(self.allow));
         }
         add_retry_after(self.status, self.retry_after, &mut response);
         response
@@ -420,6 +485,9 @@ impl IntoResponse for OAuthError {
 
 impl From<StoreError> for OAuthError {
     fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Conflict(Conflict::Caller)) {
+            return Self::invalid_token();
+        }
         tracing::warn!(%error, "the store did not answer");
         Self::busy()
     }

@@ -1,8 +1,8 @@
 //! Keyrelay over HTTP. [`App`] holds what every request needs; [`router`] says which path leads
 //! where; [`Server`] accepts connections within bounds and drains them when asked to stop.
 //!
-//! `fhir` is the FHIR API with `$rotate-secret`, `oauth` the authorization server, `admin` the
-//! routes beside FHIR that Medplum's clients call.
+//! `fhir` is the FHIR API with `$rotate-secret`, `oauth` the authorization server, `registration`
+//! where clients register themselves, `admin` the routes beside FHIR that Medplum's clients call.
 
 mod admin;
 mod app;
@@ -22,6 +22,7 @@ mod metrics;
 mod oauth;
 mod places;
 mod proxies;
+mod registration;
 mod router;
 mod serve;
 mod ui;

@@ -13,7 +13,7 @@ use keyrelay_core::limits::{BODY_BYTES_MAX, BODY_TIMEOUT};
 
 use crate::error::Outcome;
 use crate::headers::{JSON, NO_STORE};
-use crate::{App, admin, fhir, login, oauth, ui};
+use crate::{App, admin, fhir, login, oauth, registration, ui};
 
 /// Where the FHIR API begins.
 pub(crate) const FHIR_BASE: &str = "/fhir/R4";
@@ -46,6 +46,8 @@ routes! {
     "/oauth2/revoke" POST => any(oauth::revoke);
     "/oauth2/userinfo" GET POST => any(oauth::userinfo);
     "/oauth2/logout" POST => any(oauth::logout);
+    "/oauth2/register" POST => any(registration::register);
+    "/oauth2/register/{client}" GET PUT DELETE => any(registration::manage);
     "/oauth2/authorize" GET POST => any(login::authorize);
     "/auth/login" POST => any(login::login);
     "/auth/profile" POST => any(login::profile);
@@ -59,6 +61,8 @@ routes! {
     "/auth/me" GET => any(admin::me);
     "/admin/projects/{id}/client" POST => any(admin::create_client);
     "/admin/projects/{id}/invite" POST => any(admin::invite);
+    "/admin/projects/{id}/registration" GET POST => any(admin::registration);
+    "/admin/projects/{id}/registration/{grant}" DELETE => any(admin::revoke_registration);
     "/fhir/R4" POST => any(fhir::handle);
     "/fhir/R4/" POST => any(fhir::handle);
     "/fhir/R4/{*path}" GET POST PUT PATCH DELETE => any(fhir::handle);

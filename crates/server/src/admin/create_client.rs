@@ -91,10 +91,7 @@ fn read(body: Map<String, Value>) -> Result<(Map<String, Value>, Option<Resource
             )));
         }
         if name == "accessPolicy" {
-            let reference = value.get("reference").and_then(Value::as_str).unwrap_or_default();
-            let id = reference.strip_prefix("AccessPolicy/").and_then(ResourceId::parse);
-            let text = "accessPolicy must be a reference of the form {\"reference\": \"AccessPolicy/[id]\"}";
-            policy = Some(id.ok_or_else(|| Outcome::invalid_at("accessPolicy", text))?);
+            policy = Some(policy_reference(&value)?);
         } else {
             resource.insert(name, value);
         }
@@ -103,4 +100,12 @@ fn read(body: Map<String, Value>) -> Result<(Map<String, Value>, Option<Resource
         return Err(Outcome::invalid_at("name", "A client application needs a name"));
     }
     Ok((resource, policy))
+}
+
+/// Reads the member `accessPolicy` of a body.
+pub(super) fn policy_reference(value: &Value) -> Result<ResourceId, Outcome> {
+    let reference = value.get("reference").and_then(Value::as_str).unwrap_or_default();
+    let id = reference.strip_prefix("AccessPolicy/").and_then(ResourceId::parse);
+    let text = "accessPolicy must be a reference of the form {\"reference\": \"AccessPolicy/[id]\"}";
+    id.ok_or_else(|| Outcome::invalid_at("accessPolicy", text))
 }

@@ -22,6 +22,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use super::create_client::policy_reference;
 use crate::App;
 use crate::auth;
 use crate::error::Outcome;
@@ -136,16 +137,7 @@ fn read(mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
     let membership = body.get("membership");
     let setting =
         |name: &str| membership.and_then(|membership| membership.get(name)).or_else(|| body.get(name));
-    let policy = setting("accessPolicy").map(|reference| {
-        let text = reference.get("reference").and_then(Value::as_str).unwrap_or_default();
-        let id = text.strip_prefix("AccessPolicy/").and_then(ResourceId::parse);
-        id.ok_or_else(|| {
-            Outcome::invalid_at(
-                "accessPolicy",
-                "accessPolicy must be a reference of the form {\"reference\": \"AccessPolicy/[id]\"}",
-            )
-        })
-    });
+    let policy = setting("accessPolicy").map(policy_reference);
     let email = email(&needed("email")?, "email")?;
     if let Some(password) = &password {
         let problem = password.check(&email);

@@ -3,7 +3,9 @@
 mod create_client;
 mod invite;
 mod me;
+mod registration;
 
 pub(crate) use create_client::create_client;
 pub(crate) use invite::invite;
 pub(crate) use me::me;
+pub(crate) use registration::{registration, revoke_registration};

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use keyrelay_core::audit::{SecretAction, SecretEvent};
-use keyrelay_core::caller::{AdminOf, Caller, Profile};
+use keyrelay_core::caller::{AdminOf, Caller, SecretAuthority};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::fhir::search::index_entries;
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, VersionId};
+use keyrelay_core::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{SCOPE_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
 use keyrelay_core::origin::Origin;
@@ -17,12 +17,12 @@ use keyrelay_core::random::time_ordered_uuid;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::{Moved, SecretSlots, Slot, SlotKind};
-use keyrelay_store::{Change, ClientRow, ClientState, MembershipRow, ResourceVersion};
-use serde_json::{Map, Value, json};
+use keyrelay_store::{Change, ClientRow, ClientState, ResourceVersion};
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::render::{Rendered, ShownSecrets, render, stored_resource};
-use super::versions::{Act, first_version};
+use super::render::{ShownSecrets, stored_resource};
+use super::versions::Act;
 use crate::App;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;
@@ -80,7 +80,7 @@ pub(super) fn take_secrets(resource: &mut Map<String, Value>) -> Result<WrittenS
 }
 
 /// The narrow row of a client.
-pub(super) fn row(
+pub(crate) fn row(
     caller: &Caller,
     id: ClientId,
     project: ProjectId,
@@ -202,7 +202,7 @@ fn check_chosen(app: &App, client: ClientId, secret: &PlainSecret) -> Result<(),
     Ok(())
 }
 
-async fn visibility(app: &App, project: ProjectId) -> Result<SecretVisibility, Outcome> {
+pub(super) async fn visibility(app: &App, project: ProjectId) -> Result<SecretVisibility, Outcome> {
     let found = app.store.resource(ResourceType::Project, project.into()).await?;
     let Some(version) = found.filter(|version| !version.deleted) else {
         return Err(Outcome::invalid_at("ClientApplication.meta.project", "There is no such Project"));
@@ -216,7 +216,7 @@ fn slot_for(act: Act<'_>, client: ClientId, secret: &PlainSecret, visibility: Se
 }
 
 /// A new secret and the slot that keeps it.
-pub(super) fn fresh_secret(
+pub(crate) fn fresh_secret(
     act: Act<'_>,
     client: ClientId,
     visibility: SecretVisibility,
@@ -297,14 +297,14 @@ pub(super) async fn replace(
 /// Adds a direct replacement to a change, with its AuditEvent.
 pub(super) fn move_secrets(act: Act<'_>, moved: &Moved, state: &ClientState, change: &mut Change) {
     if let Some(admin) = state.resource.project.and_then(|project| act.caller.admin_of(project)) {
-        record_move(act, &admin, SecretAction::Replace, moved, state, change);
+        record_move(act, &admin.into(), SecretAction::Replace, moved, state, change);
     }
 }
 
 /// Adds a move of secrets, and the AuditEvent that tells of it, to a change.
-pub(super) fn record_move(
+pub(crate) fn record_move(
     act: Act<'_>,
-    admin: &AdminOf<ProjectId>,
+    authority: &SecretAuthority,
     action: SecretAction,
     moved: &Moved,
     state: &ClientState,
@@ -315,8 +315,8 @@ pub(super) fn record_move(
     let event = SecretEvent {
         action,
         client,
-        project: admin.of(),
-        by: admin.by(),
+        project: authority.project(),
+        by: authority.by(),
         from: act.from,
         at: act.now,
         active: moved.slots.active().map(|slot| slot.id),
@@ -332,7 +332,7 @@ pub(super) fn record_move(
         ResourceVersion {
             resource_type: ResourceType::AuditEvent,
             id,
-            project: Some(admin.of()),
+            project: Some(authority.project()),
             version,
             revision: 1,
             last_updated: act.now,
@@ -341,55 +341,4 @@ pub(super) fn record_move(
         },
         &index,
     );
-}
-
-/// Makes a client with a fresh secret, and its membership, in one change: what
-/// `POST /admin/projects/{id}/client` does.
-pub(crate) async fn create_with_secret(
-    app: &App,
-    caller: &Caller,
-    project: ProjectId,
-    resource: Map<String, Value>,
-    policy: Option<ResourceId>,
-    from: std::net::IpAddr,
-    extended: bool,
-) -> Result<Rendered, Outcome> {
-    let act = Act::now(app, caller, from);
-    keyrelay_core::fhir::schema::validate(&resource).map_err(Outcome::schema)?;
-    let id = ClientId::random(app.entropy.as_ref());
-    let row = row(caller, id, project, &resource)?;
-    let (secret, slot) = fresh_secret(act, id, visibility(app, project).await?);
-    let mut change = act.change();
-    let version =
-        first_version(act, ResourceType::ClientApplication, id.into(), project, resource, &mut change);
-    change.create_client(&row, &SecretSlots::with_active(slot));
-
-    let membership = MembershipId::random(app.entropy.as_ref());
-    let reference = json!({ "reference": format!("ClientApplication/{id}"), "display": row.name });
-    let mut body = json!({
-        "resourceType": "ProjectMembership",
-        "project": { "reference": format!("Project/{project}") },
-        "user": reference,
-        "profile": reference,
-    });
-    if let (Some(map), Some(policy)) = (body.as_object_mut(), policy) {
-        map.insert("accessPolicy".to_owned(), json!({ "reference": format!("AccessPolicy/{policy}") }));
-    }
-    if let Value::Object(body) = body {
-        first_version(act, ResourceType::ProjectMembership, membership.into(), project, body, &mut change);
-    }
-    change.put_membership(&MembershipRow {
-        id: membership,
-        project,
-        client: Some(id),
-        user: None,
-        profile: Some(Profile::client(id)),
-        active: true,
-        admin: false,
-        policy,
-    });
-    let shown = ShownSecrets { secret: Some(secret), retiring: None };
-    let body = render(stored_resource(&version)?, &shown, extended)?;
-    app.store.commit(change).await?;
-    Ok(body)
 }

@@ -115,6 +115,11 @@ async fn read(headers: &HeaderMap, body: Body, media: &[&'static str]) -> Result
     if bytes.is_empty() { Err(missing()) } else { Ok(bytes) }
 }
 
+/// Refuses a body that says it is something else than JSON.
+pub(crate) fn check_json(headers: &HeaderMap) -> Result<(), Outcome> {
+    check_media(headers, &RESOURCE_MEDIA)
+}
+
 /// A body without a type is taken for what is expected.
 fn check_media(headers: &HeaderMap, expected: &[&'static str]) -> Result<(), Outcome> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
@@ -127,20 +132,25 @@ fn check_media(headers: &HeaderMap, expected: &[&'static str]) -> Result<(), Out
 }
 
 impl FhirRequest {
-    /// Checks `If-Match` (RFC 9110 §13.1.1) against the current version.
+    /// Checks `If-Match` against the current version.
     pub(crate) fn check_if_match(&self, current: VersionId) -> Result<(), Outcome> {
-        let Some(wanted) = &self.if_match else { return Ok(()) };
-        let names_current = wanted.split(',').map(str::trim).any(|tag| {
-            let tag = tag.strip_prefix("W/").unwrap_or(tag);
-            tag == "*" || tag.trim_matches('"') == current.to_string()
-        });
-        if names_current {
-            Ok(())
-        } else {
-            Err(Outcome::precondition_failed(
-                "If-Match names another version than the current one: read again and decide again",
-            ))
-        }
+        check_if_match(self.if_match.as_deref(), current)
+    }
+}
+
+/// Checks an `If-Match` header (RFC 9110 §13.1.1), if there is one, against the current version.
+pub(crate) fn check_if_match(wanted: Option<&str>, current: VersionId) -> Result<(), Outcome> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let names_current = wanted.split(',').map(str::trim).any(|tag| {
+        let tag = tag.strip_prefix("W/").unwrap_or(tag);
+        tag == "*" || tag.trim_matches('"') == current.to_string()
+    });
+    if names_current {
+        Ok(())
+    } else {
+        Err(Outcome::precondition_failed(
+            "If-Match names another version than the current one: read again and decide again",
+        ))
     }
 }
 

@@ -12,7 +12,8 @@ use keyrelay_core::id::{ClientId, ProjectId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
 use keyrelay_core::policy::Interaction;
-use keyrelay_core::slots::{Mismatch, SlotKind};
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::slots::{Mismatch, Moved, SlotKind};
 use keyrelay_store::{Change, ClientState};
 
 use super::client_application::{fresh_secret, record_move};
@@ -48,44 +49,75 @@ pub(super) async fn rotate_secret(
             return Err(Outcome::gone());
         }
         request.check_if_match(state.resource.version)?;
-        let (change, reply) = decide(Act::now(app, caller, request.from), &admin, &input, &state)?;
+        let (change, reply) = decide(Act::now(app, caller, request.from), admin, &input, &state)?;
         if committed(app, change).await? {
-            match input.slot {
-                SlotKind::Active => app.metrics.rotations.inc(),
-                SlotKind::Retiring => app.metrics.retirements.inc(),
-            };
-            tracing::info!(client = %id, by = %caller.profile, slot = input.slot.as_str(), "a secret was moved on");
+            SecretMove::tell(app, id, caller, input.slot);
             return Ok(reply);
         }
     }
     Err(Outcome::busy())
 }
 
+/// A move of secrets that was decided: rotating or retiring.
+pub(crate) struct SecretMove {
+    /// What it is, for the audit.
+    pub(crate) action: SecretAction,
+    /// The secret that was made by it.
+    pub(crate) fresh: Option<PlainSecret>,
+    /// What became of the slots.
+    pub(crate) moved: Moved,
+}
+
+impl SecretMove {
+    /// Decides it: the one place where a presented value moves the slot that it was presented for.
+    pub(crate) fn decide(
+        act: Act<'_>,
+        slot: SlotKind,
+        value: &PlainSecret,
+        state: &ClientState,
+    ) -> Result<Self, Mismatch> {
+        let client = ClientId::from(state.resource.id);
+        let presented = act.app.keyring.present(client, value);
+        let slots = state.slots.clone();
+        match slot {
+            SlotKind::Active => {
+                let (secret, fresh) = fresh_secret(act, client, state.secret_visibility);
+                let moved = slots.rotate(&presented, fresh)?;
+                Ok(Self { action: SecretAction::Rotate, fresh: Some(secret), moved })
+            }
+            SlotKind::Retiring => {
+                let moved = slots.retire(&presented)?;
+                Ok(Self { action: SecretAction::Retire, fresh: None, moved })
+            }
+        }
+    }
+
+    /// Counts and logs it, once it is durable.
+    pub(crate) fn tell(app: &App, client: ClientId, by: &Caller, slot: SlotKind) {
+        match slot {
+            SlotKind::Active => app.metrics.rotations.inc(),
+            SlotKind::Retiring => app.metrics.retirements.inc(),
+        };
+        tracing::info!(%client, by = %by.profile, slot = slot.as_str(), "a secret was moved on");
+    }
+}
+
 /// Values in, values out: what the rotation changes, and what it answers.
 fn decide(
     act: Act<'_>,
-    admin: &AdminOf<ProjectId>,
+    admin: AdminOf<ProjectId>,
     input: &RotateInput,
     state: &ClientState,
 ) -> Result<(Change, Reply), Outcome> {
-    let client = ClientId::from(state.resource.id);
-    let presented = act.app.keyring.present(client, &input.presented);
-    let mismatch = |error: Mismatch| Outcome::invalid(error.to_string());
-    let slots = state.slots.clone();
-    let (action, fresh, moved) = match input.slot {
-        SlotKind::Active => {
-            let (secret, slot) = fresh_secret(act, client, state.secret_visibility);
-            (SecretAction::Rotate, Some(secret), slots.rotate(&presented, slot).map_err(mismatch)?)
-        }
-        SlotKind::Retiring => (SecretAction::Retire, None, slots.retire(&presented).map_err(mismatch)?),
-    };
+    let SecretMove { action, fresh, moved } = SecretMove::decide(act, input.slot, &input.presented, state)
+        .map_err(|error| Outcome::invalid(error.to_string()))?;
 
     let current = &state.resource;
     let (next, resource) = next_version(act, current, stored_resource(current)?);
     let version = next.version;
     let mut change = act.change();
     change.update(next.clone(), current.version, None);
-    record_move(act, admin, action, &moved, state, &mut change);
+    record_move(act, &admin.into(), action, &moved, state, &mut change);
 
     let after = ClientState { resource: next, slots: moved.slots, ..state.clone() };
     let mut shown = ShownSecrets::of(&act.app.keyring, &after)?;

@@ -64,7 +64,7 @@ pub(crate) fn first_version(
 }
 
 /// The version of a resource that follows `current`, and the resource as it will be.
-pub(super) fn next_version(
+pub(crate) fn next_version(
     act: Act<'_>,
     current: &ResourceVersion,
     resource: Map<String, Value>,
@@ -79,6 +79,18 @@ pub(super) fn next_version(
         ..current.clone()
     };
     (next, resource)
+}
+
+/// The version that says that a resource is gone.
+pub(crate) fn deletion(act: Act<'_>, current: &ResourceVersion) -> ResourceVersion {
+    ResourceVersion {
+        version: VersionId::random(act.app.entropy.as_ref()),
+        revision: current.revision + 1,
+        last_updated: act.now,
+        deleted: true,
+        content: String::new(),
+        ..current.clone()
+    }
 }
 
 /// Puts `resourceType`, `id` and `meta` at the head of a resource. Of the client's `meta`, what is

@@ -6,7 +6,7 @@ use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::validate;
 use keyrelay_core::fhir::search::{SearchQuery, index_entries};
-use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
+use keyrelay_core::id::{ProjectId, ResourceId};
 use keyrelay_core::limits::{CONFLICT_RETRIES_MAX, INDEX_ROWS_MAX, NAME_CHARS_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_store::{
@@ -20,7 +20,7 @@ use super::read::{reply, shown_to, within_reach};
 use super::render::{ShownSecrets, stored_resource};
 use super::request::{Content, FhirRequest, Reply};
 use super::search::{find, read_query};
-use super::versions::{Act, CLIENTS_META, first_version, next_version};
+use super::versions::{Act, CLIENTS_META, deletion, first_version, next_version};
 use super::{access_policy, allow, membership, patch, project, user};
 use crate::App;
 use crate::error::Outcome;
@@ -45,22 +45,28 @@ impl Draft {
             ResourceType::ClientApplication => client_application::take_secrets(&mut resource)?,
             _ => WrittenSecrets::default(),
         };
-        refuse_foreign_credentials(resource_type, &resource)?;
-        validate(&resource).map_err(Outcome::schema)?;
-        let too_long = resource
-            .get("name")
-            .and_then(Value::as_str)
-            .is_some_and(|name| name.chars().count() > NAME_CHARS_MAX);
-        if too_long {
-            let text = format!("A name has at most {NAME_CHARS_MAX} characters");
-            return Err(Outcome::invalid_at(format!("{resource_type}.name"), text));
-        }
-        if index_entries(resource_type, &resource).len() > INDEX_ROWS_MAX {
-            let text = format!("The resource has more than {INDEX_ROWS_MAX} values that can be searched for");
-            return Err(Outcome::invalid(text));
-        }
+        check_resource(resource_type, &resource)?;
         Ok(Self { resource, secrets })
     }
+}
+
+/// What is asked of every resource that is to be stored, whoever put it together.
+pub(crate) fn check_resource(
+    resource_type: ResourceType,
+    resource: &Map<String, Value>,
+) -> Result<(), Outcome> {
+    refuse_foreign_credentials(resource_type, resource)?;
+    validate(resource).map_err(Outcome::schema)?;
+    let name = resource.get("name").and_then(Value::as_str);
+    if name.is_some_and(|name| name.chars().count() > NAME_CHARS_MAX) {
+        let text = format!("A name has at most {NAME_CHARS_MAX} characters");
+        return Err(Outcome::invalid_at(format!("{resource_type}.name"), text));
+    }
+    if index_entries(resource_type, resource).len() > INDEX_ROWS_MAX {
+        let text = format!("The resource has more than {INDEX_ROWS_MAX} values that can be searched for");
+        return Err(Outcome::invalid(text));
+    }
+    Ok(())
 }
 
 /// Credentials of other systems would be kept in clear, in every version: they are not taken at all.
@@ -452,15 +458,7 @@ pub(super) async fn delete(
             ResourceType::User => change.delete_user(id.into()),
             _ => {}
         }
-        let next = ResourceVersion {
-            version: VersionId::random(app.entropy.as_ref()),
-            revision: current.revision + 1,
-            last_updated: act.now,
-            deleted: true,
-            content: String::new(),
-            ..current.clone()
-        };
-        change.update(next, current.version, Some(&[]));
+        change.update(deletion(act, &current), current.version, Some(&[]));
         if committed(app, change).await? {
             return Ok(deleted());
         }
@@ -477,7 +475,7 @@ fn deleted() -> Reply {
 }
 
 /// Commits a change. False if somebody else was faster, so that it must be decided again.
-pub(super) async fn committed(app: &App, change: Change) -> Result<bool, Outcome> {
+pub(crate) async fn committed(app: &App, change: Change) -> Result<bool, Outcome> {
     match app.store.commit(change).await {
         Ok(()) => Ok(true),
         Err(StoreError::Conflict(Conflict::Version)) => Ok(false),
@@ -485,7 +483,8 @@ pub(super) async fn committed(app: &App, change: Change) -> Result<bool, Outcome
     }
 }
 
-fn same_apart_from_meta(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+/// Whether two versions say the same, apart from what the server writes at the head.
+pub(crate) fn same_apart_from_meta(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
     let clients_meta = |resource: &Map<String, Value>, name: &str| {
         resource.get("meta").and_then(|meta| meta.get(name)).cloned()
     };

@@ -21,5 +21,5 @@ pub(crate) use metadata::{
     authorization_server, jwks, openid_configuration, protected_resource, smart_configuration,
 };
 pub(crate) use revoke::{logout, revoke, revoke_login};
-pub(crate) use token::token;
+pub(crate) use token::{GRANT_TYPES, token};
 pub(crate) use userinfo::userinfo;

@@ -23,7 +23,7 @@ use crate::router::read_body_of;
 use crate::{App, cors};
 
 /// The grants there are (RFC 6749 §1.3).
-pub(super) const GRANT_TYPES: [&str; 3] = ["client_credentials", "authorization_code", "refresh_token"];
+pub(crate) const GRANT_TYPES: [&str; 3] = ["client_credentials", "authorization_code", "refresh_token"];
 /// Parameters that must not come in the query, where every proxy logs them (RFC 6749 §2.3.1).
 const NEVER_IN_QUERY: [&str; 8] = [
     "client_secret",
@@ -95,7 +95,7 @@ async fn grant(app: &App, from: IpAddr, headers: &HeaderMap, mut form: Form) -> 
 /// Reads the form of an endpoint of the authorization server, within its bounds.
 pub(super) async fn read_form(request: Request) -> Result<(HeaderMap, bytes::Bytes), OAuthError> {
     if request.method() != Method::POST {
-        return Err(OAuthError::method_not_allowed());
+        return Err(OAuthError::method_not_allowed("POST"));
     }
     refuse_credentials_in_query(request.uri().query())?;
     let (parts, body) = request.into_parts();

@@ -148,6 +148,16 @@ pub enum As {
     Basic(Credentials),
 }
 
+impl As {
+    /// The token, of who has one.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Bearer(token) => token,
+            other => panic!("no token in {other:?}"),
+        }
+    }
+}
+
 impl From<&Credentials> for As {
     fn from(credentials: &Credentials) -> Self {
         Self::Basic(credentials.clone())

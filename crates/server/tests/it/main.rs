@@ -15,6 +15,7 @@ mod matrix;
 mod network;
 mod people;
 mod privilege;
+mod registration;
 mod resources;
 mod rotate_secret;
 mod routes;

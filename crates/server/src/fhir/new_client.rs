@@ -1,0 +1,114 @@
+//! A client application with its membership, made in one change: what an admin does by
+//! `POST /admin/projects/{id}/client`, and what a client does that registers itself.
+
+use keyrelay_core::caller::{Caller, Profile};
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId};
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::slots::SecretSlots;
+use keyrelay_store::{Change, MembershipRow, ResourceVersion};
+use serde_json::{Map, Value, json};
+
+use super::client_application::{fresh_secret, row, visibility};
+use super::render::{Rendered, ShownSecrets, render, stored_resource};
+use super::versions::{Act, first_version};
+use super::write::check_resource;
+use crate::App;
+use crate::error::Outcome;
+
+/// A client application that is about to be made.
+pub(crate) struct NewClient {
+    /// Its id.
+    pub(crate) id: ClientId,
+    /// The project it belongs to.
+    pub(crate) project: ProjectId,
+    /// The resource, without `id` and `meta`.
+    pub(crate) resource: Map<String, Value>,
+    /// The policy of its membership.
+    pub(crate) policy: Option<ResourceId>,
+    /// Whether it is to have a secret.
+    pub(crate) with_secret: bool,
+}
+
+impl NewClient {
+    /// Adds the client, its secret and its membership to a change.
+    pub(crate) async fn add(
+        self,
+        act: Act<'_>,
+        change: &mut Change,
+    ) -> Result<(ResourceVersion, Option<PlainSecret>), Outcome> {
+        let Self { id, project, resource, policy, with_secret } = self;
+        check_resource(ResourceType::ClientApplication, &resource)?;
+        let row = row(act.caller, id, project, &resource)?;
+        let (secret, slots) = if with_secret {
+            let (secret, slot) = fresh_secret(act, id, visibility(act.app, project).await?);
+            (Some(secret), SecretSlots::with_active(slot))
+        } else {
+            (None, SecretSlots::empty())
+        };
+        let version =
+            first_version(act, ResourceType::ClientApplication, id.into(), project, resource, change);
+        change.create_client(&row, &slots);
+        add_membership(act, id, project, row.name.as_deref(), policy, change);
+        Ok((version, secret))
+    }
+}
+
+fn add_membership(
+    act: Act<'_>,
+    client: ClientId,
+    project: ProjectId,
+    name: Option<&str>,
+    policy: Option<ResourceId>,
+    change: &mut Change,
+) {
+    let membership = MembershipId::random(act.app.entropy.as_ref());
+    let mut member = Map::new();
+    member.insert("reference".to_owned(), json!(format!("ClientApplication/{client}")));
+    if let Some(name) = name {
+        member.insert("display".to_owned(), json!(name));
+    }
+    let mut body = json!({
+        "resourceType": "ProjectMembership",
+        "project": { "reference": format!("Project/{project}") },
+        "user": member,
+        "profile": member,
+    });
+    if let (Some(map), Some(policy)) = (body.as_object_mut(), policy) {
+        map.insert("accessPolicy".to_owned(), json!({ "reference": format!("AccessPolicy/{policy}") }));
+    }
+    if let Value::Object(body) = body {
+        first_version(act, ResourceType::ProjectMembership, membership.into(), project, body, change);
+    }
+    change.put_membership(&MembershipRow {
+        id: membership,
+        project,
+        client: Some(client),
+        user: None,
+        profile: Some(Profile::client(client)),
+        active: true,
+        admin: false,
+        policy,
+    });
+}
+
+/// Makes a client with a fresh secret, and its membership, for an admin.
+pub(crate) async fn create_with_secret(
+    app: &App,
+    caller: &Caller,
+    project: ProjectId,
+    resource: Map<String, Value>,
+    policy: Option<ResourceId>,
+    from: std::net::IpAddr,
+    extended: bool,
+) -> Result<Rendered, Outcome> {
+    let act = Act::now(app, caller, from);
+    let id = ClientId::random(app.entropy.as_ref());
+    let new = NewClient { id, project, resource, policy, with_secret: true };
+    let mut change = act.change();
+    let (version, secret) = new.add(act, &mut change).await?;
+    let shown = ShownSecrets { secret, retiring: None };
+    let body = render(stored_resource(&version)?, &shown, extended)?;
+    app.store.commit(change).await?;
+    Ok(body)
+}

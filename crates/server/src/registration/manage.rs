@@ -1,0 +1,336 @@
+//! `/oauth2/register/{client}` (RFC 7592 §2): a client reads, changes and deletes its own registration
+//! with its registration access token. It also moves its own secret on, by the same steps and with the
+//! same overlap as `$rotate-secret`.
+
+use std::net::IpAddr;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, IF_MATCH};
+use http::{HeaderMap, Method, StatusCode};
+use keyrelay_core::audit::SecretAction;
+use keyrelay_core::caller::{Caller, SecretAuthority};
+use keyrelay_core::client::Refused;
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::search::index_entries;
+use keyrelay_core::id::ClientId;
+use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
+use keyrelay_core::registration::{AuthMethod, Registration};
+use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::slots::SlotKind;
+use keyrelay_core::ticket::{Ticket, TicketKind};
+use keyrelay_store::{Change, ClientState};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::answer::{ClientInformation, reply};
+use super::metadata::Metadata;
+use super::{not_let_in, read, ticket};
+use crate::App;
+use crate::auth::ClientAddress;
+use crate::error::{OAuthError, Outcome};
+use crate::fhir::{
+    Act, Rendered, SecretMove, ShownSecrets, check_if_match, check_resource, client_row, committed, deletion,
+    fresh_secret, next_version, record_move, same_apart_from_meta, stored_resource,
+};
+use crate::headers::NO_STORE;
+
+const METHODS: &str = "GET, PUT, DELETE";
+/// What an update must not have (RFC 7592 §2.2): it is the server's to say.
+const NEVER_SENT: [&str; 4] = [
+    "registration_access_token",
+    "registration_client_uri",
+    "client_secret_expires_at",
+    "client_id_issued_at",
+];
+
+pub(crate) async fn manage(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    client: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let client = client.ok().and_then(|Path(client)| ClientId::parse(&client)).unwrap_or(ClientId::NIL);
+    let answer = async {
+        let method = request.method().clone();
+        if !matches!(method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE) {
+            return Err(OAuthError::method_not_allowed(METHODS));
+        }
+        let (parts, body) = request.into_parts();
+        let visit = Visit::enter(&app, from, client, &parts.headers)?;
+        // Before the body is looked at; what changes something is decided on what is read after it.
+        let managed = visit.admitted().await?;
+        match method {
+            Method::PUT => visit.update(Update::read(read(&parts.headers, body).await?, &managed)?).await,
+            Method::DELETE => visit.delete().await,
+            _ => managed.reply(&app),
+        }
+    };
+    answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// One request of a client about itself.
+struct Visit<'a> {
+    app: &'a App,
+    from: IpAddr,
+    client: ClientId,
+    ticket: Ticket,
+    if_match: Option<String>,
+}
+
+/// A client that was let in by its registration access token, as it is now.
+struct Managed {
+    caller: Caller,
+    authority: SecretAuthority,
+    registration: Registration,
+    state: ClientState,
+}
+
+impl<'a> Visit<'a> {
+    fn enter(app: &'a App, from: IpAddr, client: ClientId, headers: &HeaderMap) -> Result<Self, OAuthError> {
+        let ticket = ticket(app, TicketKind::RegistrationAccess, headers, from)?;
+        let if_match = headers.get(IF_MATCH).map(|value| value.to_str().unwrap_or_default().to_owned());
+        Ok(Self { app, from, client, ticket, if_match })
+    }
+
+    /// Reads everything anew. Whatever is missing or does not fit, the answer is the same.
+    async fn admitted(&self) -> Result<Managed, OAuthError> {
+        let store = &self.app.store;
+        let (registration, access, state) = tokio::try_join!(
+            store.registration(self.client),
+            store.access(self.client),
+            store.client(self.client)
+        )?;
+        let state = state.filter(|state| !state.resource.deleted);
+        let no = |why| not_let_in(self.app, self.client, self.from, why);
+        let (Some(registration), Some(access), Some(state)) = (registration, access, state) else {
+            return Err(no(Refused::UnknownClient));
+        };
+        let (caller, authority) = registration.admit(self.ticket, &access, self.from).map_err(no)?;
+        Ok(Managed { caller, authority, registration, state })
+    }
+
+    async fn update(&self, update: Update) -> Result<Response, OAuthError> {
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            let managed = self.admitted().await?;
+            let act = Act::now(self.app, &managed.caller, self.from);
+            self.check_version(&managed)?;
+            let Decided { change, body, version } = managed.decide(act, &update)?;
+            let Some(change) = change else { return Ok(reply(StatusCode::OK, body, version)) };
+            if committed(self.app, change).await.map_err(|outcome| OAuthError::metadata(&outcome))? {
+                if let Some(slot) = update.wish.slot() {
+                    SecretMove::tell(self.app, self.client, &managed.caller, slot);
+                }
+                return Ok(reply(StatusCode::OK, body, version));
+            }
+        }
+        Err(OAuthError::busy())
+    }
+
+    /// The client, its membership and all that lets it in are gone with the answer (RFC 7592 §2.3).
+    async fn delete(&self) -> Result<Response, OAuthError> {
+        for _ in 0..CONFLICT_RETRIES_MAX {
+            let managed = self.admitted().await?;
+            self.check_version(&managed)?;
+            let act = Act::now(self.app, &managed.caller, self.from);
+            let mut change = act.change();
+            change.update_registration(&managed.registration, managed.registration.generation);
+            let client = &managed.state.resource;
+            change.delete_client(self.client);
+            change.update(deletion(act, client), client.version, Some(&[]));
+            let membership = managed.caller.membership;
+            let found = self.app.store.resource(ResourceType::ProjectMembership, membership.into()).await?;
+            if let Some(current) = found.filter(|version| !version.deleted) {
+                change.delete_membership(membership);
+                change.update(deletion(act, &current), current.version, Some(&[]));
+            }
+            if committed(self.app, change).await.map_err(|outcome| OAuthError::metadata(&outcome))? {
+                tracing::info!(client = %self.client, "a client deleted itself");
+                return Ok((StatusCode::NO_CONTENT, [(CACHE_CONTROL, NO_STORE)]).into_response());
+            }
+        }
+        Err(OAuthError::busy())
+    }
+
+    fn check_version(&self, managed: &Managed) -> Result<(), OAuthError> {
+        check_if_match(self.if_match.as_deref(), managed.state.resource.version)
+            .map_err(|outcome| OAuthError::metadata(&outcome))
+    }
+}
+
+/// What an update does beside the metadata. These are members of our own.
+enum Wish {
+    Nothing,
+    /// `rotate_secret`: as `$rotate-secret` with `secret`.
+    Rotate,
+    /// `retire_secret`: as `$rotate-secret` with `retiringSecret`.
+    Retire(PlainSecret),
+}
+
+impl Wish {
+    const fn slot(&self) -> Option<SlotKind> {
+        match self {
+            Self::Nothing => None,
+            Self::Rotate => Some(SlotKind::Active),
+            Self::Retire(_) => Some(SlotKind::Retiring),
+        }
+    }
+}
+
+/// The body of an update.
+struct Update {
+    metadata: Metadata,
+    /// The secret that the client takes for the current one.
+    secret: Option<PlainSecret>,
+    wish: Wish,
+    /// `rotate_registration_access_token`: the one that was used ends.
+    new_token: bool,
+}
+
+impl Update {
+    fn read(mut body: Map<String, Value>, managed: &Managed) -> Result<Self, OAuthError> {
+        let wrong = |text: String| OAuthError::invalid_client_metadata(text);
+        let secret = take_secret(&mut body, "client_secret")?;
+        let retired = take_secret(&mut body, "retire_secret")?;
+        if let Some(name) = NEVER_SENT.iter().find(|name| body.contains_key(**name)) {
+            return Err(wrong(format!("{name} is the server's to say: leave it out")));
+        }
+        let id = managed.registration.client.to_string();
+        if body.get("client_id").and_then(Value::as_str) != Some(id.as_str()) {
+            return Err(wrong("client_id must be the id of this client".to_owned()));
+        }
+        let mut flag = |name: &str| match body.remove(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(_) => Err(wrong(format!("{name} must be true or false"))),
+        };
+        let (rotate, new_token) = (flag("rotate_secret")?, flag("rotate_registration_access_token")?);
+        let wish = match (rotate, retired) {
+            (true, None) => Wish::Rotate,
+            (false, Some(value)) => Wish::Retire(value),
+            (false, None) => Wish::Nothing,
+            (true, Some(_)) => {
+                return Err(wrong("Give rotate_secret or retire_secret, not both".to_owned()));
+            }
+        };
+        let metadata = Metadata::read(&body, &managed.registration.bounds)?;
+        Ok(Self { metadata, secret, wish, new_token })
+    }
+}
+
+/// Takes a secret out of a body.
+fn take_secret(body: &mut Map<String, Value>, name: &str) -> Result<Option<PlainSecret>, OAuthError> {
+    match body.shift_remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(value)) => PlainSecret::presented(Zeroizing::new(value))
+            .map(Some)
+            .map_err(|problem| OAuthError::invalid_client_metadata(format!("{name} {problem}"))),
+        Some(_) => Err(OAuthError::invalid_client_metadata(format!("{name} must be a string"))),
+    }
+}
+
+/// What an update changes, if anything, and what is answered then.
+struct Decided {
+    change: Option<Change>,
+    body: Rendered,
+    version: keyrelay_core::id::VersionId,
+}
+
+/// What is registered, with the secret that was made a moment ago or may be shown again.
+fn render(
+    app: &App,
+    registration: &Registration,
+    state: &ClientState,
+    fresh: Option<&PlainSecret>,
+) -> Result<Rendered, OAuthError> {
+    let failed = |outcome: Outcome| OAuthError::metadata(&outcome);
+    let shown = ShownSecrets::of(&app.keyring, state).map_err(failed)?;
+    ClientInformation {
+        app,
+        registration,
+        resource: &stored_resource(&state.resource).map_err(failed)?,
+        has_secret: state.slots.active().is_some(),
+        secret: fresh.or(shown.secret.as_ref()),
+    }
+    .render()
+}
+
+impl Managed {
+    fn id(&self) -> ClientId {
+        self.registration.client
+    }
+
+    /// What is registered now.
+    fn reply(&self, app: &App) -> Result<Response, OAuthError> {
+        let body = render(app, &self.registration, &self.state, None)?;
+        Ok(reply(StatusCode::OK, body, self.state.resource.version))
+    }
+
+    /// Values in, values out: what an update changes, and what it answers.
+    fn decide(&self, act: Act<'_>, update: &Update) -> Result<Decided, OAuthError> {
+        let failed = |outcome: Outcome| OAuthError::metadata(&outcome);
+        let current = &self.state.resource;
+        let moved = self.secret_move(act, update)?;
+        let before = stored_resource(current).map_err(failed)?;
+        let mut after = before.clone();
+        update.metadata.apply(&mut after);
+        check_resource(ResourceType::ClientApplication, &after).map_err(failed)?;
+        let row = client_row(act.caller, self.id(), self.caller.project, &after).map_err(failed)?;
+
+        let mut registration = self.registration.clone();
+        registration.auth_method = update.metadata.auth_method;
+        registration.generation = registration.generation.saturating_add(u32::from(update.new_token));
+        let same = registration.auth_method == self.registration.auth_method && !update.new_token;
+        if same && moved.is_none() && same_apart_from_meta(&before, &after) {
+            let body = render(act.app, &registration, &self.state, None)?;
+            return Ok(Decided { change: None, body, version: current.version });
+        }
+        let (next, resource) = next_version(act, current, after);
+        let version = next.version;
+        let mut change = act.change();
+        let index = index_entries(ResourceType::ClientApplication, &resource);
+        change.update(next.clone(), current.version, Some(&index));
+        change.update_client(&row);
+        change.update_registration(&registration, self.registration.generation);
+        let mut state = ClientState { resource: next, ..self.state.clone() };
+        let mut fresh = None;
+        if let Some(SecretMove { action, fresh: made, moved }) = moved {
+            record_move(act, &self.authority, action, &moved, &self.state, &mut change);
+            state.slots = moved.slots;
+            fresh = made;
+        }
+        let body = render(act.app, &registration, &state, fresh.as_ref())?;
+        Ok(Decided { change: Some(change), body, version })
+    }
+
+    /// What becomes of the secrets.
+    fn secret_move(&self, act: Act<'_>, update: &Update) -> Result<Option<SecretMove>, OAuthError> {
+        let wrong = |text: &str| OAuthError::invalid_client_metadata(text);
+        let state = &self.state;
+        if let Some(secret) = &update.secret
+            && !state.slots.holds(SlotKind::Active, &act.app.keyring.present(self.id(), secret))
+        {
+            return Err(wrong("client_secret is not the current secret of this client"));
+        }
+        let has_secret = state.slots.active().is_some();
+        if has_secret && update.metadata.auth_method == AuthMethod::Nothing {
+            return Err(wrong("A client that has a secret cannot become public: register another one"));
+        }
+        match (&update.wish, &update.secret) {
+            (Wish::Rotate, None) => Err(wrong("rotate_secret needs the current client_secret")),
+            (Wish::Rotate, Some(secret)) => SecretMove::decide(act, SlotKind::Active, secret, state)
+                .map(Some)
+                .map_err(|_| wrong("client_secret is not the current secret of this client")),
+            (Wish::Retire(secret), _) => SecretMove::decide(act, SlotKind::Retiring, secret, state)
+                .map(Some)
+                .map_err(|_| wrong("retire_secret is not the retiring secret of this client")),
+            (Wish::Nothing, _) if !has_secret && update.metadata.auth_method.needs_secret() => {
+                let (secret, slot) = fresh_secret(act, self.id(), state.secret_visibility);
+                let moved = state.slots.clone().replace(slot);
+                Ok(Some(SecretMove { action: SecretAction::Replace, fresh: Some(secret), moved }))
+            }
+            (Wish::Nothing, _) => Ok(None),
+        }
+    }
+}
