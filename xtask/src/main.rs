@@ -6,6 +6,7 @@
 mod bench;
 mod checks;
 mod command;
+mod fuzz;
 mod setup;
 mod steps;
 
@@ -20,6 +21,9 @@ Usage: cargo xtask <task>
           --skip GROUP[,GROUP]   leave these groups out
           groups: setup, fmt, lint, deny, rust, e2e
   e2e     The end-to-end tests alone: the real client against the real binary
+  fuzz    Feed the parsers what a fuzzer invents; needs cargo-fuzz
+          --seconds N   for each target; 600 where nothing is said
+          TARGET...     only these
   bench   Build for release and measure; what follows is passed on (see `cargo xtask bench --help`)";
 
 fn main() -> ExitCode {
@@ -41,6 +45,7 @@ fn run(task: &str, rest: &[String]) -> Result<(), String> {
     match task {
         "test" => steps::run(&steps::Selection::parse(rest)?),
         "e2e" if rest.is_empty() => steps::run(&steps::Selection::only(steps::Group::E2e)),
+        "fuzz" => fuzz::run_fuzz(rest),
         "bench" => bench::run_bench(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

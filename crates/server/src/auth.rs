@@ -34,7 +34,7 @@ pub(crate) struct ClientAddress(pub(crate) IpAddr);
 pub(crate) struct Credentials {
     pub(crate) client: Option<ClientId>,
     /// The value as sent, and, where it differs, form-urldecoded (RFC 6749 §2.3.1).
-    secrets: Vec<PlainSecret>,
+    pub(crate) secrets: Vec<PlainSecret>,
 }
 
 /// Why a proof was not accepted.

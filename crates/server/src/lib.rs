@@ -13,6 +13,8 @@ mod cors;
 mod error;
 mod fhir;
 mod former;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod hashing;
 mod headers;
 mod host;

@@ -5,6 +5,8 @@ mod access_policy;
 mod bundle;
 mod client_application;
 mod conformance;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod membership;
 mod new_client;
 mod parameters;

@@ -20,6 +20,7 @@ use super::jose::claims_of;
 use super::jwks::{self, ClientKey};
 use crate::App;
 use crate::auth::{NotProved, Proved, count_use, refuse};
+use crate::config::BaseUrl;
 use crate::fhir::stored_resource;
 
 /// The `client_assertion_type` of a JWT (RFC 7523 §2.2).
@@ -31,7 +32,7 @@ const ALGORITHMS: [Algorithm; 5] =
 pub(super) const ALGORITHM_NAMES: [&str; 5] = ["RS384", "ES384", "RS256", "ES256", "EdDSA"];
 
 #[derive(Deserialize)]
-struct Claims {
+pub(super) struct Claims {
     iss: String,
     sub: String,
     aud: Value,
@@ -67,9 +68,9 @@ pub(super) async fn prove(
     let Some((key, claims)) = verified(text, keys.as_deref().unwrap_or_default()) else {
         return no(if access.is_none() { Refused::UnknownClient } else { Refused::WrongSecret });
     };
-    let id = client.to_string();
-    let is_said = claims.iss == id && claims.sub == id && client_id.is_none_or(|said| said == id);
-    let Some(expires) = good_until(app, &claims).filter(|_| is_said) else {
+    let Some(expires) = good_until(&app.config.base_url, app.now(), client, &claims)
+        .filter(|_| client_id.is_none_or(|said| said == client.to_string()))
+    else {
         return no(Refused::BadAssertion);
     };
     let Some(access) = access else { return no(Refused::UnknownClient) };
@@ -87,9 +88,10 @@ pub(super) async fn prove(
 
 /// The claims of an assertion whose signature one of the keys verifies. Without a key that fits, a
 /// signature is verified all the same (P5).
-fn verified<'k>(text: &str, keys: &'k [ClientKey]) -> Option<(&'k ClientKey, Claims)> {
+pub(super) fn verified<'k>(text: &str, keys: &'k [ClientKey]) -> Option<(&'k ClientKey, Claims)> {
     let header = jsonwebtoken::decode_header(text).ok()?;
-    if !ALGORITHMS.contains(&header.alg) {
+    // No extension that a sender may insist on is known here (RFC 7515 §4.1.11).
+    if !ALGORITHMS.contains(&header.alg) || header.crit.is_some() {
         return None;
     }
     let mut fitting = keys.iter().filter(|key| key.fits(header.kid.as_deref(), header.alg)).peekable();
@@ -123,21 +125,27 @@ fn validation(algorithm: Algorithm) -> Validation {
     validation
 }
 
-/// Until when an assertion must be remembered, if it is for this server and of this time (RFC 7523 §3).
-fn good_until(app: &App, claims: &Claims) -> Option<Timestamp> {
+/// Until when an assertion must be remembered, if it is the client's, for this server and of this time
+/// (RFC 7523 §3).
+pub(super) fn good_until(
+    base: &BaseUrl,
+    now: Timestamp,
+    client: ClientId,
+    claims: &Claims,
+) -> Option<Timestamp> {
     let at = |seconds: i64| Timestamp::from_epoch_ms(seconds.saturating_mul(1000));
-    let now = app.now();
+    let id = client.to_string();
+    let is_its_own = claims.iss == id && claims.sub == id;
     let expires = at(claims.exp);
     let is_now = now < expires
         && expires <= now.plus(ASSERTION_LIFETIME_MAX + ASSERTION_SKEW)
         && [claims.nbf, claims.iat].into_iter().flatten().all(|from| at(from) <= now.plus(ASSERTION_SKEW));
     let has_name = !claims.jti.is_empty() && claims.jti.len() <= JTI_BYTES_MAX;
-    (is_now && has_name && is_for_us(app, &claims.aud)).then_some(expires)
+    (is_its_own && is_now && has_name && is_for_us(base, &claims.aud)).then_some(expires)
 }
 
 /// Whether an audience is the token endpoint, or the issuer with or without its final slash.
-fn is_for_us(app: &App, audience: &Value) -> bool {
-    let base = &app.config.base_url;
+fn is_for_us(base: &BaseUrl, audience: &Value) -> bool {
     let is_us = |text: &str| {
         text == base.join("oauth2/token") || text.trim_end_matches('/') == base.as_str().trim_end_matches('/')
     };

@@ -27,8 +27,8 @@ const OTHER_PROOFS: [&str; 3] = ["jwks", "jwksUri", "certificateTrustStore"];
 pub(super) struct ClientParameters {
     pub(super) client_id: Option<String>,
     pub(super) client_secret: Option<Zeroizing<String>>,
-    assertion_type: Option<String>,
-    assertion: Option<PlainSecret>,
+    pub(super) assertion_type: Option<String>,
+    pub(super) assertion: Option<PlainSecret>,
 }
 
 impl ClientParameters {

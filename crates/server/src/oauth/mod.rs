@@ -3,6 +3,8 @@
 
 mod assertion;
 mod client_auth;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod introspect;
 mod issue;
 mod jose;

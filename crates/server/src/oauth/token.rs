@@ -63,8 +63,8 @@ pub(crate) async fn token(
 #[derive(Default)]
 pub(super) struct Form {
     pub(super) client: ClientParameters,
-    grant_type: Option<String>,
-    scope: Option<String>,
+    pub(super) grant_type: Option<String>,
+    pub(super) scope: Option<String>,
     pub(super) code: Option<PlainSecret>,
     pub(super) redirect_uri: Option<String>,
     pub(super) code_verifier: Option<PlainSecret>,
@@ -156,7 +156,7 @@ pub(super) fn secret_parameter(value: Cow<'_, str>) -> Option<PlainSecret> {
 }
 
 impl Form {
-    fn parse(body: &[u8]) -> Result<Self, OAuthError> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, OAuthError> {
         let mut form = Self::default();
         each_parameter(body, |name, value| {
             let Some(value) = form.client.take(name, value) else { return };

@@ -194,6 +194,8 @@ async fn only_a_published_key_of_the_client_signs_for_it() {
         json!({ "alg": "ES256", "kid": "k1" }),
         json!({ "alg": "HS256", "kid": "k1" }),
         json!({ "alg": "none", "kid": "k1" }),
+        // RFC 7515 §4.1.11: what the sender insists on must be known.
+        json!({ "alg": "ES384", "kid": "k1", "crit": ["exp"], "exp": 1 }),
     ]
     .iter()
     .enumerate()

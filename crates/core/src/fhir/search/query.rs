@@ -399,6 +399,10 @@ fn tests(field: Field, mode: StringMode, value: &str) -> Result<Vec<Test>, Searc
     if value.chars().count() > VALUE_CHARS_MAX {
         return Err(expects(field, "at most 4000 characters"));
     }
+    // Databases end a pattern there, or refuse it.
+    if value.contains('\0') {
+        return Err(expects(field, "a text without the character U+0000"));
+    }
     let mut tests = Vec::new();
     for raw in value::split(value, ',') {
         if tests.len() == VALUES_MAX {

@@ -102,6 +102,8 @@ fn modifiers_fit_their_kind() {
         ("_id", ""),
         ("_id", "a,"),
         ("identifier", "a|b|c"),
+        ("user-name:contains", "%\0"),
+        ("_id", "a\0"),
     ] {
         assert!(parse(&[(name, value)]).is_err(), "{name}={value}");
     }

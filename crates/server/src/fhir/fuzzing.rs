@@ -1,0 +1,113 @@
+//! What must hold of bodies and queries at the FHIR API; see [`crate::fuzzing`].
+#![allow(clippy::missing_panics_doc, reason = "a property that does not hold is told by a panic")]
+
+mod search;
+
+use keyrelay_core::fhir::{ResourceType, json};
+use keyrelay_core::limits::{BODY_BYTES_MAX, SECRET_BYTES_MAX};
+use keyrelay_core::slots::SlotKind;
+use serde_json::{Map, Value, json};
+
+use super::client_application::KEPT;
+use super::parameters::RotateInput;
+use super::patch::Patch;
+use crate::fuzzing::is_clear_refusal;
+
+pub use search::search_query;
+
+/// The input of `$rotate-secret`.
+pub fn parameters(data: &[u8]) {
+    let Ok(Value::Object(body)) = json::parse(data) else { return };
+    let mut secrets = Vec::new();
+    collect_secrets(&Value::Object(body.clone()), &mut secrets);
+    match RotateInput::read(body) {
+        Ok(input) => {
+            let value = input.presented.reveal();
+            assert!((1..=SECRET_BYTES_MAX).contains(&value.len()) && !value.contains(char::is_control));
+            let name = match input.slot {
+                SlotKind::Active => "secret",
+                SlotKind::Retiring => "retiringSecret",
+            };
+            for printed in [
+                json!({ name: value }),
+                json!({ "resourceType": "Parameters", "parameter": [{ "name": name, "valueString": value }] }),
+            ] {
+                let Ok(Value::Object(printed)) = json::parse(printed.to_string().as_bytes()) else {
+                    panic!("what is printed is no JSON")
+                };
+                let again = RotateInput::read(printed).expect("what is printed can be read");
+                assert_eq!((again.slot, again.presented.reveal()), (input.slot, value));
+            }
+        }
+        Err(outcome) => {
+            let told = outcome.to_resource().to_string();
+            assert!(!secrets.iter().any(|secret| told.contains(secret)), "a secret is repeated: {told}");
+            is_clear_refusal(outcome);
+        }
+    }
+}
+
+/// Texts that look like secrets.
+fn collect_secrets(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) if text.starts_with("krs_") && text.len() >= 12 => found.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| collect_secrets(item, found)),
+        Value::Object(map) => map.values().for_each(|value| collect_secrets(value, found)),
+        _ => {}
+    }
+}
+
+/// A JSON Patch: a list of a resource and the operations on it.
+pub fn json_patch(data: &[u8]) {
+    let Ok(Value::Array(both)) = json::parse(data) else { return };
+    let [Value::Object(resource), operations] = both.as_slice() else { return };
+    for resource_type in [ResourceType::ClientApplication, ResourceType::Project] {
+        let patched = apply(resource_type, resource, operations);
+        // A test that fails refuses the whole patch, wherever it stands.
+        let wrong = json!({ "op": "test", "path": "", "value": "a resource is no text" });
+        for at in [0, operations.as_array().map_or(0, Vec::len)] {
+            assert!(apply(resource_type, resource, &with(operations, at, &wrong)).is_none());
+        }
+        let Some(patched) = patched else { continue };
+        check_patched(resource_type, &patched);
+        assert_eq!(apply(resource_type, resource, operations).as_ref(), Some(&patched));
+        // A test that holds changes nothing.
+        let end = operations.as_array().map_or(0, Vec::len);
+        let right = json!({ "op": "test", "path": "", "value": patched });
+        if end < keyrelay_core::limits::PATCH_OPERATIONS_MAX {
+            assert_eq!(
+                apply(resource_type, resource, &with(operations, end, &right)).as_ref(),
+                Some(&patched)
+            );
+        }
+    }
+}
+
+fn with(operations: &Value, at: usize, operation: &Value) -> Value {
+    let mut all = operations.as_array().cloned().unwrap_or_default();
+    all.insert(at, operation.clone());
+    Value::Array(all)
+}
+
+fn apply(
+    resource_type: ResourceType,
+    resource: &Map<String, Value>,
+    operations: &Value,
+) -> Option<Map<String, Value>> {
+    let patched = Patch::read(operations).and_then(|patch| patch.apply(resource_type, resource));
+    patched.map_err(is_clear_refusal).ok()
+}
+
+/// Bounded, and no secret is anywhere but in its place.
+fn check_patched(resource_type: ResourceType, patched: &Map<String, Value>) {
+    let text = Value::Object(patched.clone()).to_string();
+    // The bound is on what the values hold; escapes are six times as long.
+    assert!(text.len() <= 6 * BODY_BYTES_MAX);
+    if resource_type == ResourceType::ClientApplication {
+        for (name, mark) in KEPT {
+            let shown = json!(mark).to_string();
+            let in_place = patched.get(name).and_then(Value::as_str) == Some(mark);
+            assert_eq!(text.matches(shown.as_str()).count(), usize::from(in_place), "a secret has moved");
+        }
+    }
+}
