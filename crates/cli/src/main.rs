@@ -26,7 +26,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server. Works with nothing configured.
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Watch a fleet of API clients keep working while their secret is rotated and retired.
     Demo(demo::DemoArgs),
     /// Fill a database with client applications, for measuring.
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let outcome = match (runtime, cli.command) {
         (Err(error), _) => Err(anyhow::Error::new(error).context("the runtime could not be started")),
         (Ok(runtime), Command::Serve(args)) => {
-            runtime.block_on(serve::serve(args)).map(|()| ExitCode::SUCCESS)
+            runtime.block_on(serve::serve(*args)).map(|()| ExitCode::SUCCESS)
         }
         (Ok(runtime), Command::Demo(args)) => runtime.block_on(demo::demo(args)),
         (Ok(runtime), Command::Seed(args)) => runtime.block_on(seed::seed(args)).map(|()| ExitCode::SUCCESS),

@@ -5,10 +5,15 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use keyrelay_core::fhir::schema::parse_lifetime;
+use keyrelay_core::limits::SIGNING_KEY_LIFETIME_DEFAULT;
 use keyrelay_core::origin::Origin;
+use keyrelay_core::signing::{self, Schedule};
 use keyrelay_server::{BaseUrl, Config, TrustedProxies};
 use serde::Deserialize;
 
@@ -36,6 +41,47 @@ pub enum SecretPolicy {
     Strong,
     /// Any, also short ones.
     Any,
+}
+
+/// What tokens are signed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+pub enum SigningAlgorithm {
+    /// ECDSA on P-256.
+    #[value(name = "ES256")]
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[value(name = "EdDSA")]
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    /// RSA; signing takes many times as long.
+    #[value(name = "RS256")]
+    #[serde(rename = "RS256")]
+    Rs256,
+}
+
+/// A time, as a number and a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Lifetime(pub Duration);
+
+impl FromStr for Lifetime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lifetime = parse_lifetime(text);
+        lifetime
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is no time: write a number and a unit, like 90d or 12h"))
+    }
+}
+
+impl TryFrom<String> for Lifetime {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
 }
 
 /// The settings, as flags, variables and keys of the file.
@@ -66,6 +112,12 @@ pub struct Settings {
     /// Origins whose pages may use the API in a browser, beside those that clients name as theirs; separated by commas [default: none]
     #[arg(long, env = "KEYRELAY_ALLOWED_ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Option<Vec<String>>,
+    /// What tokens are signed by; a new choice takes effect after a day [default: ES256]
+    #[arg(long, env = "KEYRELAY_SIGNING_ALGORITHM", ignore_case = true)]
+    pub signing_algorithm: Option<SigningAlgorithm>,
+    /// How long one key signs tokens, like 90d or 720h [default: 90d]
+    #[arg(long, env = "KEYRELAY_SIGNING_KEY_LIFETIME")]
+    pub signing_key_lifetime: Option<Lifetime>,
     /// What is logged, as a tracing filter [default: info]
     #[arg(long, env = "KEYRELAY_LOG")]
     pub log: Option<String>,
@@ -75,7 +127,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 12] = [
     "listen",
     "base_url",
     "data_dir",
@@ -84,6 +136,8 @@ const KEYS: [&str; 10] = [
     "secret_policy",
     "trusted_proxies",
     "allowed_origins",
+    "signing_algorithm",
+    "signing_key_lifetime",
     "log",
     "log_format",
 ];
@@ -107,6 +161,8 @@ impl Settings {
             secret_policy: self.secret_policy.or(file.secret_policy),
             trusted_proxies: self.trusted_proxies.or(file.trusted_proxies),
             allowed_origins: self.allowed_origins.or(file.allowed_origins),
+            signing_algorithm: self.signing_algorithm.or(file.signing_algorithm),
+            signing_key_lifetime: self.signing_key_lifetime.or(file.signing_key_lifetime),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         })
@@ -136,6 +192,7 @@ impl Settings {
             secret_policy: self.secret_policy(),
             trusted_proxies: TrustedProxies::parse(proxies).context("--trusted-proxies")?,
             allowed_origins: origins.context("--allowed-origins")?,
+            signing: self.signing()?,
             ..Config::new(base_url)
         })
     }
@@ -146,6 +203,17 @@ impl Settings {
             Some(SecretPolicy::Any) => keyrelay_server::SecretPolicy::Any,
             Some(SecretPolicy::Strong) | None => keyrelay_server::SecretPolicy::Strong,
         }
+    }
+
+    /// What tokens are signed by, and for how long by one key.
+    fn signing(&self) -> anyhow::Result<Schedule> {
+        let algorithm = match self.signing_algorithm {
+            Some(SigningAlgorithm::Es256) | None => signing::SigningAlgorithm::Es256,
+            Some(SigningAlgorithm::EdDsa) => signing::SigningAlgorithm::EdDsa,
+            Some(SigningAlgorithm::Rs256) => signing::SigningAlgorithm::Rs256,
+        };
+        let lifetime = self.signing_key_lifetime.map_or(SIGNING_KEY_LIFETIME_DEFAULT, |lifetime| lifetime.0);
+        Schedule::new(algorithm, lifetime).context("--signing-key-lifetime")
     }
 }
 
@@ -187,9 +255,27 @@ mod tests {
     #[test]
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
-                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\nlog = \"x\"\nlog_format = \"json\"\n";
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\nlog = \"x\"\nlog_format = \"json\"\n\
+                    signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
+    }
+
+    #[test]
+    fn keys_sign_by_the_algorithm_and_for_the_time_that_are_set() {
+        let day = Duration::from_hours(24);
+        let schedule = |text: &str| parse(text).unwrap().signing();
+        assert_eq!(schedule("").unwrap(), Schedule::default());
+        let chosen = schedule("signing_algorithm = \"RS256\"\nsigning_key_lifetime = \"30d\"").unwrap();
+        assert_eq!(chosen, Schedule::new(signing::SigningAlgorithm::Rs256, 30 * day).unwrap());
+        for lifetime in ["1d", "2000d"] {
+            assert!(schedule(&format!("signing_key_lifetime = \"{lifetime}\"")).is_err(), "{lifetime}");
+        }
+        for text in
+            ["signing_key_lifetime = \"90\"", "signing_key_lifetime = 90", "signing_algorithm = \"HS256\""]
+        {
+            assert!(parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod registration;
 pub mod scope;
 pub mod secret;
 pub mod session;
+pub mod signing;
 pub mod slots;
 pub mod ticket;
 pub mod time;

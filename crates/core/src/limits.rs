@@ -43,6 +43,28 @@ pub const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(1);
 pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(24);
 /// Lifetime of an access token where the client application names none.
 pub const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(1);
+/// How long a key signs tokens where no other time is set.
+pub const SIGNING_KEY_LIFETIME_DEFAULT: Duration = Duration::from_hours(90 * 24);
+/// Shortest and longest time for which a key may be set to sign tokens.
+pub const SIGNING_KEY_LIFETIME_MIN: Duration = Duration::from_hours(2 * 24);
+/// See [`SIGNING_KEY_LIFETIME_MIN`].
+pub const SIGNING_KEY_LIFETIME_MAX: Duration = Duration::from_hours(5 * 365 * 24);
+/// How long a key is published before it signs: as long as anybody may keep the published keys.
+pub const SIGNING_KEY_PUBLISH_AHEAD: Duration = Duration::from_hours(24);
+/// How far the clocks of servers that share keys may be apart.
+pub const SIGNING_KEY_SKEW: Duration = Duration::from_hours(1);
+/// How long a key is published after it last signed: longer than any token lives.
+pub const SIGNING_KEY_KEPT: Duration = TOKEN_LIFETIME_MAX.saturating_add(SIGNING_KEY_SKEW);
+/// Most signing keys. The schedule needs four.
+pub const SIGNING_KEYS_MAX: usize = 16;
+/// How often a server looks whether keys have come or are to go.
+pub const SIGNING_KEYS_INTERVAL: Duration = Duration::from_mins(1);
+/// For how long the published keys and the metadata may be kept.
+pub const METADATA_MAX_AGE: Duration = Duration::from_mins(5);
+const _: () = assert!(
+    METADATA_MAX_AGE.as_secs() + SIGNING_KEYS_INTERVAL.as_secs() <= SIGNING_KEY_PUBLISH_AHEAD.as_secs() / 2,
+    "whoever keeps the published keys has the next one before it signs"
+);
 /// Longest access token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Tokens whose signature has been verified and is remembered.

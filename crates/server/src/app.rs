@@ -15,7 +15,7 @@ use crate::former::FormerSecretWatch;
 use crate::hashing::PasswordHasher;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
-use crate::oauth::TokenKeys;
+use crate::oauth::{Renewal, TokenKeys};
 use crate::usage::UsageCounter;
 
 /// One running installation, cheap to clone.
@@ -61,8 +61,9 @@ impl App {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, StartError> {
-        let tokens =
-            TokenKeys::load(&store, &keyring, &config.base_url, clock.as_ref(), entropy.as_ref()).await?;
+        let renewal =
+            Renewal { store: &store, keyring: &keyring, entropy: entropy.as_ref(), now: clock.now() };
+        let tokens = TokenKeys::load(renewal, config.signing, config.base_url.clone()).await?;
         let metrics = Arc::new(Metrics::new());
         let conformance = Conformance::new(&config.base_url, clock.now());
         Ok(Self(Arc::new(Inner {
@@ -97,6 +98,19 @@ impl App {
         change.sweep(self.now());
         if let Err(error) = self.store.commit(change).await {
             tracing::warn!(%error, "what is dead could not be forgotten; it is tried again");
+        }
+    }
+
+    /// Makes the next signing key when it is time, and takes up what other servers have made.
+    pub async fn renew_signing_keys(&self) {
+        let renewal = Renewal {
+            store: &self.store,
+            keyring: &self.keyring,
+            entropy: self.entropy.as_ref(),
+            now: self.now(),
+        };
+        if let Err(error) = self.tokens.renew(renewal).await {
+            tracing::error!(%error, "the signing keys could not be renewed; they stay, and it is tried again");
         }
     }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use keyrelay_core::origin::Origin;
+use keyrelay_core::signing::Schedule;
 
 use crate::proxies::TrustedProxies;
 
@@ -97,6 +98,8 @@ pub struct Config {
     pub trusted_proxies: TrustedProxies,
     /// Origins whose pages may use every client; those of one client are in its resource.
     pub allowed_origins: Vec<Origin>,
+    /// What tokens are signed by, and for how long by one key.
+    pub signing: Schedule,
 }
 
 impl Config {
@@ -108,6 +111,7 @@ impl Config {
             secret_policy: SecretPolicy::default(),
             trusted_proxies: TrustedProxies::default(),
             allowed_origins: Vec::new(),
+            signing: Schedule::default(),
         }
     }
 }

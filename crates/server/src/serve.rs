@@ -59,6 +59,7 @@ impl Server {
         let mut connections = JoinSet::new();
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
         let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
+        let mut keys = tokio::time::interval(limits::SIGNING_KEYS_INTERVAL);
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
@@ -71,6 +72,10 @@ impl Server {
                 _ = sweep.tick() => {
                     let app = app.clone();
                     tokio::spawn(async move { app.sweep().await });
+                }
+                _ = keys.tick() => {
+                    let app = app.clone();
+                    tokio::spawn(async move { app.renew_signing_keys().await });
                 }
                 Some(_) = connections.join_next() => {}
                 accepted = accept(&self.listener, &places, &app) => {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use keyrelay_core::caller::{Caller, Login, Profile, Role};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::IndexEntry;
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SigningKeyId, UserId, VersionId};
-use keyrelay_core::keyring::{Sealed, SecretVisibility};
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, UserId, VersionId};
+use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::FORMER_SECRETS_MAX;
 use keyrelay_core::session::Stage;
 use keyrelay_core::slots::{SecretSlots, Slot};
@@ -416,21 +416,6 @@ impl Change {
     /// Ends a project: none of its clients is let in again.
     pub fn delete_project(&mut self, id: ProjectId) {
         self.push("DELETE FROM project WHERE id = $1", args![id], None);
-    }
-
-    /// Keeps a signing key.
-    pub fn create_signing_key(
-        &mut self,
-        id: SigningKeyId,
-        algorithm: &'static str,
-        sealed: &Sealed,
-        now: Timestamp,
-    ) {
-        self.push(
-            "INSERT INTO signing_key (id, algorithm, sealed, created) VALUES ($1, $2, $3, $4)",
-            args![id, algorithm, sealed.as_bytes().to_vec(), now],
-            Some(Conflict::Id),
-        );
     }
 
     /// Adds counted uses of a secret. A statement of its own, in a table of its own (P6).

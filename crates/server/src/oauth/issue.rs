@@ -71,7 +71,8 @@ pub(super) fn to_client(
         None => Scope::parse(access.default_scope.as_deref().unwrap_or(SCOPE_DEFAULT))
             .map_err(|error| OAuthError::invalid_scope(error.to_string()))?,
     };
-    let now = app.now().epoch_seconds();
+    let at = app.now();
+    let now = at.epoch_seconds();
     let lifetime = access.token_lifetime().as_secs();
     let client = access.client.to_string();
     let profile = Profile::client(access.client).to_string();
@@ -94,7 +95,7 @@ pub(super) fn to_client(
         sid: &proof.id.to_string(),
         auth_time: None,
     };
-    let access_token = app.tokens.sign(&claims).ok_or_else(failed_to_sign)?;
+    let access_token = app.tokens.sign(&claims, at).ok_or_else(failed_to_sign)?;
     let project = format!("Project/{}", access.project.id);
     answer(&TokenResponse {
         token_type: "Bearer",
@@ -118,7 +119,8 @@ pub(super) fn to_person(
     refresh_token: Option<PlainSecret>,
 ) -> Result<Response, OAuthError> {
     let (session, user) = (&access.session, &access.user);
-    let now = app.now().epoch_seconds();
+    let at = app.now();
+    let now = at.epoch_seconds();
     let lifetime = access.token_lifetime().as_secs();
     let expires = now.saturating_add(i64::try_from(lifetime).unwrap_or(i64::MAX));
     let base_url = app.config.base_url.as_str();
@@ -144,7 +146,7 @@ pub(super) fn to_person(
         sid: &proof.id.to_string(),
         auth_time: Some(authenticated),
     };
-    let access_token = app.tokens.sign(&claims).ok_or_else(failed_to_sign)?;
+    let access_token = app.tokens.sign(&claims, at).ok_or_else(failed_to_sign)?;
     let fhir_user = format!("{}/{profile_reference}", app.config.base_url.fhir());
     let id_token = scope.has("openid").then(|| {
         app.tokens.sign_as(
@@ -162,6 +164,7 @@ pub(super) fn to_person(
                 name: user.name.as_deref().filter(|_| scope.has("profile")),
                 email: scope.has("email").then_some(&user.email),
             },
+            at,
         )
     });
     let id_token = id_token.map(|token| token.ok_or_else(failed_to_sign)).transpose()?;

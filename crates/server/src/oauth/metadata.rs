@@ -6,12 +6,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use keyrelay_core::limits::METADATA_MAX_AGE;
 use serde_json::{Value, json};
 
 use super::assertion::ALGORITHM_NAMES;
 use super::token::GRANT_TYPES;
 use crate::App;
-use crate::headers::JSON;
+use crate::headers::{JSON, NO_STORE};
 
 const AUTH_METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "private_key_jwt"];
 /// At the token and revocation endpoints also a client that has nothing to prove itself by, for people.
@@ -29,11 +30,12 @@ const SCOPES: [&str; 10] = [
     "user/*.cruds",
     "user/*.read",
 ];
-/// Short, so that a change is seen soon; long enough to spare a request per token.
-const CACHE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
 fn answer(body: &Value) -> Response {
-    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, CACHE)], body.to_string()).into_response()
+    // Short, so that a change is seen soon; long enough to spare a request per token.
+    let cache = HeaderValue::try_from(format!("public, max-age={}", METADATA_MAX_AGE.as_secs()));
+    let cache = cache.unwrap_or(NO_STORE);
+    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, cache)], body.to_string()).into_response()
 }
 
 fn server_metadata(app: &App) -> Value {
@@ -75,7 +77,10 @@ pub(crate) async fn openid_configuration(State(app): State<App>) -> Response {
             ["sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "sid", "name", "email", "fhirUser"];
         map.insert("claims_supported".to_owned(), json!(claims));
         map.insert("subject_types_supported".to_owned(), json!(["public"]));
-        map.insert("id_token_signing_alg_values_supported".to_owned(), json!(["ES256"]));
+        map.insert(
+            "id_token_signing_alg_values_supported".to_owned(),
+            json!(app.tokens.algorithms(app.now())),
+        );
     }
     answer(&metadata)
 }
@@ -125,5 +130,5 @@ pub(crate) async fn smart_configuration(State(app): State<App>) -> Response {
 
 /// `/.well-known/jwks.json` (RFC 7517 §5).
 pub(crate) async fn jwks(State(app): State<App>) -> Response {
-    answer(app.tokens.jwks())
+    answer(&app.tokens.jwks(app.now()))
 }

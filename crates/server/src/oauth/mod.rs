@@ -9,9 +9,11 @@ mod introspect;
 mod issue;
 mod jose;
 mod jwks;
+mod key_renewal;
 mod login_grants;
 mod metadata;
 mod revoke;
+mod signing_key;
 mod token;
 mod userinfo;
 
@@ -19,6 +21,7 @@ pub(crate) use client_auth::can_prove_itself;
 pub(crate) use introspect::introspect;
 pub(crate) use jose::{Bearer, TokenKeys, VerifiedToken};
 pub(crate) use jwks::check as check_jwks;
+pub(crate) use key_renewal::Renewal;
 pub(crate) use metadata::{
     authorization_server, jwks, openid_configuration, protected_resource, smart_configuration,
 };

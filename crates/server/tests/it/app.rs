@@ -49,7 +49,11 @@ impl Credentials {
 pub struct TestApp {
     pub address: SocketAddr,
     pub clock: Arc<ManualClock>,
-    dir: TempDir,
+    /// What answers, to have done at once what a running server does now and then.
+    pub app: App,
+    /// The issuer of its tokens; after a restart the address is another.
+    pub base_url: String,
+    dir: Arc<TempDir>,
     /// The project that `admin` administers and `member` belongs to.
     pub project: String,
     /// The project of `stranger`.
@@ -239,12 +243,13 @@ impl TestApp {
 
     /// A server with other settings.
     pub async fn start_configured(set: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Arc::new(tempfile::tempdir().unwrap());
         let clock = Arc::new(ManualClock::at(START));
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
         let mut config = Config::new(BaseUrl::parse(&format!("http://{address}/")).unwrap());
         set(&mut config);
+        let base_url = config.base_url.to_string();
         let app = open(dir.path(), config, clock.clone(), 1).await;
         let file = dir.path().join("bootstrap.json");
         first_start(&app, None, &file).await.unwrap();
@@ -257,6 +262,8 @@ impl TestApp {
         let mut test = Self {
             address,
             clock,
+            app: app.clone(),
+            base_url,
             dir,
             project: String::new(),
             other_project: String::new(),
@@ -426,22 +433,57 @@ impl TestApp {
 
     /// Stops the server and starts it again on the same database, under another base URL.
     pub async fn restart_as(self, base_url: &str) -> Self {
+        let base_url = BaseUrl::parse(base_url).unwrap();
+        self.restart_configured(|config| config.base_url = base_url).await
+    }
+
+    /// Stops the server and starts it again on the same database, with other settings.
+    pub async fn restart_configured(self, set: impl FnOnce(&mut Config)) -> Self {
         self.running.stop().await;
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
-        let config = Config::new(BaseUrl::parse(base_url).unwrap());
+        let mut config = Config::new(BaseUrl::parse(&self.base_url).unwrap());
+        set(&mut config);
+        let base_url = config.base_url.to_string();
         let app = open(self.dir.path(), config, self.clock.clone(), 2).await;
-        Self { address, running: Running::start(server, app), ..self }
+        let running = Running::start(server, app.clone());
+        Self { address, app, base_url, running, ..self }
     }
 
-    /// The server's own signing key, taken from its database: what is signed by it is wrong in its
-    /// claims only.
-    pub async fn signing_key(&self) -> (String, EcdsaKeyPair) {
+    /// A second server on the same database, for the same people and clients.
+    pub async fn beside(&self) -> Self {
+        let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let config = Config::new(BaseUrl::parse(&self.base_url).unwrap());
+        let app = open(self.dir.path(), config, self.clock.clone(), 3).await;
+        Self {
+            address: server.address(),
+            clock: self.clock.clone(),
+            app: app.clone(),
+            base_url: self.base_url.clone(),
+            dir: self.dir.clone(),
+            project: self.project.clone(),
+            other_project: self.other_project.clone(),
+            super_admin: self.super_admin.clone(),
+            admin: self.admin.clone(),
+            member: self.member.clone(),
+            stranger: self.stranger.clone(),
+            http: self.http.clone(),
+            http_elsewhere: self.http_elsewhere.clone(),
+            running: Running::start(server, app),
+        }
+    }
+
+    /// The server's own ES256 keys, taken from its database, oldest first: what is signed by one is
+    /// wrong in its claims only.
+    pub async fn signing_keys(&self) -> Vec<(String, EcdsaKeyPair)> {
         let store = Store::open_sqlite(&self.dir.path().join("keyrelay.sqlite")).await.unwrap();
-        let stored = store.signing_keys().await.unwrap().remove(0);
-        let pkcs8 = keyring().unwrap_signing_key(stored.id, &stored.sealed).unwrap();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).unwrap();
-        (stored.id.to_string(), pair)
+        let stored = store.signing_keys().await.unwrap();
+        let pairs = stored.iter().map(|stored| {
+            let pkcs8 = keyring().unwrap_signing_key(stored.key.id, &stored.sealed).unwrap();
+            let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).unwrap();
+            (stored.key.id.to_string(), pair)
+        });
+        pairs.collect()
     }
 }
 

@@ -6,6 +6,10 @@ use std::sync::Arc;
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::EcdsaKeyPair;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keyrelay_core::limits::{SIGNING_KEY_LIFETIME_DEFAULT, SIGNING_KEY_PUBLISH_AHEAD};
+use keyrelay_core::signing::{Schedule, SigningAlgorithm};
 use keyrelay_core::time::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -26,7 +30,7 @@ impl Forge {
         let test = TestApp::start().await;
         let answer = test.grant(&test.admin.id, &test.admin.secret).await.expect(200);
         let token = answer.text_at("/access_token");
-        let (kid, pair) = test.signing_key().await;
+        let (kid, pair) = test.signing_keys().await.remove(0);
         let forge =
             Self { test, pair: Arc::new(pair), header: jwt::header(&token), claims: jwt::claims(&token) };
         assert_eq!(forge.header["kid"], kid);
@@ -112,8 +116,63 @@ async fn a_token_that_brings_its_own_key() {
     }
 }
 
+/// Keys of every algorithm are published; the public part of each is tried as a secret.
 #[tokio::test]
-async fn a_token_signed_by_hmac_with_the_public_key() {
+async fn a_token_signed_by_hmac_with_a_public_key() {
+    let mut forge = Forge::open().await;
+    for algorithm in [SigningAlgorithm::EdDsa, SigningAlgorithm::Rs256] {
+        let schedule = Schedule::new(algorithm, SIGNING_KEY_LIFETIME_DEFAULT).unwrap();
+        let test = forge.test.restart_configured(|config| config.signing = schedule).await;
+        test.clock.advance(SIGNING_KEY_PUBLISH_AHEAD);
+        forge = Forge { test, ..forge };
+    }
+    let jwks = forge.test.request(As::Anonymous, Method::GET, ".well-known/jwks.json").send().await.json();
+    let keys = jwks["keys"].as_array().unwrap();
+    let mut kinds: Vec<&str> = keys.iter().map(|key| key["kty"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["EC", "OKP", "RSA"]);
+    for jwk in keys {
+        let raw = |name: &str| jwk[name].as_str().map(|text| URL_SAFE_NO_PAD.decode(text).unwrap());
+        let mut secrets: Vec<Vec<u8>> = ["x", "y", "n"].into_iter().filter_map(raw).collect();
+        secrets.extend([jwk.to_string().into_bytes(), json!({ "keys": [jwk] }).to_string().into_bytes()]);
+        for secret in secrets {
+            for (name, algorithm) in [("HS256", hmac::HMAC_SHA256), ("HS512", hmac::HMAC_SHA512)] {
+                let sign =
+                    |text: &[u8]| hmac::sign(&hmac::Key::new(algorithm, &secret), text).as_ref().to_vec();
+                let header = json!({ "alg": name, "typ": "at+jwt", "kid": jwk["kid"] });
+                forge.refuses(As::Bearer(jwt::forge(&header, &forge.claims, sign))).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_under_the_kid_of_another_of_our_keys() {
+    let forge = Forge::open().await;
+    forge.test.clock.advance(SIGNING_KEY_LIFETIME_DEFAULT);
+    forge.test.app.renew_signing_keys().await;
+    forge.test.clock.advance(SIGNING_KEY_PUBLISH_AHEAD);
+    let keys = forge.test.signing_keys().await;
+    assert_eq!(keys.len(), 2);
+    let mut claims = forge.claims.clone();
+    claims["exp"] = json!(forge.now() + 60);
+    for (kid, _) in &keys {
+        for (signer, pair) in &keys {
+            let header = forge.with_header("kid", json!(kid));
+            let sign = |message: &[u8]| pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec();
+            let token = As::Bearer(jwt::forge(&header, &claims, sign));
+            // The key that no longer signs verifies what it signed.
+            if kid == signer {
+                forge.test.get(&token, "Project").await.expect(200);
+            } else {
+                forge.refuses(token).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_signed_by_hmac_with_the_encoded_public_key() {
     let forge = Forge::open().await;
     let jwks = forge.test.request(As::Anonymous, Method::GET, ".well-known/jwks.json").send().await.json();
     let jwk = &jwks["keys"][0];

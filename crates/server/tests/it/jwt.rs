@@ -5,7 +5,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{DecodingKey, Validation};
 use serde_json::Value;
 
 fn part(token: &str, n: usize) -> Value {
@@ -28,8 +28,9 @@ pub fn claims(token: &str) -> Value {
 pub fn verify(token: &str, jwks: &Value, issuer: &str) -> Value {
     let header = jsonwebtoken::decode_header(token).unwrap();
     let keys: JwkSet = serde_json::from_value(jwks.clone()).unwrap();
-    let key = DecodingKey::from_jwk(keys.find(&header.kid.unwrap()).unwrap()).unwrap();
-    let mut validation = Validation::new(Algorithm::ES256);
+    let jwk = keys.find(&header.kid.unwrap()).unwrap();
+    let key = DecodingKey::from_jwk(jwk).unwrap();
+    let mut validation = Validation::new(jwk.common.key_algorithm.unwrap().to_string().parse().unwrap());
     validation.set_issuer(&[issuer]);
     validation.set_audience(&[issuer]);
     validation.validate_exp = false;

@@ -21,6 +21,7 @@ mod rotate_secret;
 mod routes;
 mod searching;
 mod secret_writes;
+mod signing;
 mod slow;
 mod smoke;
 mod throttle;

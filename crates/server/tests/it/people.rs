@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::app::{Answer, As, Credentials, TestApp};
 
 const EMAIL: &str = "ann@example.test";
-const PASSWORD: &str = "four plain words here";
+pub const PASSWORD: &str = "four plain words here";
 const REDIRECT: &str = "https://app.example.test/back";
 const VERIFIER: &str = "0123456789-0123456789-0123456789-0123456789";
 
@@ -39,7 +39,7 @@ fn ann() -> Value {
 }
 
 /// A person of the project who has a password; gives the membership.
-async fn make_ann(test: &TestApp, admin: bool) -> Value {
+pub async fn make_ann(test: &TestApp, admin: bool) -> Value {
     let mut body = ann();
     body["password"] = json!(PASSWORD);
     body["membership"] = json!({ "admin": admin });
@@ -56,11 +56,11 @@ async fn json_post(test: &TestApp, who: impl Into<As>, path: &str, body: &Value)
     test.request(who, Method::POST, path).body("application/json", body.to_string()).send().await
 }
 
-async fn log_in(test: &TestApp, password: &str) -> Answer {
+pub async fn log_in(test: &TestApp, password: &str) -> Answer {
     json_post(test, As::Anonymous, "auth/login", &json!({ "email": EMAIL, "password": password })).await
 }
 
-async fn redeem(test: &TestApp, code: &str) -> Answer {
+pub async fn redeem(test: &TestApp, code: &str) -> Answer {
     let form = [("grant_type", "authorization_code"), ("code", code)];
     test.token(As::Anonymous, &form).await
 }
