@@ -84,6 +84,10 @@ pub const WRITE_QUEUE_MAX: usize = 1024;
 pub const WRITE_GROUP_MAX: usize = 64;
 /// How long a request waits for the database before it is refused with 503.
 pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long an attempt to connect to the database may take.
+pub const DATABASE_CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Statements that a connection to PostgreSQL keeps prepared.
+pub const DATABASE_STATEMENTS_MAX: usize = 256;
 /// `Retry-After` of a 503.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 

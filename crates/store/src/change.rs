@@ -336,7 +336,8 @@ impl Change {
     }
 
     /// A sealed value is written only if the project keeps them at the moment of the write: it may have
-    /// been set to `once` since the change was decided.
+    /// been set to `once` since the change was decided. (The branch that is never taken tells PostgreSQL
+    /// the type of the argument.)
     fn set_slots(&mut self, client: ClientId, slots: &SecretSlots, former_count: i64) {
         let mut args = Vec::with_capacity(10);
         for slot in [slots.active(), slots.retiring()] {
@@ -351,8 +352,10 @@ impl Change {
         self.push(
             "UPDATE client SET active_id = $1, active_proof = $2, active_created = $4, \
              retiring_id = $5, retiring_proof = $6, retiring_created = $8, former_count = $9, \
-             active_sealed = CASE WHEN (SELECT p.secret_once FROM project p WHERE p.id = client.project_id) THEN NULL ELSE $3 END, \
-             retiring_sealed = CASE WHEN (SELECT p.secret_once FROM project p WHERE p.id = client.project_id) THEN NULL ELSE $7 END \
+             active_sealed = CASE WHEN (SELECT p.secret_once FROM project p WHERE p.id = client.project_id) THEN NULL \
+             WHEN FALSE THEN active_sealed ELSE $3 END, \
+             retiring_sealed = CASE WHEN (SELECT p.secret_once FROM project p WHERE p.id = client.project_id) THEN NULL \
+             WHEN FALSE THEN retiring_sealed ELSE $7 END \
              WHERE id = $10",
             args,
             Some(Conflict::Version),

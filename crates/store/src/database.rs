@@ -1,10 +1,9 @@
-//! Which database answers. Everything above speaks in [`Arg`]s and [`Row`]s; a PostgreSQL pool
-//! becomes a second variant of these enums, and no query is written twice.
+//! Which database answers. Everything above speaks in [`Arg`]s and [`Row`]s, and no query is written
+//! twice.
 
 use std::borrow::Cow;
 use std::hash::Hash;
 use std::path::Path;
-use std::thread::JoinHandle;
 
 use keyrelay_core::id::{
     ClientId, MembershipId, ProjectId, RegistrationGrantId, ResourceId, SecretId, SessionId, SigningKeyId,
@@ -15,18 +14,26 @@ use keyrelay_core::time::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::group::{GroupQuery, Request as ReadRequest};
+use crate::postgres::{Postgres, PostgresConfig};
 use crate::sqlite::{self, Access, SqliteReaders};
 use crate::writer::Request as WriteRequest;
 use crate::{Conflict, StoreError};
 
 /// A value for a `$n` of a statement.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Arg {
     Null,
     Bool(bool),
     Int(i64),
     Text(String),
     Blob(Vec<u8>),
+}
+
+/// A driver may log what it sends.
+impl std::fmt::Debug for Arg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[value]")
+    }
 }
 
 impl From<&str> for Arg {
@@ -206,12 +213,35 @@ pub(crate) enum Effect {
 #[derive(Debug)]
 pub(crate) enum Database {
     Sqlite(SqliteReaders),
+    Postgres(Postgres),
+}
+
+/// What writes: it ends when its queue does.
+#[derive(Debug)]
+pub(crate) enum WriterTask {
+    Thread(std::thread::JoinHandle<()>),
+    Task(tokio::task::JoinHandle<()>),
+}
+
+impl WriterTask {
+    /// Waits for its end.
+    pub(crate) async fn join(self) {
+        let _ = match self {
+            Self::Thread(thread) => tokio::task::spawn_blocking(|| drop(thread.join())).await,
+            Self::Task(task) => task.await,
+        };
+    }
 }
 
 impl Database {
     /// Opens a SQLite file, and brings its schema up to date.
     pub(crate) async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
         SqliteReaders::open(path).await.map(Self::Sqlite)
+    }
+
+    /// Connects to PostgreSQL, and brings its schema up to date.
+    pub(crate) async fn open_postgres(config: &PostgresConfig) -> Result<Self, StoreError> {
+        Postgres::open(config).await.map(Self::Postgres)
     }
 
     /// Answers reads in groups until their queue ends.
@@ -221,32 +251,42 @@ impl Database {
         query: GroupQuery<K, V>,
     ) -> Result<(), StoreError>
     where
-        K: Copy + Eq + Hash + Send + 'static,
-        V: Clone + Send + 'static,
+        K: Copy + Eq + Hash + Send + Sync + 'static,
+        V: Clone + Send + Sync + 'static,
     {
-        let Self::Sqlite(readers) = self;
+        let readers = match self {
+            Self::Sqlite(readers) => readers,
+            Self::Postgres(postgres) => {
+                postgres.serve_reads(requests, query);
+                return Ok(());
+            }
+        };
         let serve = move |connection: &mut rusqlite::Connection| {
             let mut group = Vec::with_capacity(READ_GROUP_MAX);
             while requests.blocking_recv_many(&mut group, READ_GROUP_MAX) > 0 {
-                query.answer(&mut group, |sql, args| sqlite::fetch(connection, sql, args));
+                let (sql, args) = query.ask(&group);
+                query.tell(group.drain(..), sqlite::fetch(connection, &sql, &args));
             }
         };
         sqlite::spawn("sqlite-reader", readers.path(), Access::Read, serve).await.map(drop)
     }
 
-    /// Makes changes durable in groups until their queue ends; then the thread does.
+    /// Makes changes durable until their queue ends.
     pub(crate) async fn serve_writes(
         &self,
         mut requests: mpsc::Receiver<WriteRequest>,
-    ) -> Result<JoinHandle<()>, StoreError> {
-        let Self::Sqlite(readers) = self;
+    ) -> Result<WriterTask, StoreError> {
+        let readers = match self {
+            Self::Sqlite(readers) => readers,
+            Self::Postgres(postgres) => return Ok(WriterTask::Task(postgres.serve_writes(requests))),
+        };
         let serve = move |connection: &mut rusqlite::Connection| {
             let mut group = Vec::with_capacity(WRITE_GROUP_MAX);
             while requests.blocking_recv_many(&mut group, WRITE_GROUP_MAX) > 0 {
                 WriteRequest::answer(&mut group, |changes| sqlite::write(connection, changes));
             }
         };
-        sqlite::spawn("sqlite-writer", readers.path(), Access::Write, serve).await
+        sqlite::spawn("sqlite-writer", readers.path(), Access::Write, serve).await.map(WriterTask::Thread)
     }
 
     /// Runs a query outside the hot path.
@@ -255,14 +295,22 @@ impl Database {
         sql: impl Into<Cow<'static, str>>,
         args: Vec<Arg>,
     ) -> Result<Vec<Row>, StoreError> {
-        let Self::Sqlite(readers) = self;
         let sql = sql.into();
-        readers.call(move |connection| sqlite::fetch(connection, &sql, &args)).await
+        match self {
+            Self::Sqlite(readers) => {
+                readers.call(move |connection| sqlite::fetch(connection, &sql, &args)).await
+            }
+            Self::Postgres(postgres) => postgres.fetch(&sql, &args).await,
+        }
     }
 
     /// Runs a query whose text was put together for one request, so that its plan is not kept.
     pub(crate) async fn fetch_once(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
-        let Self::Sqlite(readers) = self;
-        readers.call(move |connection| sqlite::fetch_once(connection, &sql, &args)).await
+        match self {
+            Self::Sqlite(readers) => {
+                readers.call(move |connection| sqlite::fetch_once(connection, &sql, &args)).await
+            }
+            Self::Postgres(postgres) => postgres.fetch_once(&sql, &args).await,
+        }
     }
 }

@@ -86,3 +86,14 @@ impl From<rusqlite::Error> for StoreError {
         Self::Database(error.to_string().chars().take(ERROR_CHARS_MAX).collect())
     }
 }
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        // What the server said, without the values that it may repeat in its details.
+        let told = match error.as_db_error() {
+            Some(told) => format!("{} ({})", told.message(), told.code().code()),
+            None => error.to_string(),
+        };
+        Self::Database(told.chars().take(ERROR_CHARS_MAX).collect())
+    }
+}

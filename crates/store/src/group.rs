@@ -66,19 +66,24 @@ where
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> GroupQuery<K, V> {
-    /// Answers a group by one read, which begins here: after every request of the group arrived.
-    pub(crate) fn answer(
+    /// The query that answers a group. It must be sent after this, and so after every request of the
+    /// group arrived.
+    pub(crate) fn ask(&self, group: &[Request<K, V>]) -> (String, Vec<Arg>) {
+        (self.text)(&pad(distinct(group)))
+    }
+
+    /// Tells everybody of a group what was found.
+    pub(crate) fn tell(
         &self,
-        group: &mut Vec<Request<K, V>>,
-        fetch: impl FnOnce(&str, &[Arg]) -> Result<Vec<Row>, StoreError>,
+        group: impl IntoIterator<Item = Request<K, V>>,
+        found: Result<Vec<Row>, StoreError>,
     ) {
-        let (text, args) = (self.text)(&pad(distinct(group)));
         let found: Result<HashMap<K, V>, StoreError> =
-            fetch(&text, &args).and_then(|rows| rows.iter().map(self.row).collect());
+            found.and_then(|rows| rows.iter().map(self.row).collect());
         if let Err(error) = &found {
             tracing::error!(%error, "a group read failed");
         }
-        for request in group.drain(..) {
+        for request in group {
             let answer = found.as_ref().map(|found| found.get(&request.key).cloned());
             // Whoever asked may have gone away.
             let _ = request.answer.send(answer.map_err(|_| StoreError::Busy));

@@ -13,12 +13,15 @@ mod error;
 mod group;
 mod lock;
 mod origins;
+mod postgres;
 mod registrations;
 mod resources;
 mod search;
 mod sessions;
 mod signing_keys;
 mod sqlite;
+#[cfg(feature = "test-database")]
+mod test_database;
 mod usage;
 mod users;
 mod writer;
@@ -36,10 +39,13 @@ use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, SessionId};
 use keyrelay_core::session::SessionAccess;
 pub use lock::DataDirLock;
+pub use postgres::PostgresConfig;
 pub use registrations::RegistrationGrant;
 pub use search::{Page, Search};
 pub use sessions::MembershipChoice;
 pub use signing_keys::StoredSigningKey;
+#[cfg(feature = "test-database")]
+pub use test_database::{SERVER_VARIABLE, TestDatabase};
 pub use usage::Use;
 pub use users::{UserAccount, UserRow};
 use writer::Writer;
@@ -62,7 +68,16 @@ impl Store {
     ///
     /// Take the [`DataDirLock`] first: one process owns the file.
     pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
-        let database = Database::open_sqlite(path).await?;
+        Self::on(Database::open_sqlite(path).await?).await
+    }
+
+    /// Connects to a PostgreSQL database, and brings its schema up to date. Any number of processes may
+    /// use one database.
+    pub async fn open_postgres(config: &PostgresConfig) -> Result<Self, StoreError> {
+        Self::on(Database::open_postgres(config).await?).await
+    }
+
+    async fn on(database: Database) -> Result<Self, StoreError> {
         Ok(Self(Arc::new(Inner {
             access: GroupReader::start(&database, access::QUERY).await?,
             clients: GroupReader::start(&database, clients::QUERY).await?,

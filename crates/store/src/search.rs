@@ -165,17 +165,20 @@ impl Sql {
         low_ms: i64,
         high_ms: i64,
     ) -> String {
-        let (low, high) = (self.arg(low_ms), self.arg(high_ms));
-        let contained = format!("({low} <= {row_low} AND {row_high} <= {high})");
+        // Only the bound that is compared: PostgreSQL refuses an argument that nothing uses.
+        let contained = |sql: &mut Self| {
+            let (low, high) = (sql.arg(low_ms), sql.arg(high_ms));
+            format!("({low} <= {row_low} AND {row_high} <= {high})")
+        };
         match comparator {
-            Comparator::Eq => contained,
-            Comparator::Ne => format!("NOT {contained}"),
-            Comparator::Gt => format!("{row_high} > {high}"),
-            Comparator::Lt => format!("{row_low} < {low}"),
-            Comparator::Ge => format!("({row_high} > {high} OR {contained})"),
-            Comparator::Le => format!("({row_low} < {low} OR {contained})"),
-            Comparator::Sa => format!("{row_low} >= {high}"),
-            Comparator::Eb => format!("{row_high} <= {low}"),
+            Comparator::Eq => contained(self),
+            Comparator::Ne => format!("NOT {}", contained(self)),
+            Comparator::Gt => format!("{row_high} > {}", self.arg(high_ms)),
+            Comparator::Lt => format!("{row_low} < {}", self.arg(low_ms)),
+            Comparator::Ge => format!("({row_high} > {} OR {})", self.arg(high_ms), contained(self)),
+            Comparator::Le => format!("({row_low} < {} OR {})", self.arg(low_ms), contained(self)),
+            Comparator::Sa => format!("{row_low} >= {}", self.arg(high_ms)),
+            Comparator::Eb => format!("{row_high} <= {}", self.arg(low_ms)),
         }
     }
 
@@ -223,7 +226,12 @@ impl Sql {
                 }
                 _ => "r.last_updated".to_owned(),
             };
-            let _ = write!(self.text, "{key} {}, ", if *descending { "DESC" } else { "ASC" });
+            // Where the two databases put what is missing by themselves is not the same.
+            let _ = write!(
+                self.text,
+                "{key} {}, ",
+                if *descending { "DESC NULLS LAST" } else { "ASC NULLS FIRST" }
+            );
         }
         self.text.push_str("r.last_updated DESC, r.id");
     }

@@ -1,15 +1,15 @@
-//! The one writer. Changes that wait while a commit is under way are made durable together by the
-//! next one; each is still all or nothing, and nobody is told of its success before the commit.
+//! The way of every change: through one queue, to whatever writes. In SQLite, changes that wait while a
+//! commit is under way are made durable together by the next one. Each is all or nothing, and nobody is
+//! told of its success before the commit.
 
 use std::sync::{Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use keyrelay_core::limits::{DATABASE_WAIT_MAX, WRITE_QUEUE_MAX};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::StoreError;
 use crate::change::Change;
-use crate::database::Database;
+use crate::database::{Database, WriterTask};
 
 /// One change that somebody waits for.
 pub(crate) struct Request {
@@ -18,6 +18,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// The change, and where to tell what became of it.
+    pub(crate) fn into_parts(self) -> (Change, oneshot::Sender<Result<(), StoreError>>) {
+        (self.change, self.answer)
+    }
+
     /// Writes a group, and tells everyone what became of their change.
     pub(crate) fn answer(
         group: &mut Vec<Self>,
@@ -32,19 +37,19 @@ impl Request {
     }
 }
 
-/// Hands changes to the thread that writes.
+/// Hands changes to what writes.
 #[derive(Debug)]
 pub(crate) struct Writer {
     /// None once the store is being closed.
     queue: Mutex<Option<mpsc::Sender<Request>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    task: Mutex<Option<WriterTask>>,
 }
 
 impl Writer {
     pub(crate) async fn start(database: &Database) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(WRITE_QUEUE_MAX);
-        let thread = database.serve_writes(requests).await?;
-        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        let task = database.serve_writes(requests).await?;
+        Ok(Self { queue: Mutex::new(Some(queue)), task: Mutex::new(Some(task)) })
     }
 
     fn queue(&self) -> Option<mpsc::Sender<Request>> {
@@ -72,9 +77,9 @@ impl Writer {
     /// Finishes what is queued, then stops.
     pub(crate) async fn close(&self) {
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.join().await;
         }
     }
 }

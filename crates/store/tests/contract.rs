@@ -15,7 +15,7 @@ use keyrelay_core::slots::{SecretSlots, SlotKind};
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{
     Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, Search, Store,
-    StoreError, Use,
+    StoreError, TestDatabase, Use,
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -26,7 +26,8 @@ const NOW: Timestamp = Timestamp::from_epoch_ms(1_767_225_600_000);
 /// A store with one project and one client in it.
 struct Stage {
     store: Store,
-    dir: TempDir,
+    database: TestDatabase,
+    _dir: TempDir,
     entropy: SeededEntropy,
     keyring: Keyring,
     project: ProjectId,
@@ -37,11 +38,12 @@ struct Stage {
 impl Stage {
     async fn open() -> Self {
         let (dir, entropy) = (tempfile::tempdir().unwrap(), SeededEntropy::new(1));
-        let store = Store::open_sqlite(&dir.path().join("keyrelay.sqlite")).await.unwrap();
+        let database = TestDatabase::new(dir.path()).await;
+        let store = database.open().await.unwrap();
         let keyring = Keyring::parse_file(&Keyring::new_file(&entropy)).unwrap();
         let (project, client) = (ProjectId::random(&entropy), ClientId::random(&entropy));
         let secret = PlainSecret::generate(&entropy);
-        let stage = Self { store, dir, entropy, keyring, project, client, secret };
+        let stage = Self { store, database, _dir: dir, entropy, keyring, project, client, secret };
         stage.put_project(SecretVisibility::Recoverable).await;
         let mut change = Change::new();
         change.create(stage.first(ResourceType::ClientApplication, client.into(), &json!({})), &[]);
@@ -320,7 +322,7 @@ async fn use_is_summed_and_survives_a_restart() {
     stage.store.close().await;
     assert!(matches!(stage.store.add_usage(&[used(1, 1, 1)]).await, Err(StoreError::Closed)));
 
-    let again = Store::open_sqlite(&stage.dir.path().join("keyrelay.sqlite")).await.unwrap();
+    let again = stage.database.open().await.unwrap();
     assert_eq!(again.usage(secret).await.unwrap(), Some(used(5, 10, 40)));
     assert!(again.access(stage.client).await.unwrap().is_some());
 }
@@ -389,7 +391,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::open_sqlite(&dir.path().join("keyrelay.sqlite")).await.unwrap();
+            let store = TestDatabase::new(dir.path()).await.open().await.unwrap();
             let entropy = SeededEntropy::new(1);
             let kind = ResourceType::ClientApplication;
             let query: SearchQuery = parse_query(kind, asked.clone().into_iter()).unwrap();

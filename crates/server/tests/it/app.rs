@@ -2,7 +2,6 @@
 //! is moved, seeded randomness, and one caller of each kind.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::{ManualClock, Timestamp};
 use keyrelay_server::bootstrap::first_start;
 use keyrelay_server::{App, BaseUrl, Config, SecretPolicy, Server};
-use keyrelay_store::Store;
+use keyrelay_store::TestDatabase;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -53,6 +52,7 @@ pub struct TestApp {
     pub app: App,
     /// The issuer of its tokens; after a restart the address is another.
     pub base_url: String,
+    database: TestDatabase,
     dir: Arc<TempDir>,
     /// The project that `admin` administers and `member` belongs to.
     pub project: String,
@@ -225,9 +225,9 @@ fn http_from(address: Ipv4Addr) -> reqwest::Client {
     builder.local_address(IpAddr::from(address)).build().unwrap()
 }
 
-/// Opens the database in `dir`, always under the same master key.
-async fn open(dir: &Path, config: Config, clock: Arc<ManualClock>, seed: u64) -> App {
-    let store = Store::open_sqlite(&dir.join("keyrelay.sqlite")).await.unwrap();
+/// Opens a database, always under the same master key.
+async fn open(database: &TestDatabase, config: Config, clock: Arc<ManualClock>, seed: u64) -> App {
+    let store = database.open().await.unwrap();
     App::start(config, store, keyring(), clock, Arc::new(SeededEntropy::new(seed))).await.unwrap()
 }
 
@@ -244,13 +244,14 @@ impl TestApp {
     /// A server with other settings.
     pub async fn start_configured(set: impl FnOnce(&mut Config)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
+        let database = TestDatabase::new(dir.path()).await;
         let clock = Arc::new(ManualClock::at(START));
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
         let mut config = Config::new(BaseUrl::parse(&format!("http://{address}/")).unwrap());
         set(&mut config);
         let base_url = config.base_url.to_string();
-        let app = open(dir.path(), config, clock.clone(), 1).await;
+        let app = open(&database, config, clock.clone(), 1).await;
         let file = dir.path().join("bootstrap.json");
         first_start(&app, None, &file).await.unwrap();
         let first: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
@@ -264,6 +265,7 @@ impl TestApp {
             clock,
             app: app.clone(),
             base_url,
+            database,
             dir,
             project: String::new(),
             other_project: String::new(),
@@ -445,7 +447,7 @@ impl TestApp {
         let mut config = Config::new(BaseUrl::parse(&self.base_url).unwrap());
         set(&mut config);
         let base_url = config.base_url.to_string();
-        let app = open(self.dir.path(), config, self.clock.clone(), 2).await;
+        let app = open(&self.database, config, self.clock.clone(), 2).await;
         let running = Running::start(server, app.clone());
         Self { address, app, base_url, running, ..self }
     }
@@ -454,12 +456,13 @@ impl TestApp {
     pub async fn beside(&self) -> Self {
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let config = Config::new(BaseUrl::parse(&self.base_url).unwrap());
-        let app = open(self.dir.path(), config, self.clock.clone(), 3).await;
+        let app = open(&self.database, config, self.clock.clone(), 3).await;
         Self {
             address: server.address(),
             clock: self.clock.clone(),
             app: app.clone(),
             base_url: self.base_url.clone(),
+            database: self.database.clone(),
             dir: self.dir.clone(),
             project: self.project.clone(),
             other_project: self.other_project.clone(),
@@ -476,7 +479,7 @@ impl TestApp {
     /// The server's own ES256 keys, taken from its database, oldest first: what is signed by one is
     /// wrong in its claims only.
     pub async fn signing_keys(&self) -> Vec<(String, EcdsaKeyPair)> {
-        let store = Store::open_sqlite(&self.dir.path().join("keyrelay.sqlite")).await.unwrap();
+        let store = self.database.open().await.unwrap();
         let stored = store.signing_keys().await.unwrap();
         let pairs = stored.iter().map(|stored| {
             let pkcs8 = keyring().unwrap_signing_key(stored.key.id, &stored.sealed).unwrap();

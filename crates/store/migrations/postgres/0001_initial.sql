@@ -1,4 +1,4 @@
--- The same schema as ../sqlite, in the words of PostgreSQL. Not run by this version yet.
+-- The same schema as ../sqlite, in the words of PostgreSQL.
 
 -- The current version of every resource, as JSON without secrets.
 CREATE TABLE resource (
@@ -26,11 +26,12 @@ CREATE TABLE resource_history (
   PRIMARY KEY (id, revision)
 );
 
--- What can be searched for. `low` and `high` are the bounds of a date.
+-- What can be searched for. `low` and `high` are the bounds of a date. Values are ordered by their bytes,
+-- whatever the language of the database: a search for a beginning is one for a range.
 CREATE TABLE search_index (
   resource_id   TEXT   NOT NULL,
   code          TEXT   NOT NULL,
-  value         TEXT   NOT NULL,
+  value         TEXT   COLLATE "C" NOT NULL,
   system        TEXT   NOT NULL,
   resource_type TEXT   NOT NULL,
   low           BIGINT,

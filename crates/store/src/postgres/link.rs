@@ -1,0 +1,119 @@
+//! A connection that comes back. A task beside it connects, and connects again with growing pauses
+//! whenever the connection is lost, or somebody found it of no use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyrelay_core::limits::{DATABASE_CONNECT_MAX, DATABASE_WAIT_MAX};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::config::PostgresConfig;
+use super::session::{Failed, Remedy, Session, remedy, told};
+use crate::StoreError;
+use crate::database::{Arg, Row};
+
+/// The pause before a connection is made again; it doubles with each attempt that fails.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Link {
+    session: watch::Sender<Option<Arc<Session>>>,
+    task: AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Link {
+    pub(super) fn start(config: PostgresConfig) -> Self {
+        let (session, _) = watch::channel(None);
+        let task = tokio::spawn(keep_connected(config, session.clone())).abort_handle();
+        Self { session, task }
+    }
+
+    /// The connection, if need be as soon as there is one.
+    pub(super) async fn session(&self) -> Result<Arc<Session>, StoreError> {
+        let mut changes = self.session.subscribe();
+        let ready = changes.wait_for(Option::is_some);
+        match timeout(DATABASE_WAIT_MAX, ready).await {
+            Ok(Ok(session)) => session.clone().ok_or(StoreError::Busy),
+            Ok(Err(_)) => Err(StoreError::Closed),
+            Err(_) => Err(StoreError::Busy),
+        }
+    }
+
+    /// Says that a connection is of no use: it is closed, and another is made.
+    pub(super) fn give_up(&self, session: &Arc<Session>) {
+        self.session.send_if_modified(|current| {
+            let is_this = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session));
+            if is_this {
+                *current = None;
+            }
+            is_this
+        });
+    }
+
+    pub(super) async fn fetch(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
+        let session = self.session().await?;
+        self.judge(&session, timeout(DATABASE_WAIT_MAX, session.fetch(sql, args)).await)
+    }
+
+    pub(super) async fn fetch_once(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
+        let session = self.session().await?;
+        self.judge(&session, timeout(DATABASE_WAIT_MAX, session.fetch_once(sql, args)).await)
+    }
+
+    /// A query that came to nothing may mean that its connection is of no use. One that did not come
+    /// back in time does: a server may hang without closing.
+    fn judge<T>(
+        &self,
+        session: &Arc<Session>,
+        outcome: Result<Result<T, Failed>, tokio::time::error::Elapsed>,
+    ) -> Result<T, StoreError> {
+        match outcome {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(failed)) => {
+                if matches!(&failed, Failed::Postgres(error) if remedy(error) == Remedy::Reconnect) {
+                    self.give_up(session);
+                }
+                Err(told(failed))
+            }
+            Err(_) => {
+                self.give_up(session);
+                Err(StoreError::Busy)
+            }
+        }
+    }
+}
+
+async fn keep_connected(config: PostgresConfig, session: watch::Sender<Option<Arc<Session>>>) {
+    let mut changes = session.subscribe();
+    let mut pause = PAUSE_FIRST;
+    loop {
+        match timeout(DATABASE_CONNECT_MAX, config.connect()).await {
+            Ok(Ok((client, connection))) => {
+                pause = PAUSE_FIRST;
+                session.send_replace(Some(Arc::new(Session::new(client))));
+                tokio::select! {
+                    () = connection => {}
+                    // Dropping the connection closes it.
+                    _ = changes.wait_for(Option::is_none) => {}
+                }
+                session.send_replace(None);
+                tracing::warn!("a connection to the database was lost; it is made again");
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the database cannot be reached; it is tried again"),
+            Err(_) => tracing::warn!("the database does not answer; it is tried again"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}

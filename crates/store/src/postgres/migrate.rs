@@ -1,0 +1,66 @@
+//! Brings the schema up to date. Any number of nodes may start at once: one of them does it, the others
+//! wait. A migration only adds, so that a version that does not know it yet works beside one that does;
+//! each says which is the oldest that can.
+
+use tokio_postgres::Client;
+
+use super::config::PostgresConfig;
+use crate::StoreError;
+
+/// What nodes agree on to lock while the schema changes. Any number, but always this one.
+const LOCK: i64 = 0x4b65_7972_656c_6179;
+
+struct Migration {
+    text: &'static str,
+    /// The number of migrations that a program must know to work with a database that has this one.
+    needs: i64,
+}
+
+const MIGRATIONS: [Migration; 2] = [
+    Migration { text: include_str!("../../migrations/postgres/0001_initial.sql"), needs: 1 },
+    Migration { text: include_str!("../../migrations/postgres/0002_people.sql"), needs: 2 },
+];
+
+pub(super) async fn run(config: &PostgresConfig) -> Result<(), StoreError> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        StoreError::Database(format!("PostgreSQL cannot be reached with this --database-url: {error}"))
+    };
+    let (mut client, connection) = config.connect().await.map_err(|error| match error.as_db_error() {
+        Some(told) => unreachable(&told.message()),
+        None => unreachable(&error),
+    })?;
+    let connection = tokio::spawn(connection);
+    let outcome = bring_up_to_date(&mut client).await;
+    drop(client);
+    let _ = connection.await;
+    outcome
+}
+
+async fn bring_up_to_date(client: &mut Client) -> Result<(), StoreError> {
+    // Held until the connection ends. Waiting for it may take as long as another node's migration.
+    client.batch_execute("SET lock_timeout = 0; SET statement_timeout = 0").await?;
+    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+    client
+        .batch_execute(
+            "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY, needs BIGINT NOT NULL)",
+        )
+        .await?;
+    let state = client
+        .query_one("SELECT COALESCE(MAX(version), 0), COALESCE(MAX(needs), 0) FROM schema_version", &[])
+        .await?;
+    let (done, needs): (i64, i64) = (state.try_get(0)?, state.try_get(1)?);
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if needs > known {
+        let found = usize::try_from(done).unwrap_or(usize::MAX);
+        return Err(StoreError::NewerSchema { found, known: MIGRATIONS.len() });
+    }
+    for (version, migration) in (1..).zip(&MIGRATIONS).filter(|(version, _)| *version > done) {
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(migration.text).await?;
+        let sql = "INSERT INTO schema_version (version, needs) VALUES ($1, $2)";
+        transaction.execute(sql, &[&version, &migration.needs]).await?;
+        transaction.commit().await?;
+        tracing::info!(version, "the schema of the database was brought up to date");
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! One connection while it lives, with the statements that it knows.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::sync::{Mutex, PoisonError};
+
+use keyrelay_core::limits::DATABASE_STATEMENTS_MAX;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Statement as Prepared};
+
+use super::value;
+use crate::StoreError;
+use crate::database::{Arg, Row};
+
+/// See the module.
+pub(super) struct Session {
+    pub(super) client: Client,
+    statements: Mutex<HashMap<String, Prepared>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, statements: Mutex::default() }
+    }
+
+    /// A statement that is prepared once for each connection.
+    pub(super) async fn prepared(&self, sql: &str) -> Result<Prepared, Error> {
+        if let Some(known) = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql) {
+            return Ok(known.clone());
+        }
+        let prepared = self.client.prepare(sql).await?;
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        if statements.len() >= DATABASE_STATEMENTS_MAX {
+            statements.clear();
+        }
+        statements.insert(sql.to_owned(), prepared.clone());
+        Ok(prepared)
+    }
+
+    pub(super) async fn fetch(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, Failed> {
+        let prepared = self.prepared(sql).await?;
+        Ok(value::rows(&self.client.query(&prepared, &params(args)).await?)?)
+    }
+
+    pub(super) async fn fetch_once(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, Failed> {
+        let prepared = self.client.prepare(sql).await?;
+        Ok(value::rows(&self.client.query(&prepared, &params(args)).await?)?)
+    }
+}
+
+/// The arguments of a statement as the driver takes them.
+pub(super) fn params(args: &[Arg]) -> Vec<&(dyn ToSql + Sync)> {
+    args.iter().map(|arg| arg as &(dyn ToSql + Sync)).collect()
+}
+
+/// What a query came to that was not answered.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The database, or the way to it.
+    Postgres(Error),
+    /// What it answered cannot be read.
+    Store(StoreError),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What can be done about an error of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// The connection is of no use: it is gone, or leads to a server that cannot write.
+    Reconnect,
+    /// Two transactions were in each other's way: the same again may succeed.
+    Repeat,
+    /// The database lacks something that may come back: space, memory, time.
+    Wait,
+    /// The statement is refused.
+    None,
+}
+
+pub(super) fn remedy(error: &Error) -> Remedy {
+    let Some(state) = error.code() else {
+        // Without a word of the server: the way to it is broken, or the statement never got there.
+        let broken = error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>());
+        return if broken { Remedy::Reconnect } else { Remedy::None };
+    };
+    if *state == SqlState::T_R_SERIALIZATION_FAILURE || *state == SqlState::T_R_DEADLOCK_DETECTED {
+        return Remedy::Repeat;
+    }
+    match &state.code()[..2] {
+        // Connection; system error; and an operator's `57P01` to `57P05`, as when the server stops.
+        "08" | "58" => Remedy::Reconnect,
+        "57" if *state != SqlState::QUERY_CANCELED => Remedy::Reconnect,
+        // A standby, or a primary that was demoted.
+        "25" if *state == SqlState::READ_ONLY_SQL_TRANSACTION => Remedy::Reconnect,
+        "53" | "55" | "57" => Remedy::Wait,
+        _ => Remedy::None,
+    }
+}
+
+/// Why a query outside a transaction was not answered, as the store tells it: what may pass is
+/// [`StoreError::Busy`].
+pub(super) fn told(failed: Failed) -> StoreError {
+    match failed {
+        Failed::Store(error) => error,
+        Failed::Postgres(error) if remedy(&error) == Remedy::None => error.into(),
+        Failed::Postgres(error) => {
+            tracing::warn!(%error, "the database did not answer");
+            StoreError::Busy
+        }
+    }
+}

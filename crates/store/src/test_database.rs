@@ -1,0 +1,65 @@
+//! A database of one's own for each test: a file, or, where the environment names a PostgreSQL server, a
+//! schema there. So every test runs on both, in two runs.
+
+use std::path::{Path, PathBuf};
+
+use tokio_postgres::NoTls;
+
+use crate::{PostgresConfig, Store, StoreError};
+
+/// Names the URL of a PostgreSQL server whose databases may be filled with rubbish.
+pub const SERVER_VARIABLE: &str = "KEYRELAY_TEST_POSTGRES";
+
+/// An empty database that nobody else uses.
+#[derive(Clone, Debug)]
+pub enum TestDatabase {
+    /// A SQLite file that will be made.
+    File(PathBuf),
+    /// The URL of a schema.
+    Schema(String),
+}
+
+impl TestDatabase {
+    /// The database of a test that has this directory to itself.
+    ///
+    /// # Panics
+    /// If the server that the environment names does not answer.
+    pub async fn new(dir: &Path) -> Self {
+        let Ok(server) = std::env::var(SERVER_VARIABLE) else {
+            return Self::File(dir.join("keyrelay.sqlite"));
+        };
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        let schema = format!("t{}_{name}", std::process::id());
+        let (client, connection) =
+            tokio_postgres::connect(&server, NoTls).await.expect("the PostgreSQL server answers");
+        let connection = tokio::spawn(connection);
+        client.batch_execute(&format!("CREATE SCHEMA {schema}")).await.expect("a schema can be made");
+        drop(client);
+        let _ = connection.await;
+        Self::Schema(format!("{server}?options=-c%20search_path%3D{schema}"))
+    }
+
+    /// Whether it is PostgreSQL.
+    #[must_use]
+    pub const fn is_postgres(&self) -> bool {
+        matches!(self, Self::Schema(_))
+    }
+
+    /// What `--database-url` takes.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self {
+            Self::File(path) => format!("sqlite://{}", path.display()),
+            Self::Schema(url) => url.clone(),
+        }
+    }
+
+    /// Opens it.
+    pub async fn open(&self) -> Result<Store, StoreError> {
+        match self {
+            Self::File(path) => Store::open_sqlite(path).await,
+            Self::Schema(url) => Store::open_postgres(&PostgresConfig::parse(url)?).await,
+        }
+    }
+}
