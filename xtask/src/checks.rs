@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::bench::PRODUCT;
 use crate::command::{cargo, program, root, run, target_dir, works};
+use crate::postgres;
 use crate::setup::environment_python;
 use crate::steps::{Done, Selection};
 
@@ -42,6 +43,22 @@ pub fn rust_tests(_: &Selection) -> Result<Done, String> {
     } else {
         run(cargo().args(["test", "--quiet", "--workspace", "--all-targets"]))?;
     }
+    Ok(Done::Passed)
+}
+
+/// The tests of whatever speaks to a database, once more on PostgreSQL.
+pub fn postgres_tests(_: &Selection) -> Result<Done, String> {
+    let server = postgres::Server::start()?;
+    let mut command = cargo();
+    if works(cargo().args(["nextest", "--version"])) {
+        // The whole workspace is built, as for the step before; otherwise features differ, and with them
+        // everything is built again.
+        command.args(["nextest", "run", "--workspace", "--filterset"]);
+        command.arg("package(keyrelay-store) or package(keyrelay-server)");
+    } else {
+        command.args(["test", "--quiet", "--workspace", "--all-targets"]);
+    }
+    run(command.env("KEYRELAY_TEST_POSTGRES", server.url()))?;
     Ok(Done::Passed)
 }
 

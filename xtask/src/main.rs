@@ -7,6 +7,7 @@ mod bench;
 mod checks;
 mod command;
 mod fuzz;
+mod postgres;
 mod setup;
 mod steps;
 
@@ -16,10 +17,10 @@ const USAGE: &str = "\
 Usage: cargo xtask <task>
 
   test    Everything a change must pass: installs what is missing, then format, lints,
-          dependency rules, Rust tests and the end-to-end tests
+          dependency rules, Rust tests, the same on PostgreSQL, and the end-to-end tests
           --only GROUP[,GROUP]   run only these groups of steps
           --skip GROUP[,GROUP]   leave these groups out
-          groups: setup, fmt, lint, deny, rust, e2e
+          groups: setup, fmt, lint, deny, rust, postgres, e2e
   e2e     The end-to-end tests alone: the real client against the real binary
   fuzz    Feed the parsers what a fuzzer invents; needs cargo-fuzz
           --seconds N   for each target; 600 where nothing is said

@@ -6,36 +6,42 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::command::{cargo, program, root, run, target_dir, works};
+use crate::postgres;
 use crate::steps::{Done, Group, Selection};
 
 /// A Debian package, with how to see that what it brings is there already, from wherever it came.
 struct Package {
     name: &'static str,
     there: fn() -> bool,
-    end_to_end_only: bool,
+    needed_by: Option<Group>,
 }
 
-const PACKAGES: [Package; 7] = [
+const PACKAGES: [Package; 8] = [
     // The C compiler builds SQLite, the cryptography library and the allocator.
-    Package { name: "gcc", there: || works(program("cc").arg("--version")), end_to_end_only: false },
-    Package {
-        name: "libc6-dev",
-        there: || Path::new("/usr/include/stdio.h").exists(),
-        end_to_end_only: false,
-    },
+    Package { name: "gcc", there: || works(program("cc").arg("--version")), needed_by: None },
+    Package { name: "libc6-dev", there: || Path::new("/usr/include/stdio.h").exists(), needed_by: None },
     Package {
         name: "ca-certificates",
         there: || Path::new("/etc/ssl/certs/ca-certificates.crt").exists(),
-        end_to_end_only: false,
+        needed_by: None,
     },
-    Package { name: "nodejs", there: || works(program("node").arg("--version")), end_to_end_only: true },
-    Package { name: "npm", there: || works(program("npm").arg("--version")), end_to_end_only: true },
-    Package { name: "python3", there: || works(python3().arg("--version")), end_to_end_only: true },
+    Package {
+        name: "postgresql",
+        there: || postgres::programs().is_some(),
+        needed_by: Some(Group::Postgres),
+    },
+    Package {
+        name: "nodejs",
+        there: || works(program("node").arg("--version")),
+        needed_by: Some(Group::E2e),
+    },
+    Package { name: "npm", there: || works(program("npm").arg("--version")), needed_by: Some(Group::E2e) },
+    Package { name: "python3", there: || works(python3().arg("--version")), needed_by: Some(Group::E2e) },
     // Debian's Python comes without what makes an environment with an installer in it.
     Package {
         name: "python3-venv",
         there: || works(python3().args(["-c", "import ensurepip, venv"])),
-        end_to_end_only: true,
+        needed_by: Some(Group::E2e),
     },
 ];
 
@@ -43,7 +49,7 @@ const PACKAGES: [Package; 7] = [
 pub fn packages(selection: &Selection) -> Result<Done, String> {
     let missing: Vec<&str> = PACKAGES
         .iter()
-        .filter(|package| !package.end_to_end_only || selection.includes(Group::E2e))
+        .filter(|package| package.needed_by.is_none_or(|group| selection.includes(group)))
         .filter(|package| !(package.there)())
         .map(|package| package.name)
         .collect();

@@ -18,6 +18,7 @@ pub enum Group {
     Lint,
     Deny,
     Rust,
+    Postgres,
     E2e,
 }
 
@@ -35,7 +36,7 @@ struct Step {
     run: fn(&Selection) -> Result<Done, String>,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step { group: Group::Setup, title: "install missing system packages", run: setup::packages },
     Step { group: Group::Setup, title: "look for rustfmt and clippy", run: setup::components },
     Step { group: Group::Fmt, title: "check the format", run: checks::format },
@@ -43,6 +44,7 @@ const STEPS: [Step; 10] = [
     Step { group: Group::Deny, title: "check the rules for dependencies", run: checks::deny },
     Step { group: Group::Rust, title: "run the Rust tests", run: checks::rust_tests },
     Step { group: Group::Rust, title: "run the examples in the documentation", run: checks::doc_tests },
+    Step { group: Group::Postgres, title: "run the tests on PostgreSQL", run: checks::postgres_tests },
     Step {
         group: Group::E2e,
         title: "install the npm packages of the end-to-end tests",
@@ -61,7 +63,8 @@ const STEPS: [Step; 10] = [
 pub struct Selection(Vec<Group>);
 
 impl Group {
-    const ALL: [Self; 6] = [Self::Setup, Self::Fmt, Self::Lint, Self::Deny, Self::Rust, Self::E2e];
+    const ALL: [Self; 7] =
+        [Self::Setup, Self::Fmt, Self::Lint, Self::Deny, Self::Rust, Self::Postgres, Self::E2e];
 
     fn name(self) -> &'static str {
         match self {
@@ -70,6 +73,7 @@ impl Group {
             Self::Lint => "lint",
             Self::Deny => "deny",
             Self::Rust => "rust",
+            Self::Postgres => "postgres",
             Self::E2e => "e2e",
         }
     }

@@ -16,9 +16,11 @@ struct Migration {
     needs: i64,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration { text: include_str!("../../migrations/postgres/0001_initial.sql"), needs: 1 },
     Migration { text: include_str!("../../migrations/postgres/0002_people.sql"), needs: 2 },
+    Migration { text: include_str!("../../migrations/postgres/0003_registration.sql"), needs: 3 },
+    Migration { text: include_str!("../../migrations/postgres/0004_signing_schedule.sql"), needs: 4 },
 ];
 
 pub(super) async fn run(config: &PostgresConfig) -> Result<(), StoreError> {
@@ -63,4 +65,17 @@ async fn bring_up_to_date(client: &mut Client) -> Result<(), StoreError> {
         tracing::info!(version, "the schema of the database was brought up to date");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_databases_have_every_migration() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let files = |database| std::fs::read_dir(folder.join(database)).unwrap().count();
+        assert_eq!([MIGRATIONS.len(), crate::sqlite::MIGRATIONS.len()], [files("postgres"), files("sqlite")]);
+        assert_eq!(files("postgres"), files("sqlite"));
+    }
 }

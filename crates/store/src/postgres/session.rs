@@ -97,7 +97,8 @@ pub(super) enum Remedy {
 pub(super) fn remedy(error: &Error) -> Remedy {
     let Some(state) = error.code() else {
         // Without a word of the server: the way to it is broken, or the statement never got there.
-        let broken = error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>());
+        let broken =
+            error.is_closed() || error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
         return if broken { Remedy::Reconnect } else { Remedy::None };
     };
     if *state == SqlState::T_R_SERIALIZATION_FAILURE || *state == SqlState::T_R_DEADLOCK_DETECTED {
