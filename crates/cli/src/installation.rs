@@ -87,11 +87,16 @@ fn keyring(settings: &Settings, data_dir: &Path, database: &Path) -> anyhow::Res
             return Err(error).with_context(|| format!("cannot read the master key file {}", path.display()));
         }
     };
-    let mode = fs::metadata(&path).map_or(0, |meta| meta.permissions().mode());
-    if mode & 0o077 != 0 {
-        tracing::warn!(file = %path.display(), "the master key file can be read by others: chmod 600 it");
-    }
+    warn_of_readers(&path, "the master key file");
     Keyring::parse_file(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// Says so, if others than its owner can read a file.
+pub fn warn_of_readers(path: &Path, what: &str) {
+    let mode = fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(file = %path.display(), "{what} can be read by others: chmod 600 it");
+    }
 }
 
 /// Writes a file that only its owner can read, and makes sure that it is on the disk.

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use keyrelay_core::limits::CONNECTIONS_MAX;
 use keyrelay_server::bootstrap::{FirstClient, first_start};
-use keyrelay_server::{BaseUrl, Server};
+use keyrelay_server::{BaseUrl, Server, Tls};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
@@ -36,7 +36,12 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     logging::start(&settings)?;
     let chosen = chosen_first_client(&settings)?;
     raise_file_limit();
-    let server = Server::bind(settings.listen()?).await?;
+    let tls = settings.tls()?;
+    let mut server = Server::bind(settings.listen()?).await?;
+    if let Some(tls) = tls {
+        reload_on_hangup(tls.clone())?;
+        server = server.with_tls(tls);
+    }
     let installation = Installation::open(&settings, base_url(&settings, server.address())?).await?;
     let file = installation.bootstrap_file();
     if first_start(&installation.app, chosen, &file).await? {
@@ -45,7 +50,9 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     // One plain line on standard output, for whoever started the process and waits for it.
     let mut out = std::io::stdout();
-    writeln!(out, "keyrelay listening on http://{}/", server.address()).and_then(|()| out.flush()).ok();
+    writeln!(out, "keyrelay listening on {}://{}/", settings.scheme(), server.address())
+        .and_then(|()| out.flush())
+        .ok();
     server.run(installation.app.clone(), stop).await;
     tracing::info!("stopped");
     Ok(())
@@ -61,7 +68,7 @@ pub fn base_url(settings: &Settings, address: SocketAddr) -> anyhow::Result<Base
             "listening on all addresses without --base-url: tokens will name {address} as their issuer"
         );
     }
-    Ok(BaseUrl::parse(&format!("http://{address}/"))?)
+    Ok(BaseUrl::parse(&format!("{}://{address}/", settings.scheme()))?)
 }
 
 /// The credentials in the two bootstrap variables. They are variables only: flags show in lists of
@@ -89,6 +96,17 @@ fn raise_file_limit() {
             "the limit on open files is low: with many connections, new ones must wait"
         );
     }
+}
+
+/// Reads the files of the certificate again at every `SIGHUP`.
+fn reload_on_hangup(tls: Tls) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tls.reload_and_log().await;
+        }
+    });
+    Ok(())
 }
 
 /// Ready when the process is asked to stop.

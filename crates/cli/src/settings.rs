@@ -14,8 +14,10 @@ use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::limits::SIGNING_KEY_LIFETIME_DEFAULT;
 use keyrelay_core::origin::Origin;
 use keyrelay_core::signing::{self, Schedule};
-use keyrelay_server::{BaseUrl, Config, TrustedProxies};
+use keyrelay_server::{BaseUrl, Config, Tls, TrustedProxies};
 use serde::Deserialize;
+
+use crate::installation::warn_of_readers;
 
 /// The file that is read if none is named.
 const DEFAULT_FILE: &str = "keyrelay.toml";
@@ -118,6 +120,12 @@ pub struct Settings {
     /// How long one key signs tokens, like 90d or 720h [default: 90d]
     #[arg(long, env = "KEYRELAY_SIGNING_KEY_LIFETIME")]
     pub signing_key_lifetime: Option<Lifetime>,
+    /// A PEM file with the TLS certificate and those between it and its root; with --tls-key, the server speaks TLS [default: none]
+    #[arg(long, env = "KEYRELAY_TLS_CERTIFICATE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// A PEM file with the private key of the TLS certificate
+    #[arg(long, env = "KEYRELAY_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
     /// What is logged, as a tracing filter [default: info]
     #[arg(long, env = "KEYRELAY_LOG")]
     pub log: Option<String>,
@@ -127,7 +135,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "listen",
     "base_url",
     "data_dir",
@@ -138,6 +146,8 @@ const KEYS: [&str; 12] = [
     "allowed_origins",
     "signing_algorithm",
     "signing_key_lifetime",
+    "tls_certificate",
+    "tls_key",
     "log",
     "log_format",
 ];
@@ -163,6 +173,8 @@ impl Settings {
             allowed_origins: self.allowed_origins.or(file.allowed_origins),
             signing_algorithm: self.signing_algorithm.or(file.signing_algorithm),
             signing_key_lifetime: self.signing_key_lifetime.or(file.signing_key_lifetime),
+            tls_certificate: self.tls_certificate.or(file.tls_certificate),
+            tls_key: self.tls_key.or(file.tls_key),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         })
@@ -195,6 +207,23 @@ impl Settings {
             signing: self.signing()?,
             ..Config::new(base_url)
         })
+    }
+
+    /// The certificate and its key, if there are any.
+    pub fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        match (&self.tls_certificate, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                warn_of_readers(key, "the TLS key file");
+                Ok(Some(Tls::load(certificate.clone(), key.clone())?))
+            }
+            (None, None) => Ok(None),
+            _ => bail!("set both --tls-certificate and --tls-key, or neither"),
+        }
+    }
+
+    /// How clients that come without a proxy begin a URL.
+    pub const fn scheme(&self) -> &'static str {
+        if self.tls_certificate.is_some() { "https" } else { "http" }
     }
 
     /// The secret policy, in the server's words.
@@ -255,7 +284,7 @@ mod tests {
     #[test]
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
-                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\nlog = \"x\"\nlog_format = \"json\"\n\
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nlog = \"x\"\nlog_format = \"json\"\n\
                     signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());

@@ -15,6 +15,12 @@ pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most headers in one request.
 pub const HEADERS_MAX: usize = 100;
+/// How long a TLS handshake may take.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the files of the TLS certificate are looked at for something new.
+pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_mins(1);
+/// Largest file with a TLS certificate or its key, in bytes.
+pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// How long a client may take to send a request's head, or be idle between two requests.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to send a request's body.

@@ -42,6 +42,13 @@ impl BaseUrl {
         self.0.starts_with("https://")
     }
 
+    /// Whether browsers are to be told to come over TLS only. On this machine's own name they share the
+    /// host with whatever else is developed there.
+    #[must_use]
+    pub(crate) fn is_https_only(&self) -> bool {
+        self.is_https() && self.host().split(':').next() != Some("localhost")
+    }
+
     /// The host, for people.
     #[must_use]
     pub fn host(&self) -> &str {

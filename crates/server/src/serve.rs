@@ -1,4 +1,5 @@
-//! Accepts connections, a bounded number of them, each with bounds on its head and its idleness;
+//! Accepts connections, a bounded number of them, with or without TLS, each with bounds on its head and
+//! its idleness;
 //! writes counted uses down now and then; and drains when asked to stop.
 
 use std::convert::Infallible;
@@ -10,29 +11,34 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
-use http::header::X_CONTENT_TYPE_OPTIONS;
+use http::header::{STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use keyrelay_core::limits;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::auth::ClientAddress;
 use crate::error::{Outcome, StartError};
 use crate::places::{Place, Places};
 use crate::write_timeout::WriteTimeout;
-use crate::{App, cors, host, router};
+use crate::{App, Tls, cors, host, router};
+
+/// For a year (RFC 6797 §6.1).
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// A server that has its socket.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Tls>,
 }
 
 impl Server {
@@ -41,7 +47,13 @@ impl Server {
         let failed = |source| StartError::Io { action: format!("cannot listen on {address}"), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, tls: None })
+    }
+
+    /// Speaks TLS, and nothing else, on that socket.
+    #[must_use]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// The address that was taken.
@@ -60,6 +72,7 @@ impl Server {
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
         let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
         let mut keys = tokio::time::interval(limits::SIGNING_KEYS_INTERVAL);
+        let mut reload = tokio::time::interval(limits::TLS_RELOAD_INTERVAL);
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
@@ -77,10 +90,17 @@ impl Server {
                     let app = app.clone();
                     tokio::spawn(async move { app.renew_signing_keys().await });
                 }
+                _ = reload.tick() => {
+                    if let Some(tls) = self.tls.clone() {
+                        tokio::spawn(async move { tls.reload_and_log().await });
+                    }
+                }
                 Some(_) = connections.join_next() => {}
                 accepted = accept(&self.listener, &places, &app) => {
                     if let Some((stream, peer, place)) = accepted {
-                        connections.spawn(connection(stream, peer, place, routes.clone(), app.clone(), draining.clone()));
+                        let (routes, app, draining) = (routes.clone(), app.clone(), draining.clone());
+                        let connection = Connection { peer, routes, app, draining, _place: place };
+                        connections.spawn(connection.serve(stream, self.tls.clone()));
                     }
                 }
             }
@@ -119,43 +139,65 @@ async fn accept(
     }
 }
 
-/// Serves one connection until its end, or until the server drains.
-async fn connection(
-    stream: TcpStream,
+/// One connection, and what serves it.
+struct Connection {
     peer: SocketAddr,
-    _place: Place,
     routes: Router,
     app: App,
-    mut draining: watch::Receiver<bool>,
-) {
-    // Small answers must not wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
-    app.metrics.connections.inc();
-    let metrics = Arc::clone(&app.metrics);
-    let service = service_fn(move |request: http::Request<Incoming>| {
-        let (routes, app) = (routes.clone(), app.clone());
-        // Boxed, because only a connection of an unpinned service gives its stream back.
-        Box::pin(async move { Ok::<_, Infallible>(answer(routes, app, peer, request.map(Body::new)).await) })
-    });
-    let mut http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits::HEAD_TIMEOUT)
-        .max_buf_size(limits::HEAD_BYTES_MAX)
-        .max_headers(limits::HEADERS_MAX)
-        .serve_connection(TokioIo::new(WriteTimeout::new(stream)), service);
-    let ended = tokio::select! {
-        biased;
-        ended = poll_fn(|context| http.poll_without_shutdown(context)) => ended,
-        () = asked_to_drain(&mut draining) => {
-            Pin::new(&mut http).graceful_shutdown();
-            poll_fn(|context| http.poll_without_shutdown(context)).await
+    draining: watch::Receiver<bool>,
+    _place: Place,
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream, tls: Option<Tls>) {
+        // Small answers must not wait for an acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let metrics = Arc::clone(&self.app.metrics);
+        metrics.connections.inc();
+        match tls {
+            None => self.speak(stream).await,
+            // Boxed: it is large, and connections without TLS should not carry it.
+            Some(tls) => Box::pin(self.handshake(stream, tls.acceptor())).await,
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+        metrics.connections.dec();
     }
-    linger(http.into_parts().io.into_inner().into_inner()).await;
-    metrics.connections.dec();
+
+    async fn handshake(self, stream: TcpStream, acceptor: TlsAcceptor) {
+        match tokio::time::timeout(limits::TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.speak(stream).await,
+            Ok(Err(error)) => tracing::debug!(peer = %self.peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(peer = %self.peer, "a TLS handshake took too long"),
+        }
+    }
+
+    /// Speaks HTTP until the end of the connection, or until the server drains.
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S) {
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let (routes, app) = (self.routes.clone(), self.app.clone());
+            // Boxed, because only a connection of an unpinned service gives its stream back.
+            Box::pin(async move {
+                Ok::<_, Infallible>(answer(routes, app, self.peer, request.map(Body::new)).await)
+            })
+        });
+        let mut http = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits::HEAD_TIMEOUT)
+            .max_buf_size(limits::HEAD_BYTES_MAX)
+            .max_headers(limits::HEADERS_MAX)
+            .serve_connection(TokioIo::new(WriteTimeout::new(stream)), service);
+        let ended = tokio::select! {
+            biased;
+            ended = poll_fn(|context| http.poll_without_shutdown(context)) => ended,
+            () = asked_to_drain(&mut self.draining) => {
+                Pin::new(&mut http).graceful_shutdown();
+                poll_fn(|context| http.poll_without_shutdown(context)).await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+        linger(http.into_parts().io.into_inner().into_inner()).await;
+    }
 }
 
 /// Ready when the server drains, or is gone.
@@ -171,7 +213,7 @@ async fn asked_to_drain(draining: &mut watch::Receiver<bool>) {
 /// Closes a connection so that the last answer arrives: whoever is still sending when a socket is
 /// closed gets a reset, and with it loses an answer such as 413. So what still comes is read and
 /// thrown away, within bounds.
-async fn linger(mut stream: TcpStream) {
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let rest = async {
         stream.shutdown().await?;
         let mut left = limits::LINGER_BYTES_MAX;
@@ -200,7 +242,11 @@ async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::R
         None => cors::answer(&app, request, serve).await,
         Some(problem) => Outcome::invalid(problem).into_response(),
     };
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if app.config.base_url.is_https_only() {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
+    }
     let status = response.status().as_u16();
     app.metrics.count_response(status);
     // Neither path nor headers: what a client puts there by mistake may be a secret.

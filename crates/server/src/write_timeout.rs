@@ -7,23 +7,22 @@ use std::task::{Context, Poll};
 
 use keyrelay_core::limits::WRITE_TIMEOUT;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct WriteTimeout {
-    stream: TcpStream,
+pub(crate) struct WriteTimeout<S> {
+    stream: S,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl WriteTimeout {
-    pub(crate) const fn new(stream: TcpStream) -> Self {
+impl<S> WriteTimeout<S> {
+    pub(crate) const fn new(stream: S) -> Self {
         Self { stream, waiting: None }
     }
 
-    pub(crate) fn into_inner(self) -> TcpStream {
+    pub(crate) fn into_inner(self) -> S {
         self.stream
     }
 
@@ -37,7 +36,7 @@ impl WriteTimeout {
     }
 }
 
-impl AsyncRead for WriteTimeout {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -47,7 +46,7 @@ impl AsyncRead for WriteTimeout {
     }
 }
 
-impl AsyncWrite for WriteTimeout {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.bounded(context, written)

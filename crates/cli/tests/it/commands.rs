@@ -66,7 +66,7 @@ async fn a_wrong_setting_is_refused_with_what_to_do() {
     let file = dir.path().join("keyrelay.toml");
     std::fs::write(&file, "listn = \"127.0.0.1:0\"\n").unwrap();
     let data_dir = dir.path().join("data");
-    let cases: [Case<'_>; 8] = [
+    let cases: [Case<'_>; 10] = [
         (&[("KEYRELAY_CONFIG", file.to_str().unwrap())], &[], "did you mean \"listen\"?"),
         (&[("KEYRELAY_BOOTSTRAP_CLIENT_ID", ID)], &[], "set both"),
         (
@@ -86,6 +86,12 @@ async fn a_wrong_setting_is_refused_with_what_to_do() {
             "\"proxy\" is neither an address nor a network",
         ),
         (&[], &["--allowed-origins", "https://app.example.test/"], "is no origin as browsers write it"),
+        (&[], &["--tls-certificate", "server.pem"], "set both --tls-certificate and --tls-key"),
+        (
+            &[("KEYRELAY_TLS_KEY", "server.key")],
+            &["--tls-certificate", "server.pem"],
+            "cannot read server.pem",
+        ),
         (&[], &["--log", "keyrelay=loud"], "cannot be read"),
     ];
     for (variables, flags, expected) in cases {

@@ -6,3 +6,4 @@ mod hostile;
 mod leaks;
 mod openid_connect;
 mod process;
+mod tls;

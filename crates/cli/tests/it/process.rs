@@ -50,6 +50,16 @@ impl Process {
         Self { child, base, _stdout: lines }
     }
 
+    /// Sends `SIGHUP`.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     /// `kill -9`, and the end of the process.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
@@ -57,8 +67,7 @@ impl Process {
 
     /// `SIGTERM`, and the exit code.
     pub async fn terminate(mut self) -> ExitStatus {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
+        self.signal("-TERM");
         self.child.wait().await.unwrap()
     }
 }

@@ -10,7 +10,7 @@ use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::{ManualClock, Timestamp};
 use keyrelay_server::bootstrap::first_start;
-use keyrelay_server::{App, BaseUrl, Config, SecretPolicy, Server};
+use keyrelay_server::{App, BaseUrl, Config, SecretPolicy, Server, Tls};
 use keyrelay_store::TestDatabase;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -441,6 +441,16 @@ impl TestApp {
 
     /// Stops the server and starts it again on the same database, with other settings.
     pub async fn restart_configured(self, set: impl FnOnce(&mut Config)) -> Self {
+        self.restart(None, set).await
+    }
+
+    /// Stops the server and starts it again on the same database, with TLS and other settings:
+    /// [`TestApp::request`] cannot be used with it.
+    pub async fn restart_with_tls(self, tls: Tls, set: impl FnOnce(&mut Config)) -> Self {
+        self.restart(Some(tls), set).await
+    }
+
+    async fn restart(self, tls: Option<Tls>, set: impl FnOnce(&mut Config)) -> Self {
         self.running.stop().await;
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
@@ -448,6 +458,10 @@ impl TestApp {
         set(&mut config);
         let base_url = config.base_url.to_string();
         let app = open(&self.database, config, self.clock.clone(), 2).await;
+        let server = match tls {
+            Some(tls) => server.with_tls(tls),
+            None => server,
+        };
         let running = Running::start(server, app.clone());
         Self { address, app, base_url, running, ..self }
     }

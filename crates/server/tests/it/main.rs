@@ -25,5 +25,6 @@ mod signing;
 mod slow;
 mod smoke;
 mod throttle;
+mod tls;
 mod token;
 mod visibility;
