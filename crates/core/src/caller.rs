@@ -6,8 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::fhir::ResourceType;
+use crate::fhir::search::{Filter, parameters};
 use crate::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, UserId};
-use crate::policy::{AccessPolicy, Interaction};
+use crate::policy::{AccessPolicy, Allowed, FieldPath, Interaction, Subject};
 use crate::scope::Scope;
 
 /// What a membership makes of a caller.
@@ -88,11 +89,129 @@ pub struct Login {
     pub session: SessionId,
 }
 
+/// Whether a caller may do something with one resource.
+#[derive(Clone, Debug)]
+pub enum Verdict<'a> {
+    /// It may, but for these elements.
+    Allowed(Withheld<'a>),
+    /// It sees the resource and may not do this with it.
+    Forbidden,
+    /// For this caller the resource is not there.
+    NotThere,
+}
+
+/// The elements of a resource that are not for a caller to see or to change.
+#[derive(Clone, Debug, Default)]
+pub struct Withheld<'a> {
+    hidden: Vec<&'a FieldPath>,
+    fixed: &'a [FieldPath],
+}
+
+impl<'a> Withheld<'a> {
+    /// What the caller must not see.
+    pub fn hidden(&self) -> impl Iterator<Item = &'a FieldPath> {
+        self.hidden.iter().copied()
+    }
+
+    /// What the caller must not change: what it does not see, and what it may only see.
+    pub fn kept(&self) -> impl Iterator<Item = &'a FieldPath> {
+        self.hidden.iter().copied().chain(self.fixed)
+    }
+
+    /// Whether the caller must not see an element.
+    #[must_use]
+    pub fn hides(&self, path: &str) -> bool {
+        self.hidden().any(|hidden| hidden.overlaps(path))
+    }
+
+    /// Whether the caller must not change an element.
+    #[must_use]
+    pub fn keeps(&self, path: &str) -> bool {
+        self.kept().any(|kept| kept.overlaps(path))
+    }
+}
+
 impl Caller {
-    /// Whether the caller may do this to resources of that type, in a project within its reach.
+    /// Whether the caller may do this to some resources of that type, in a project within its reach. Which
+    /// ones, [`Caller::judge`] says.
     #[must_use]
     pub fn may(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
-        let role_allows = match self.role {
+        self.role_may(interaction, resource_type)
+            && self.policy.as_ref().is_none_or(|policy| policy.allows(interaction, resource_type))
+            && self.scope.allows(interaction, resource_type)
+    }
+
+    /// Whether the caller may do this with that resource, which is within its reach. For `Create` that is
+    /// the resource as it would be.
+    ///
+    /// Whoever may read resources of the type is told which of them it may not write; of those that it may
+    /// not read it learns nothing.
+    #[must_use]
+    pub fn judge(&self, interaction: Interaction, subject: &Subject<'_>) -> Verdict<'_> {
+        let own = self.rule(interaction, subject);
+        let read = self.rule(Interaction::Read, subject);
+        let Some(own) = own else {
+            let is_seen = read.is_some() || interaction == Interaction::Create;
+            return if is_seen && !interaction.is_reading() { Verdict::Forbidden } else { Verdict::NotThere };
+        };
+        let is_write = matches!(interaction, Interaction::Update | Interaction::Delete);
+        if is_write && read.is_none() && self.may(Interaction::Read, subject.resource_type) {
+            return Verdict::NotThere;
+        }
+        let mut hidden: Vec<&FieldPath> = own.hidden.iter().collect();
+        hidden.extend(read.map_or(&[][..], |read| read.hidden));
+        Verdict::Allowed(Withheld { hidden, fixed: own.fixed })
+    }
+
+    /// What role, policy and scope say of the interaction with that resource.
+    fn rule(&self, interaction: Interaction, subject: &Subject<'_>) -> Option<Allowed<'_>> {
+        let may = self.role_may(interaction, subject.resource_type)
+            && self.scope.allows_resource(interaction, subject);
+        match &self.policy {
+            _ if !may => None,
+            None => Some(Allowed { hidden: &[], fixed: &[] }),
+            Some(policy) => policy.rule(interaction, subject),
+        }
+    }
+
+    /// Whether the caller may do this to every resource of that type within its reach, with all its elements.
+    #[must_use]
+    pub fn may_all(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
+        let limited = self.policy.as_ref().and_then(|policy| policy.criteria(interaction, resource_type));
+        self.may(interaction, resource_type)
+            && limited.is_none()
+            && self.scope.criteria(interaction, resource_type).is_none()
+            && !self.is_withheld_from(resource_type)
+    }
+
+    /// What every resource that a search finds must meet: one of the filters of each list.
+    #[must_use]
+    pub fn search_limits(&self, resource_type: ResourceType) -> Vec<Vec<&[Filter]>> {
+        let by_policy =
+            self.policy.as_ref().and_then(|policy| policy.criteria(Interaction::Search, resource_type));
+        by_policy.into_iter().chain(self.scope.criteria(Interaction::Search, resource_type)).collect()
+    }
+
+    /// Whether a search parameter looks at an element that is hidden from the caller in some resource of the
+    /// type: what it finds would tell.
+    #[must_use]
+    pub fn hides_parameter(&self, resource_type: ResourceType, code: &str) -> bool {
+        self.policy.as_ref().is_some_and(|policy| {
+            parameters(resource_type)
+                .filter(|param| param.code == code)
+                .any(|param| policy.hides(resource_type, param.paths))
+        })
+    }
+
+    /// Whether elements of some resource of the type are withheld from the caller.
+    #[must_use]
+    pub fn is_withheld_from(&self, resource_type: ResourceType) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.names_fields(resource_type))
+    }
+
+    /// What the role alone allows.
+    fn role_may(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
+        match self.role {
             Role::SuperAdmin => true,
             Role::ProjectAdmin => {
                 interaction.is_reading()
@@ -102,10 +221,7 @@ impl Caller {
                     }
             }
             Role::Member => self.member_may(interaction, resource_type),
-        };
-        role_allows
-            && self.policy.as_ref().is_none_or(|policy| policy.allows(interaction, resource_type))
-            && self.scope.allows(interaction, resource_type)
+        }
     }
 
     /// What a non-admin may do: read what is no one's secret, and write client applications if a
@@ -261,6 +377,55 @@ mod tests {
         let reader = caller(Role::SuperAdmin, Some(policy(&reads).unwrap()));
         assert!(reader.may(Read, Project) && !reader.may(Search, Project));
         assert!(!caller(Role::SuperAdmin, Some(AccessPolicy::deny_all())).may(Read, Project));
+    }
+
+    #[test]
+    fn who_reads_some_learns_nothing_of_the_others() {
+        let rules = json!({"resource": [
+            {"resourceType": "ClientApplication", "criteria": "ClientApplication?name=own"},
+            {"resourceType": "ClientApplication", "criteria": "ClientApplication?name=seen", "readonly": true},
+            {"resourceType": "ClientApplication", "criteria": "ClientApplication?name=odd", "interaction": ["update"]},
+        ]});
+        let admin = caller(Role::ProjectAdmin, Some(policy(&rules).unwrap()));
+        let blind = caller(
+            Role::ProjectAdmin,
+            Some(
+                policy(
+                    &json!({"resource": [{"resourceType": "ClientApplication", "interaction": ["update"]}]}),
+                )
+                .unwrap(),
+            ),
+        );
+        let judge = |caller: &Caller, interaction, name: Option<&str>| {
+            let content = name.map(|name| json!({"resourceType": "ClientApplication", "name": name}));
+            let content = content.as_ref().and_then(Value::as_object);
+            let subject = Subject::new(
+                ClientApplication,
+                ResourceId::NIL,
+                None,
+                crate::time::Timestamp::from_epoch_ms(0),
+                content,
+            );
+            match caller.judge(interaction, &subject) {
+                Verdict::Allowed(_) => "allowed",
+                Verdict::Forbidden => "forbidden",
+                Verdict::NotThere => "not there",
+            }
+        };
+        for (name, read, update) in [
+            (Some("own"), "allowed", "allowed"),
+            (Some("seen"), "allowed", "forbidden"),
+            (Some("odd"), "not there", "not there"),
+            (Some("else"), "not there", "not there"),
+            (None, "not there", "not there"),
+        ] {
+            assert_eq!(judge(&admin, Read, name), read, "{name:?}");
+            assert_eq!(judge(&admin, Update, name), update, "{name:?}");
+        }
+        assert_eq!(judge(&admin, Interaction::Create, Some("seen")), "forbidden");
+        assert_eq!(judge(&blind, Update, Some("x")), "allowed");
+        assert_eq!(judge(&blind, Interaction::Delete, Some("x")), "not there");
+        assert_eq!(admin.search_limits(ClientApplication)[0].len(), 2);
     }
 
     #[test]

@@ -114,6 +114,10 @@ pub const NAME_CHARS_MAX: usize = 256;
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Most rules of either kind in an AccessPolicy: they are checked with every request.
 pub const POLICY_RULES_MAX: usize = 100;
+/// Values in the criteria of one AccessPolicy, or in the queries of one scope: each is part of every search.
+pub const CRITERIA_VALUES_MAX: usize = 200;
+/// Elements that one list of an AccessPolicy names.
+pub const POLICY_FIELDS_MAX: usize = 100;
 /// Operations in one JSON Patch.
 pub const PATCH_OPERATIONS_MAX: usize = 100;
 /// Versions that one history answer lists.

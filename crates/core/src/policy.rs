@@ -1,5 +1,8 @@
-//! What an AccessPolicy says: which interactions with which resources, and from which addresses. It
-//! narrows what a role gives; see [`crate::caller`].
+//! What an AccessPolicy says: which interactions with which resources, which of their elements, and
+//! from which addresses. It narrows what a role gives; see [`crate::caller`].
+
+mod criteria;
+mod fields;
 
 use std::net::IpAddr;
 
@@ -7,7 +10,11 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::fhir::ResourceType;
-use crate::limits::POLICY_RULES_MAX;
+use crate::fhir::search::Filter;
+use crate::limits::{CRITERIA_VALUES_MAX, POLICY_FIELDS_MAX, POLICY_RULES_MAX};
+
+pub use criteria::{BadCriteria, Criteria, Subject};
+pub use fields::FieldPath;
 
 /// What a FHIR request does to a resource (FHIR R4, `type-restful-interaction`). Patch is update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +59,10 @@ impl Interaction {
 
 /// An AccessPolicy, as far as it can be enforced. Reading one that says more gives an error, so that
 /// a rule that nobody enforces is never stored.
+///
+/// What its rules allow is the union of what each allows. Which elements of a resource are hidden or
+/// cannot be changed, the first rule says that names the type, allows the interaction and whose
+/// criteria the resource meets; so a rule about few resources stands before one about all.
 #[derive(Clone, Debug, Default)]
 pub struct AccessPolicy {
     rules: Vec<PolicyRule>,
@@ -65,6 +76,19 @@ struct PolicyRule {
     read_only: bool,
     /// `None` is all.
     interactions: Option<Vec<String>>,
+    /// `None` is every resource of the type.
+    criteria: Option<Criteria>,
+    hidden: Vec<FieldPath>,
+    fixed: Vec<FieldPath>,
+}
+
+/// What a rule says of the elements of a resource that it allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed<'a> {
+    /// Neither shown nor changed.
+    pub hidden: &'a [FieldPath],
+    /// Shown and not changed.
+    pub fixed: &'a [FieldPath],
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +105,11 @@ pub struct BadPolicy {
     /// Where, as a FHIRPath.
     pub expression: String,
     /// What is wrong.
-    pub problem: &'static str,
+    pub problem: String,
+}
+
+fn bad(expression: impl Into<String>, problem: impl Into<String>) -> BadPolicy {
+    BadPolicy { expression: expression.into(), problem: problem.into() }
 }
 
 impl AccessPolicy {
@@ -94,36 +122,73 @@ impl AccessPolicy {
     /// Reads an AccessPolicy resource that has passed the schema.
     pub fn from_resource(resource: &Map<String, Value>) -> Result<Self, BadPolicy> {
         if resource.contains_key("basedOn") || resource.contains_key("compartment") {
-            return Err(BadPolicy {
-                expression: "AccessPolicy".to_owned(),
-                problem: "basedOn and compartment are not supported: write the rules into `resource`",
-            });
+            return Err(bad(
+                "AccessPolicy",
+                "basedOn and compartment are not supported: write the rules into `resource`",
+            ));
         }
         let list = |name: &str| resource.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         for name in ["resource", "ipAccessRule"] {
             if list(name).len() > POLICY_RULES_MAX {
-                return Err(BadPolicy {
-                    expression: format!("AccessPolicy.{name}"),
-                    problem: "has more than 100 rules, and they are checked with every request",
-                });
+                return Err(bad(
+                    format!("AccessPolicy.{name}"),
+                    format!(
+                        "has more than {POLICY_RULES_MAX} rules, and they are checked with every request"
+                    ),
+                ));
             }
         }
         let rules = list("resource").iter().enumerate().map(|(n, rule)| PolicyRule::read(n, rule));
         let addresses = list("ipAccessRule").iter().enumerate().map(|(n, rule)| AddressRule::read(n, rule));
-        Ok(Self { rules: rules.collect::<Result<_, _>>()?, addresses: addresses.collect::<Result<_, _>>()? })
+        let policy =
+            Self { rules: rules.collect::<Result<_, _>>()?, addresses: addresses.collect::<Result<_, _>>()? };
+        let values: usize =
+            policy.rules.iter().filter_map(|rule| rule.criteria.as_ref()).map(Criteria::cost).sum();
+        if values > CRITERIA_VALUES_MAX {
+            let problem = format!(
+                "have more than {CRITERIA_VALUES_MAX} values in all, and each is part of every search"
+            );
+            return Err(bad("AccessPolicy.resource.criteria", problem));
+        }
+        Ok(policy)
     }
 
-    /// Whether any rule allows the interaction.
+    /// Whether any rule allows the interaction with some resource of that type.
     #[must_use]
     pub fn allows(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
-        self.rules.iter().any(|rule| {
-            rule.resource_type.is_none_or(|named| named == resource_type)
-                && (interaction.is_reading() || !rule.read_only)
-                && rule
-                    .interactions
-                    .as_ref()
-                    .is_none_or(|named| named.iter().any(|i| i == interaction.as_str()))
-        })
+        self.rules.iter().any(|rule| rule.covers(interaction, resource_type))
+    }
+
+    /// What the first rule says that allows the interaction with that resource; `None` if none does.
+    #[must_use]
+    pub fn rule(&self, interaction: Interaction, subject: &Subject<'_>) -> Option<Allowed<'_>> {
+        let covers = |rule: &&PolicyRule| {
+            rule.covers(interaction, subject.resource_type)
+                && rule.criteria.as_ref().is_none_or(|criteria| criteria.matches(subject))
+        };
+        let rule = self.rules.iter().find(covers)?;
+        Some(Allowed { hidden: &rule.hidden, fixed: &rule.fixed })
+    }
+
+    /// The criteria of which a resource must meet one; `None` if there is a rule without.
+    #[must_use]
+    pub fn criteria(&self, interaction: Interaction, resource_type: ResourceType) -> Option<Vec<&[Filter]>> {
+        let rules = self.rules.iter().filter(|rule| rule.covers(interaction, resource_type));
+        rules.map(|rule| rule.criteria.as_ref().map(Criteria::filters)).collect()
+    }
+
+    /// Whether some rule hides what lies at one of these paths in some resource of the type.
+    #[must_use]
+    pub fn hides(&self, resource_type: ResourceType, paths: &[&str]) -> bool {
+        let about = self.rules.iter().filter(|rule| rule.is_about(resource_type));
+        about.flat_map(|rule| &rule.hidden).any(|hidden| paths.iter().any(|path| hidden.overlaps(path)))
+    }
+
+    /// Whether some rule keeps elements of the type from being seen or changed.
+    #[must_use]
+    pub fn names_fields(&self, resource_type: ResourceType) -> bool {
+        let mut about = self.rules.iter().filter(|rule| rule.is_about(resource_type));
+        about.any(|rule| !rule.hidden.is_empty() || !rule.fixed.is_empty())
     }
 
     /// Whether a request may come from that address: the first rule that names it decides, and an
@@ -140,29 +205,72 @@ impl AccessPolicy {
 
 impl PolicyRule {
     fn read(n: usize, rule: &Value) -> Result<Self, BadPolicy> {
-        let bad = |element: &str, problem| BadPolicy {
-            expression: format!("AccessPolicy.resource[{n}].{element}"),
-            problem,
-        };
-        for element in ["criteria", "compartment", "writeConstraint", "hiddenFields", "readonlyFields"] {
+        let at = |element: &str| format!("AccessPolicy.resource[{n}].{element}");
+        for element in ["compartment", "writeConstraint"] {
             if rule.get(element).is_some() {
-                return Err(bad(element, "is not enforced by this server, so it cannot be stored"));
+                return Err(bad(at(element), "is not enforced by this server, so it cannot be stored"));
             }
         }
-        let resource_type = match rule.get("resourceType").and_then(Value::as_str) {
+        let resource_type: Option<ResourceType> = match rule.get("resourceType").and_then(Value::as_str) {
             Some("*") => None,
             Some(name) => {
-                Some(name.parse().map_err(|_| bad("resourceType", "is not a resource type of this server"))?)
+                let unknown = || bad(at("resourceType"), "is not a resource type of this server");
+                Some(name.parse().map_err(|_| unknown())?)
             }
-            None => return Err(bad("resourceType", "is missing")),
+            None => return Err(bad(at("resourceType"), "is missing")),
         };
         let interactions = rule
             .get("interaction")
             .and_then(Value::as_array)
             .map(|codes| codes.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+        let criteria = match (rule.get("criteria").and_then(Value::as_str), resource_type) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(bad(at("criteria"), "needs a rule about one resource type, not about *"));
+            }
+            (Some(_), Some(named)) if named.is_conformance() => {
+                return Err(bad(
+                    at("criteria"),
+                    "cannot select among definitions: everybody reads the same ones",
+                ));
+            }
+            (Some(text), Some(named)) => Some(
+                Criteria::parse(named, text).map_err(|problem| bad(at("criteria"), problem.to_string()))?,
+            ),
+        };
         let read_only = rule.get("readonly").and_then(Value::as_bool).unwrap_or(false);
-        Ok(Self { resource_type, read_only, interactions })
+        let hidden = fields(rule, resource_type, "hiddenFields", at)?;
+        let fixed = fields(rule, resource_type, "readonlyFields", at)?;
+        Ok(Self { resource_type, read_only, interactions, criteria, hidden, fixed })
     }
+
+    fn is_about(&self, resource_type: ResourceType) -> bool {
+        self.resource_type.is_none_or(|named| named == resource_type)
+    }
+
+    fn covers(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
+        let named = |codes: &Vec<String>| codes.iter().any(|code| code == interaction.as_str());
+        self.is_about(resource_type)
+            && (interaction.is_reading() || !self.read_only)
+            && self.interactions.as_ref().is_none_or(named)
+    }
+}
+
+fn fields(
+    rule: &Value,
+    resource_type: Option<ResourceType>,
+    element: &str,
+    at: impl Fn(&str) -> String,
+) -> Result<Vec<FieldPath>, BadPolicy> {
+    let listed = rule.get(element).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if listed.len() > POLICY_FIELDS_MAX {
+        return Err(bad(at(element), format!("names more than {POLICY_FIELDS_MAX} elements")));
+    }
+    let path = |(n, text): (usize, &Value)| {
+        FieldPath::parse(resource_type, text.as_str().unwrap_or_default())
+            .map_err(|problem| bad(at(&format!("{element}[{n}]")), problem))
+    };
+    listed.iter().enumerate().map(path).collect()
 }
 
 impl AddressRule {
@@ -170,14 +278,14 @@ impl AddressRule {
         let value = rule.get("value").and_then(Value::as_str).unwrap_or_default();
         let network = match value {
             "*" => None,
-            text => {
-                Some(text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(
-                    |_| BadPolicy {
-                        expression: format!("AccessPolicy.ipAccessRule[{n}].value"),
-                        problem: "is neither an address, nor a network like 10.0.0.0/8, nor *",
-                    },
-                )?)
-            }
+            text => Some(
+                text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+                    bad(
+                        format!("AccessPolicy.ipAccessRule[{n}].value"),
+                        "is neither an address, nor a network like 10.0.0.0/8, nor *",
+                    )
+                })?,
+            ),
         };
         Ok(Self { network, allow: rule.get("action").and_then(Value::as_str) == Some("allow") })
     }
@@ -215,11 +323,70 @@ mod tests {
 
     #[test]
     fn what_is_not_enforced_is_refused_by_name() {
-        let error = policy(&json!({"resource": [{"resourceType": "Project", "criteria": "Project?name=x"}]}));
-        assert_eq!(error.unwrap_err().expression, "AccessPolicy.resource[0].criteria");
-        let error = policy(&json!({"ipAccessRule": [{"value": "10.0.0.0/99", "action": "block"}]}));
-        assert_eq!(error.unwrap_err().expression, "AccessPolicy.ipAccessRule[0].value");
-        assert!(policy(&json!({"basedOn": [{"reference": "AccessPolicy/x"}]})).is_err());
-        assert!(policy(&json!({"resource": [{"resourceType": "Nonsense"}]})).is_err());
+        let rule = |element: &str, value: Value| json!({"resource": [{"resourceType": "ClientApplication", element: value}]});
+        for (resource, expression) in [
+            (rule("criteria", json!("ClientApplication?colour=red")), "AccessPolicy.resource[0].criteria"),
+            (rule("criteria", json!("Project?name=x")), "AccessPolicy.resource[0].criteria"),
+            (rule("hiddenFields", json!(["name", "nmae"])), "AccessPolicy.resource[0].hiddenFields[1]"),
+            (rule("readonlyFields", json!(["id"])), "AccessPolicy.resource[0].readonlyFields[0]"),
+            (rule("writeConstraint", json!([])), "AccessPolicy.resource[0].writeConstraint"),
+            (
+                json!({"resource": [{"resourceType": "*", "criteria": "Project?name=x"}]}),
+                "AccessPolicy.resource[0].criteria",
+            ),
+            (
+                json!({"resource": [{"resourceType": "StructureDefinition", "criteria": "StructureDefinition?name=x"}]}),
+                "AccessPolicy.resource[0].criteria",
+            ),
+            (
+                json!({"ipAccessRule": [{"value": "10.0.0.0/99", "action": "block"}]}),
+                "AccessPolicy.ipAccessRule[0].value",
+            ),
+            (json!({"basedOn": [{"reference": "AccessPolicy/x"}]}), "AccessPolicy"),
+            (json!({"resource": [{"resourceType": "Nonsense"}]}), "AccessPolicy.resource[0].resourceType"),
+        ] {
+            assert_eq!(policy(&resource).unwrap_err().expression, expression, "{resource}");
+        }
+    }
+
+    #[test]
+    fn what_every_search_would_have_to_carry_is_bounded() {
+        let criteria = format!("ClientApplication?name={}", vec!["a"; 50].join(","));
+        let rules = |count| json!({"resource": vec![json!({"resourceType": "ClientApplication", "criteria": criteria}); count]});
+        assert!(policy(&rules(4)).is_ok());
+        assert_eq!(policy(&rules(5)).unwrap_err().expression, "AccessPolicy.resource.criteria");
+    }
+
+    #[test]
+    fn the_union_is_allowed_and_the_first_rule_that_matches_says_which_elements() {
+        let rules = json!({"resource": [
+            {"resourceType": "ClientApplication", "criteria": "ClientApplication?name=own", "readonlyFields": ["status"]},
+            {"resourceType": "ClientApplication", "readonly": true, "hiddenFields": ["description"]},
+        ]});
+        let policy = policy(&rules).unwrap();
+        let names =
+            |fields: &[FieldPath]| fields.iter().map(|field| field.as_str().to_owned()).collect::<Vec<_>>();
+        let rule = |interaction, name: &str| {
+            let content = json!({"resourceType": "ClientApplication", "name": name});
+            let subject = Subject::new(
+                ResourceType::ClientApplication,
+                crate::id::ResourceId::NIL,
+                None,
+                crate::time::Timestamp::from_epoch_ms(0),
+                content.as_object(),
+            );
+            policy.rule(interaction, &subject).map(|rule| (names(rule.hidden), names(rule.fixed)))
+        };
+        let status = || (vec![], vec!["status".to_owned()]);
+        assert_eq!(rule(Interaction::Read, "Own one"), Some(status()));
+        assert_eq!(rule(Interaction::Update, "Own one"), Some(status()));
+        assert_eq!(rule(Interaction::Read, "Another"), Some((vec!["description".to_owned()], vec![])));
+        assert_eq!(rule(Interaction::Update, "Another"), None);
+        let kind = ResourceType::ClientApplication;
+        assert!(policy.criteria(Interaction::Search, kind).is_none());
+        assert_eq!(policy.criteria(Interaction::Update, kind).unwrap().len(), 1);
+        assert_eq!(policy.criteria(Interaction::Update, ResourceType::Project), Some(Vec::new()));
+        assert!(policy.hides(kind, &["description"]) && !policy.hides(kind, &["status"]));
+        assert!(policy.names_fields(kind) && !policy.names_fields(ResourceType::Project));
     }
 }

@@ -2,11 +2,16 @@
 //! `write` and the v2 `cruds` spelling). A token that names resource scopes may do what they name
 //! and nothing else; one that names none is bound by its membership alone.
 
+mod words;
+
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::fhir::ResourceType;
-use crate::limits::SCOPE_BYTES_MAX;
-use crate::policy::Interaction;
+use crate::fhir::search::Filter;
+use crate::limits::{CRITERIA_VALUES_MAX, SCOPE_BYTES_MAX};
+use crate::policy::{Criteria, Interaction, Subject};
+use words::{Context, Permissions, ResourceScope, is_known};
 
 /// Why a `scope` parameter is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +24,16 @@ pub enum BadScope {
     Character,
 }
 
+/// Who is granted a scope: `system/` is for clients in their own name, `user/` and `patient/` for
+/// people's logins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grantee {
+    /// A client in its own name.
+    Client,
+    /// A person who logged in.
+    Person,
+}
+
 /// The scope of a grant, as granted and as it binds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
@@ -27,16 +42,41 @@ pub struct Scope {
     restricted: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "the five letters of a v2 permission")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
     /// `None` is `*`.
     resource_type: Option<ResourceType>,
-    create: bool,
-    read: bool,
-    update: bool,
-    delete: bool,
-    search: bool,
+    permissions: Permissions,
+    /// The query of a granular scope; `None` is every resource of the type.
+    criteria: Option<Criteria>,
+}
+
+impl Rule {
+    /// `None` where nothing here is granted: nothing that this server keeps belongs to a patient, and a
+    /// query that cannot be evaluated selects nothing.
+    fn read(scope: &ResourceScope<'_>) -> Option<Self> {
+        if scope.context == Context::Patient {
+            return None;
+        }
+        let resource_type = match scope.name {
+            "*" => None,
+            name => Some(name.parse::<ResourceType>().ok()?),
+        };
+        let criteria = match (scope.query, resource_type) {
+            (None, _) => None,
+            (Some(_), None) => return None,
+            (Some(query), Some(named)) => Some(Criteria::of_query(named, query).ok()?),
+        };
+        Some(Self { resource_type, permissions: scope.permissions, criteria })
+    }
+
+    fn covers(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
+        self.resource_type.is_none_or(|named| named == resource_type) && self.permissions.allow(interaction)
+    }
+
+    fn cost(&self) -> usize {
+        self.criteria.as_ref().map_or(0, Criteria::cost)
+    }
 }
 
 impl Scope {
@@ -51,14 +91,17 @@ impl Scope {
             return Err(BadScope::Character);
         }
         let mut scope = Self::default();
+        let mut cost = 0;
         for word in text.split_ascii_whitespace() {
             if !scope.text.is_empty() {
                 scope.text.push(' ');
             }
             scope.text.push_str(word);
-            if let Some(resource_scope) = resource_scope(word) {
+            if Context::of(word).is_some() {
                 scope.restricted = true;
-                scope.rules.extend(rule(resource_scope));
+                let rule = ResourceScope::parse(word).as_ref().and_then(Rule::read);
+                cost += rule.as_ref().map_or(0, Rule::cost);
+                scope.rules.extend(rule.filter(|_| cost <= CRITERIA_VALUES_MAX));
             }
         }
         Ok(scope)
@@ -88,20 +131,53 @@ impl Scope {
         self.text.split(' ').all(|named| named.is_empty() || other.has(named))
     }
 
-    /// Whether the scope lets its bearer do `interaction` on resources of that type.
+    /// What of this is granted to somebody who may do what `may` says (RFC 6749 §3.3).
+    ///
+    /// Resource scopes of the other context are not granted, and of those about one resource type of
+    /// this server as much as `may` allows: `system/Project.cruds` may become `system/Project.rs`.
+    /// Those about `*`, and about types that other FHIR servers keep, pass as they are: other servers
+    /// read tokens too, and here a token never allows more than `may`. Words that are not known are left out.
+    ///
+    /// `None` if nothing is left. That is so too where resource scopes were asked for and none is left:
+    /// without any, the token would be bound less than was asked for.
+    #[must_use]
+    pub fn granted(&self, to: Grantee, may: impl Fn(Interaction, ResourceType) -> bool) -> Option<Self> {
+        let mut words: Vec<Cow<'_, str>> = Vec::new();
+        for word in self.text.split(' ') {
+            let granted = match Context::of(word) {
+                None => is_known(word).then_some(Cow::Borrowed(word)),
+                Some(_) => ResourceScope::parse(word).and_then(|scope| scope.granted(word, to, &may)),
+            };
+            words.extend(granted.filter(|word| !words.contains(word)));
+        }
+        let granted = Self::parse(&words.join(" ")).ok()?;
+        (!granted.is_empty() && granted.restricted == self.restricted).then_some(granted)
+    }
+
+    /// Whether the scope lets its bearer do `interaction` with some resource of that type.
     #[must_use]
     pub fn allows(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
-        !self.restricted
-            || self.rules.iter().any(|rule| {
-                rule.resource_type.is_none_or(|named| named == resource_type)
-                    && match interaction {
-                        Interaction::Read | Interaction::Vread | Interaction::History => rule.read,
-                        Interaction::Search => rule.search,
-                        Interaction::Create => rule.create,
-                        Interaction::Update => rule.update,
-                        Interaction::Delete => rule.delete,
-                    }
-            })
+        !self.restricted || self.rules.iter().any(|rule| rule.covers(interaction, resource_type))
+    }
+
+    /// Whether the scope lets its bearer do `interaction` with that resource.
+    #[must_use]
+    pub fn allows_resource(&self, interaction: Interaction, subject: &Subject<'_>) -> bool {
+        let allows = |rule: &Rule| {
+            rule.covers(interaction, subject.resource_type)
+                && rule.criteria.as_ref().is_none_or(|criteria| criteria.matches(subject))
+        };
+        !self.restricted || self.rules.iter().any(allows)
+    }
+
+    /// The queries of which a resource must meet one; `None` if there is a scope without.
+    #[must_use]
+    pub fn criteria(&self, interaction: Interaction, resource_type: ResourceType) -> Option<Vec<&[Filter]>> {
+        if !self.restricted {
+            return None;
+        }
+        let rules = self.rules.iter().filter(|rule| rule.covers(interaction, resource_type));
+        rules.map(|rule| rule.criteria.as_ref().map(Criteria::filters)).collect()
     }
 }
 
@@ -111,50 +187,10 @@ impl fmt::Display for Scope {
     }
 }
 
-/// The part behind `system/`, `user/` or `patient/`.
-fn resource_scope(word: &str) -> Option<&str> {
-    ["system/", "user/", "patient/"].iter().find_map(|context| word.strip_prefix(context))
-}
-
-fn rule(resource_scope: &str) -> Option<Rule> {
-    let (name, permissions) = resource_scope.split_once('.')?;
-    let resource_type = match name {
-        "*" => None,
-        name => Some(name.parse::<ResourceType>().ok()?),
-    };
-    let (read, write) = match permissions {
-        "read" => (true, false),
-        "write" => (false, true),
-        "*" => (true, true),
-        cruds => return rule_v2(resource_type, cruds),
-    };
-    Some(Rule { resource_type, create: write, read, update: write, delete: write, search: read })
-}
-
-/// The v2 letters, which must come in the order `c r u d s`. A query behind them would narrow the
-/// scope in a way that is not enforced here, so such a scope grants nothing.
-fn rule_v2(resource_type: Option<ResourceType>, cruds: &str) -> Option<Rule> {
-    let mut rest = cruds;
-    let mut take = |letter: char| match rest.strip_prefix(letter) {
-        Some(after) => {
-            rest = after;
-            true
-        }
-        None => false,
-    };
-    let rule = Rule {
-        resource_type,
-        create: take('c'),
-        read: take('r'),
-        update: take('u'),
-        delete: take('d'),
-        search: take('s'),
-    };
-    (rest.is_empty() && !cruds.is_empty()).then_some(rule)
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use Interaction::{Create, Delete, Read, Search, Update};
     use ResourceType::{ClientApplication, Project};
@@ -184,15 +220,62 @@ mod tests {
 
     #[test]
     fn what_cannot_be_enforced_grants_nothing() {
+        let costly =
+            format!("system/ClientApplication.rs?name={}&name={0}&name={0}", vec!["a"; 70].join(","));
         for text in [
             "system/ClientApplication.sr",
-            "system/ClientApplication.rs?name=x",
+            "system/ClientApplication.rs?colour=red",
+            "system/ClientApplication.rs?",
+            "system/*.rs?_id=x",
             "system/ClientApplication.",
             "system/Nonsense.read",
             "system/ClientApplication",
+            "patient/ClientApplication.rs",
+            "patient/*.rs",
+            &costly,
         ] {
             assert!(!scope(text).allows(Read, ClientApplication), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_granted_is_no_more_than_one_may() {
+        let reads = |interaction: Interaction, _| interaction.is_reading();
+        let granted = |text: &str| {
+            scope(text).granted(Grantee::Client, reads).map(|granted| granted.as_str().to_owned())
+        };
+        for (asked, expected) in [
+            ("", None),
+            ("openid", Some("openid")),
+            ("openid shoes openid", Some("openid")),
+            ("shoes", None),
+            ("launch/patient fhirUser", Some("launch/patient fhirUser")),
+            ("system/ClientApplication.cruds", Some("system/ClientApplication.rs")),
+            ("system/ClientApplication.rs", Some("system/ClientApplication.rs")),
+            ("system/ClientApplication.read", Some("system/ClientApplication.read")),
+            ("system/ClientApplication.*", Some("system/ClientApplication.rs")),
+            ("system/ClientApplication.write", None),
+            ("system/ClientApplication.u system/Project.r", Some("system/Project.r")),
+            ("system/ClientApplication.crs?name=x", Some("system/ClientApplication.rs?name=x")),
+            ("system/ClientApplication.rs?colour=red", None),
+            (
+                "system/Patient.cruds?_id=x system/Observation.write",
+                Some("system/Patient.cruds?_id=x system/Observation.write"),
+            ),
+            ("system/*.cruds", Some("system/*.cruds")),
+            // Only `openid` would be left, and that binds less than what was asked for.
+            ("openid user/ClientApplication.rs", None),
+            ("openid system/ClientApplication.sr", None),
+            ("user/*.rs system/*.rs", Some("system/*.rs")),
+            ("system/x.rs", None),
+        ] {
+            assert_eq!(granted(asked).as_deref(), expected, "{asked}");
+        }
+        let person = |text: &str| scope(text).granted(Grantee::Person, |_, _| true);
+        assert_eq!(
+            person("user/*.rs patient/Patient.rs system/*.rs").unwrap().as_str(),
+            "user/*.rs patient/Patient.rs"
+        );
     }
 
     #[test]
@@ -201,5 +284,29 @@ mod tests {
         assert_eq!(Scope::parse("a\nb"), Err(BadScope::Character));
         assert_eq!(Scope::parse(&"a ".repeat(SCOPE_BYTES_MAX)), Err(BadScope::TooLong));
         assert_eq!(scope("  a   b ").as_str(), "a b");
+    }
+
+    proptest! {
+        /// Whatever is asked for, what is granted allows no more than that, and no more than one may.
+        #[test]
+        fn granting_only_narrows(
+            words in prop::collection::vec("(system|user)/(\\*|Project|ClientApplication|Patient)\\.(read|write|\\*|c?r?u?d?s?)(\\?name=x)?", 1..5),
+            may in prop::collection::vec(any::<bool>(), 5),
+        ) {
+            let asked = scope(&words.join(" "));
+            let all = [Create, Read, Update, Delete, Search];
+            let may = |interaction: Interaction, _: ResourceType| {
+                let same = |one: &Interaction| *one == interaction;
+                all.iter().position(same).is_some_and(|position| may[position])
+            };
+            let Some(granted) = asked.granted(Grantee::Client, may) else { return Ok(()) };
+            for kind in [Project, ClientApplication] {
+                for interaction in all {
+                    prop_assert!(!granted.allows(interaction, kind) || asked.allows(interaction, kind));
+                }
+            }
+            let again = granted.granted(Grantee::Client, may);
+            prop_assert_eq!(again, Some(granted));
+        }
     }
 }

@@ -23,6 +23,8 @@ pub struct Search<'q> {
     pub project: Option<ProjectId>,
     /// The conditions.
     pub query: &'q SearchQuery,
+    /// What else must be true of everything that may be found: of each list, one of the filters' sets.
+    pub limits: &'q [Vec<&'q [Filter]>],
 }
 
 /// One page of matches.
@@ -102,6 +104,16 @@ impl Sql {
             let condition = self.filter(&resource_type, filter);
             let _ = write!(self.text, " AND {condition}");
         }
+        for limit in search.limits {
+            let one_of: Vec<String> = limit.iter().map(|all| self.all(&resource_type, all)).collect();
+            let one_of = if one_of.is_empty() { "1 = 0".to_owned() } else { one_of.join(" OR ") };
+            let _ = write!(self.text, " AND ({one_of})");
+        }
+    }
+
+    fn all(&mut self, resource_type: &str, filters: &[Filter]) -> String {
+        let all: Vec<String> = filters.iter().map(|filter| self.filter(resource_type, filter)).collect();
+        format!("({})", all.join(" AND "))
     }
 
     fn filter(&mut self, resource_type: &str, filter: &Filter) -> String {

@@ -410,7 +410,7 @@ proptest! {
                 change.create(version, &index);
             }
             store.commit(change).await.unwrap();
-            let search = Search { resource_type: kind, project: None, query: &query };
+            let search = Search { resource_type: kind, project: None, query: &query, limits: &[] };
             let page = store.search(search, true).await.unwrap();
             let mut found: Vec<ResourceId> = page.matches.iter().map(|version| version.id).collect();
             found.sort_unstable();

@@ -26,7 +26,9 @@ use super::create_client::policy_reference;
 use crate::App;
 use crate::auth;
 use crate::error::Outcome;
-use crate::fhir::{Act, Content, Rendered, email, first_version, is_there, stored_resource};
+use crate::fhir::{
+    Act, Content, Rendered, check_change, check_new, email, first_version, is_there, stored_resource,
+};
 use crate::headers::{FHIR_JSON, NO_STORE};
 use crate::limiter::Attempt;
 use crate::login::hash;
@@ -161,7 +163,12 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
     let known = known.into_iter().find(|account| account.row.project == Some(project));
     let mut change = act.change();
     let user = match &known {
-        Some(account) => account.row.id,
+        Some(account) => {
+            // The invitation may give out a link that sets the password.
+            let found = app.store.resource(ResourceType::User, account.row.id.into()).await?;
+            check_change(act.caller, found.as_ref())?;
+            account.row.id
+        }
         None => make_user(act, project, &invitation, &name, &mut change)?,
     };
     let has_password = known.as_ref().is_some_and(|account| account.password_hash.is_some());
@@ -189,6 +196,7 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
         "telecom": [{ "system": "email", "use": "work", "value": invitation.email }],
     });
     let resource = checked(resource)?;
+    check_new(act, ResourceType::Practitioner, practitioner, project, &resource)?;
     first_version(act, ResourceType::Practitioner, practitioner, project, resource, &mut change);
     let profile = Profile { resource_type: ResourceType::Practitioner, id: practitioner };
 
@@ -206,6 +214,7 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
     }
     let resource = checked(resource)?;
     let kind = ResourceType::ProjectMembership;
+    check_new(act, kind, membership.into(), project, &resource)?;
     let version = first_version(act, kind, membership.into(), project, resource, &mut change);
     change.put_membership(&MembershipRow {
         id: membership,
@@ -242,7 +251,9 @@ fn make_user(
     if let (Some(map), Some(external)) = (resource.as_object_mut(), &invitation.external_id) {
         map.insert("externalId".to_owned(), json!(external));
     }
-    first_version(act, ResourceType::User, user.into(), project, checked(resource)?, change);
+    let resource = checked(resource)?;
+    check_new(act, ResourceType::User, user.into(), project, &resource)?;
+    first_version(act, ResourceType::User, user.into(), project, resource, change);
     change.put_user(&UserRow {
         id: user,
         project: Some(project),

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
-use crate::fhir::stored_resource;
+use crate::fhir::own;
 use crate::headers::{JSON, NO_STORE};
 
 pub(crate) async fn me(
@@ -35,22 +35,27 @@ pub(crate) async fn me(
 }
 
 async fn describe(app: &App, caller: &Caller) -> Result<Value, Outcome> {
-    let project = resource(app, ResourceType::Project, caller.project.into()).await?;
-    let membership = resource(app, ResourceType::ProjectMembership, caller.membership.into()).await?;
-    let profile = resource(app, caller.profile.resource_type, caller.profile.id).await?;
+    const MEMBERSHIP: [&str; 7] =
+        ["resourceType", "id", "project", "user", "profile", "admin", "accessPolicy"];
+    const USER: [&str; 5] = ["resourceType", "id", "email", "firstName", "lastName"];
+    const NAMED: [&str; 2] = ["resourceType", "id"];
+    let resource = |kind, id, always| resource(app, caller, kind, id, always);
+    let project = resource(ResourceType::Project, caller.project.into(), &NAMED).await?;
+    let membership = resource(ResourceType::ProjectMembership, caller.membership.into(), &MEMBERSHIP).await?;
+    let profile = resource(caller.profile.resource_type, caller.profile.id, &NAMED).await?;
     let pick = |from: &Map<String, Value>, names: &[&str]| -> Map<String, Value> {
         names.iter().filter_map(|name| Some(((*name).to_owned(), from.get(*name)?.clone()))).collect()
     };
     let user = match caller.login {
         Some(login) => {
-            let user = resource(app, ResourceType::User, login.user.into()).await?;
-            Some(pick(&user, &["resourceType", "id", "email", "firstName", "lastName"]))
+            let user = resource(ResourceType::User, login.user.into(), &USER).await?;
+            Some(pick(&user, &USER))
         }
         None => None,
     };
     let mut told = json!({
         "project": pick(&project, &["resourceType", "id", "name", "superAdmin"]),
-        "membership": pick(&membership, &["resourceType", "id", "project", "user", "profile", "admin", "accessPolicy"]),
+        "membership": pick(&membership, &MEMBERSHIP),
         "profile": profile,
         "role": match caller.role {
             Role::SuperAdmin => "super-admin",
@@ -66,9 +71,11 @@ async fn describe(app: &App, caller: &Caller) -> Result<Value, Outcome> {
 
 async fn resource(
     app: &App,
+    caller: &Caller,
     resource_type: ResourceType,
     id: ResourceId,
+    always: &[&str],
 ) -> Result<Map<String, Value>, Outcome> {
     let version = app.store.resource(resource_type, id).await?.filter(|version| !version.deleted);
-    stored_resource(&version.ok_or_else(Outcome::not_found)?)
+    own(caller, &version.ok_or_else(Outcome::not_found)?, always)
 }

@@ -100,11 +100,11 @@ pub(crate) async fn revoke_registration(
     }
 }
 
-/// Whoever may make clients may let others make them.
+/// Whoever may make clients of every kind may let others make them.
 async fn admin(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Outcome> {
     let caller = auth::caller(app, headers, from).await?;
     let made = [ResourceType::ClientApplication, ResourceType::ProjectMembership];
-    if !caller.is_admin() || !made.iter().all(|kind| caller.may(Interaction::Create, *kind)) {
+    if !caller.is_admin() || !made.iter().all(|kind| caller.may_all(Interaction::Create, *kind)) {
         return Err(Outcome::forbidden("Only an admin of the project may let clients register in it"));
     }
     Ok(caller)

@@ -1,6 +1,7 @@
 //! The FHIR API (R4). [`handle`] takes a request off HTTP, decides who asks, and hands it to
 //! [`dispatch`], which knows every interaction there is; a batch hands its entries to the same.
 
+mod access;
 mod access_policy;
 mod bundle;
 mod client_application;
@@ -35,6 +36,7 @@ use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
 use crate::router::FHIR_BASE;
+pub(crate) use access::{check_change, check_new, own};
 pub(crate) use client_application::{fresh_secret, record_move, row as client_row};
 pub(crate) use conformance::Conformance;
 pub(crate) use membership::is_there;
@@ -148,11 +150,11 @@ async fn instance(
     match (rest, request.method.clone()) {
         ([], Method::GET) => {
             allow(caller, Interaction::Read, resource_type)?;
-            read::read(app, caller, resource_type, resource_id()?, extended).await
+            read::read(app, caller, Interaction::Read, resource_type, resource_id()?, extended).await
         }
         ([], Method::PUT) => {
             allow(caller, Interaction::Update, resource_type)?;
-            let edit = write::Edit::put(resource_type, id, content).await?;
+            let edit = write::Edit::put(caller, resource_type, id, content).await?;
             write::update(app, caller, resource_type, resource_id()?, &edit, request).await
         }
         ([], Method::PATCH) => {

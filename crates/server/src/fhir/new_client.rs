@@ -9,6 +9,7 @@ use keyrelay_core::slots::SecretSlots;
 use keyrelay_store::{Change, MembershipRow, ResourceVersion};
 use serde_json::{Map, Value, json};
 
+use super::access::{check_new, not_to_write, of_new};
 use super::client_application::{fresh_secret, row, visibility};
 use super::render::{Rendered, ShownSecrets, render, stored_resource};
 use super::versions::{Act, first_version};
@@ -40,6 +41,10 @@ impl NewClient {
         let Self { id, project, resource, policy, with_secret } = self;
         check_resource(ResourceType::ClientApplication, &resource)?;
         let row = row(act.caller, id, project, &resource)?;
+        let is_itself = act.caller.client == Some(id);
+        if !is_itself {
+            check_author(act, id, project, &resource)?;
+        }
         let (secret, slots) = if with_secret {
             let (secret, slot) = fresh_secret(act, id, visibility(act.app, project).await?);
             (Some(secret), SecretSlots::with_active(slot))
@@ -49,39 +54,54 @@ impl NewClient {
         let version =
             first_version(act, ResourceType::ClientApplication, id.into(), project, resource, change);
         change.create_client(&row, &slots);
-        add_membership(act, id, project, row.name.as_deref(), policy, change);
+        let (membership, body) = membership(act, id, project, row.name.as_deref(), policy);
+        if !is_itself {
+            check_new(act, ResourceType::ProjectMembership, membership.id.into(), project, &body)?;
+        }
+        first_version(act, ResourceType::ProjectMembership, membership.id.into(), project, body, change);
+        change.put_membership(&membership);
         Ok((version, secret))
     }
 }
 
-fn add_membership(
+/// Whether somebody may make a client like that, and be shown its secret. A client that makes itself is
+/// bound by what it was given to register with.
+fn check_author(
+    act: Act<'_>,
+    id: ClientId,
+    project: ProjectId,
+    resource: &Map<String, Value>,
+) -> Result<(), Outcome> {
+    let kind = ResourceType::ClientApplication;
+    check_new(act, kind, id.into(), project, resource)?;
+    if of_new(act, kind, id.into(), project, resource)?.keeps("secret") {
+        return Err(not_to_write(kind, "secret"));
+    }
+    Ok(())
+}
+
+fn membership(
     act: Act<'_>,
     client: ClientId,
     project: ProjectId,
     name: Option<&str>,
     policy: Option<ResourceId>,
-    change: &mut Change,
-) {
-    let membership = MembershipId::random(act.app.entropy.as_ref());
+) -> (MembershipRow, Map<String, Value>) {
     let mut member = Map::new();
     member.insert("reference".to_owned(), json!(format!("ClientApplication/{client}")));
     if let Some(name) = name {
         member.insert("display".to_owned(), json!(name));
     }
-    let mut body = json!({
-        "resourceType": "ProjectMembership",
-        "project": { "reference": format!("Project/{project}") },
-        "user": member,
-        "profile": member,
-    });
-    if let (Some(map), Some(policy)) = (body.as_object_mut(), policy) {
-        map.insert("accessPolicy".to_owned(), json!({ "reference": format!("AccessPolicy/{policy}") }));
+    let mut body = Map::new();
+    body.insert("resourceType".to_owned(), json!("ProjectMembership"));
+    body.insert("project".to_owned(), json!({ "reference": format!("Project/{project}") }));
+    body.insert("user".to_owned(), Value::Object(member.clone()));
+    body.insert("profile".to_owned(), Value::Object(member));
+    if let Some(policy) = policy {
+        body.insert("accessPolicy".to_owned(), json!({ "reference": format!("AccessPolicy/{policy}") }));
     }
-    if let Value::Object(body) = body {
-        first_version(act, ResourceType::ProjectMembership, membership.into(), project, body, change);
-    }
-    change.put_membership(&MembershipRow {
-        id: membership,
+    let row = MembershipRow {
+        id: MembershipId::random(act.app.entropy.as_ref()),
         project,
         client: Some(client),
         user: None,
@@ -89,7 +109,8 @@ fn add_membership(
         active: true,
         admin: false,
         policy,
-    });
+    };
+    (row, body)
 }
 
 /// Makes a client with a fresh secret, and its membership, for an admin.

@@ -11,54 +11,35 @@ use keyrelay_store::ResourceVersion;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::render::{Rendered, ShownSecrets, render, stored_resource};
+use super::access::{View, secrets_for, view, view_found};
+use super::render::{Rendered, ShownSecrets, render};
 use super::request::{Reply, etag};
 use crate::App;
 use crate::error::Outcome;
 
-/// A resource within the caller's reach, or the 404 that says nothing.
-pub(crate) fn within_reach<T>(
-    caller: &Caller,
-    found: Option<T>,
-    version: impl Fn(&T) -> &ResourceVersion,
-) -> Result<T, Outcome> {
-    found
-        .filter(|found| version(found).project.is_some_and(|project| caller.reaches(project)))
-        .ok_or_else(Outcome::not_found)
-}
-
-pub(crate) async fn read(
+/// The current version, by the right to read or, for what a condition finds, to search.
+pub(super) async fn read(
     app: &App,
     caller: &Caller,
+    interaction: Interaction,
     resource_type: ResourceType,
     id: ResourceId,
     extended: bool,
 ) -> Result<Reply, Outcome> {
     if resource_type != ResourceType::ClientApplication {
-        let version = within_reach(caller, app.store.resource(resource_type, id).await?, |version| version)?;
-        return reply(&version, &ShownSecrets::default(), extended);
+        let found = app.store.resource(resource_type, id).await?.ok_or_else(Outcome::not_found)?;
+        let view = view(caller, interaction, &found)?;
+        return reply(&view, &found, &ShownSecrets::default(), extended);
     }
-    let state = within_reach(caller, app.store.client(id.into()).await?, |state| &state.resource)?;
-    let shown = shown_to(app, caller, &state)?;
-    reply(&state.resource, &shown, extended)
+    let state = app.store.client(id.into()).await?.ok_or_else(Outcome::not_found)?;
+    let view = view(caller, interaction, &state.resource)?;
+    let shown = secrets_for(app, caller, &state, &view.resource)?;
+    reply(&view, &state.resource, &shown, extended)
 }
 
-/// The secrets that a caller sees of a client: an admin's, unless its policy or its token narrows it to
-/// less than changing the client. Whoever sees a secret can become that client.
-pub(crate) fn shown_to(
-    app: &App,
-    caller: &Caller,
-    state: &keyrelay_store::ClientState,
-) -> Result<ShownSecrets, Outcome> {
-    let is_whole = caller.may(Interaction::Update, ResourceType::ClientApplication);
-    match state.resource.project.and_then(|project| caller.admin_of(project)) {
-        Some(_) if is_whole => ShownSecrets::of(&app.keyring, state),
-        _ => Ok(ShownSecrets::default()),
-    }
-}
-
-/// A current version as an answer.
-pub(crate) fn reply(
+/// A version as an answer.
+pub(super) fn reply(
+    view: &View<'_>,
     version: &ResourceVersion,
     shown: &ShownSecrets,
     extended: bool,
@@ -66,10 +47,12 @@ pub(crate) fn reply(
     if version.deleted {
         return Err(Outcome::gone());
     }
-    let body = render(stored_resource(version)?, shown, extended)?;
+    let body = render(view.visible(), shown, extended)?;
     Ok(Reply::ok(body).of_version(version.version, version.last_updated))
 }
 
+/// A version, for somebody to whom both it and the current one are there: what was once within a caller's
+/// limits is not a way to what has left them.
 pub(crate) async fn vread(
     app: &App,
     caller: &Caller,
@@ -79,8 +62,10 @@ pub(crate) async fn vread(
     extended: bool,
 ) -> Result<Reply, Outcome> {
     let version = VersionId::parse(version).ok_or_else(Outcome::not_found)?;
-    let found = app.store.version(resource_type, id, version).await?;
-    reply(&within_reach(caller, found, |version| version)?, &ShownSecrets::default(), extended)
+    let found = app.store.version(resource_type, id, version).await?.ok_or_else(Outcome::not_found)?;
+    let seen = view(caller, Interaction::Vread, &found)?;
+    view_found(caller, Interaction::Vread, app.store.resource(resource_type, id).await?.as_ref())?;
+    reply(&seen, &found, &ShownSecrets::default(), extended)
 }
 
 #[derive(Serialize)]
@@ -124,24 +109,28 @@ pub(crate) async fn history(
     extended: bool,
 ) -> Result<Reply, Outcome> {
     let versions = app.store.history(resource_type, id).await?;
-    let newest = within_reach(caller, versions.first(), |version| version)?;
+    let newest = versions.first().ok_or_else(Outcome::not_found)?;
+    view(caller, Interaction::History, newest)?;
     let (newest_version, newest_updated) = (newest.version, newest.last_updated);
     let url = format!("{resource_type}/{id}");
     let full_url = format!("{}/{url}", app.config.base_url.fhir());
     let mut entry = Vec::with_capacity(versions.len());
-    let mut bytes = 0;
+    let (mut bytes, mut total) = (0, 0);
     for version in &versions {
-        if bytes > ANSWER_BYTES_MAX {
-            break;
+        // One that is not within the caller's limits, as the others are.
+        let Ok(seen) = view(caller, Interaction::History, version) else { continue };
+        total += 1;
+        if bytes <= ANSWER_BYTES_MAX {
+            bytes += version.content.len();
+            entry.push(history_entry(&seen, version, &url, &full_url, extended)?);
         }
-        bytes += version.content.len();
-        entry.push(history_entry(version, &url, &full_url, extended)?);
     }
-    let bundle = HistoryBundle { resource_type: "Bundle", r#type: "history", total: versions.len(), entry };
+    let bundle = HistoryBundle { resource_type: "Bundle", r#type: "history", total, entry };
     Ok(Reply::ok(Rendered::serialize(&bundle)?).of_version(newest_version, newest_updated))
 }
 
 fn history_entry(
+    seen: &View<'_>,
     version: &ResourceVersion,
     url: &str,
     full_url: &str,
@@ -155,7 +144,7 @@ fn history_entry(
     let resource = if version.deleted {
         None
     } else {
-        Some(render(stored_resource(version)?, &ShownSecrets::default(), extended)?.into_part()?)
+        Some(render(seen.visible(), &ShownSecrets::default(), extended)?.into_part()?)
     };
     Ok(HistoryEntry {
         full_url: full_url.to_owned(),

@@ -16,10 +16,10 @@ use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::{Mismatch, Moved, SlotKind};
 use keyrelay_store::{Change, ClientState};
 
+use super::access::{SECRETS, View, not_to_write, view};
 use super::client_application::{fresh_secret, record_move};
 use super::parameters::RotateInput;
-use super::read::within_reach;
-use super::render::{ShownSecrets, render, stored_resource};
+use super::render::{ShownSecrets, render};
 use super::request::{Content, FhirRequest, Reply};
 use super::versions::{Act, next_version};
 use super::write::committed;
@@ -33,13 +33,17 @@ pub(super) async fn rotate_secret(
     request: &FhirRequest,
     content: Content,
 ) -> Result<Reply, Outcome> {
-    if !caller.is_admin() || !caller.may(Interaction::Update, ResourceType::ClientApplication) {
+    let kind = ResourceType::ClientApplication;
+    // The answer shows the client, so a policy that hides all of them forbids this too.
+    let shows = caller.policy.as_ref().is_none_or(|policy| policy.allows(Interaction::Read, kind));
+    if !caller.is_admin() || !caller.may(Interaction::Update, kind) || !shows {
         return Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"));
     }
     let input = RotateInput::read(content.into_object().await?)?;
     let id = ClientId::parse(id).ok_or_else(Outcome::not_found)?;
     for _ in 0..CONFLICT_RETRIES_MAX {
-        let state = within_reach(caller, app.store.client(id).await?, |state| &state.resource)?;
+        let state = app.store.client(id).await?.ok_or_else(Outcome::not_found)?;
+        let seen = view(caller, Interaction::Update, &state.resource)?;
         let admin = state
             .resource
             .project
@@ -48,8 +52,12 @@ pub(super) async fn rotate_secret(
         if state.resource.deleted {
             return Err(Outcome::gone());
         }
+        // Both move, and the answer shows both: a new secret that could not be shown would be lost.
+        if let Some(name) = SECRETS.into_iter().find(|name| seen.withheld.keeps(name)) {
+            return Err(not_to_write(kind, name));
+        }
         request.check_if_match(state.resource.version)?;
-        let (change, reply) = decide(Act::now(app, caller, request.from), admin, &input, &state)?;
+        let (change, reply) = decide(Act::now(app, caller, request.from), admin, &input, &state, &seen)?;
         if committed(app, change).await? {
             SecretMove::tell(app, id, caller, input.slot);
             return Ok(reply);
@@ -108,12 +116,16 @@ fn decide(
     admin: AdminOf<ProjectId>,
     input: &RotateInput,
     state: &ClientState,
+    seen: &View<'_>,
 ) -> Result<(Change, Reply), Outcome> {
     let SecretMove { action, fresh, moved } = SecretMove::decide(act, input.slot, &input.presented, state)
         .map_err(|error| Outcome::invalid(error.to_string()))?;
 
     let current = &state.resource;
-    let (next, resource) = next_version(act, current, stored_resource(current)?);
+    let (next, mut resource) = next_version(act, current, seen.resource.clone());
+    for hidden in seen.withheld.hidden() {
+        hidden.remove(&mut resource);
+    }
     let version = next.version;
     let mut change = act.change();
     change.update(next.clone(), current.version, None);

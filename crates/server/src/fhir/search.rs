@@ -3,16 +3,17 @@
 
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::fhir::search::{Rule, SearchQuery, Summary, Total, parse_query};
+use keyrelay_core::fhir::search::{Field, Rule, SearchQuery, Summary, Total, parse_query};
 use keyrelay_core::id::ResourceId;
 use keyrelay_core::limits::{ANSWER_BYTES_MAX, SEARCH_VALUES_MAX};
+use keyrelay_core::policy::Interaction;
 use keyrelay_store::{Page, ResourceVersion, Search};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::read::shown_to;
-use super::render::{Rendered, ShownSecrets, render, stored_resource};
+use super::access::{View, secrets_for, view};
+use super::render::{Rendered, ShownSecrets, render};
 use super::request::Reply;
 use crate::App;
 use crate::error::Outcome;
@@ -50,7 +51,7 @@ pub(crate) async fn search(
     query_text: &str,
     extended: bool,
 ) -> Result<Reply, Outcome> {
-    let query = read_query(resource_type, query_text)?;
+    let query = read_query_of(caller, resource_type, query_text)?;
     let with_total = query.total != Total::None || query.summary == Summary::Count || query.count == 0;
     let mut page = find(app, caller, resource_type, &query, with_total).await?;
     if query.summary == Summary::Count {
@@ -70,15 +71,19 @@ pub(crate) async fn search(
             break;
         }
         passed += 1;
-        let next = match &states {
-            None => search_entry(app, version, &query, ShownSecrets::default(), extended)?,
-            Some(states) => {
-                // Read again with its secrets, a client may have been changed or deleted meanwhile.
-                let state = states.get(&version.id.into()).filter(|state| !state.resource.deleted);
-                let Some(state) = state else { continue };
-                search_entry(app, &state.resource, &query, shown_to(app, caller, state)?, extended)?
-            }
+        let state = states.as_ref().map(|states| states.get(&version.id.into()));
+        // Read again with its secrets, a client may have been changed or deleted meanwhile.
+        let version = match state {
+            None => version,
+            Some(Some(state)) if !state.resource.deleted => &state.resource,
+            Some(_) => continue,
         };
+        let Ok(seen) = view(caller, Interaction::Search, version) else { continue };
+        let shown = match state.flatten() {
+            Some(state) => secrets_for(app, caller, state, &seen.resource)?,
+            None => ShownSecrets::default(),
+        };
+        let next = search_entry(app, version, &seen, &query, shown, extended)?;
         bytes += next.resource.get().len();
         entry.push(next);
     }
@@ -108,7 +113,27 @@ pub(crate) fn read_query(resource_type: ResourceType, text: &str) -> Result<Sear
     Ok(query)
 }
 
-/// Finds resources within the caller's reach.
+/// Reads the query of a caller. A search by what is hidden from it would tell what that is.
+pub(super) fn read_query_of(
+    caller: &Caller,
+    resource_type: ResourceType,
+    text: &str,
+) -> Result<SearchQuery, Outcome> {
+    let query = read_query(resource_type, text)?;
+    let fields = query.filters.iter().map(|filter| filter.field);
+    for field in fields.chain(query.sort.iter().map(|key| key.field)) {
+        if let Field::Indexed { code, .. } = field
+            && caller.hides_parameter(resource_type, code)
+        {
+            let text =
+                format!("You may not search by {code}: it looks at an element that is hidden from you");
+            return Err(Outcome::forbidden(text));
+        }
+    }
+    Ok(query)
+}
+
+/// Finds resources within the caller's reach and limits.
 pub(crate) async fn find(
     app: &App,
     caller: &Caller,
@@ -116,18 +141,20 @@ pub(crate) async fn find(
     query: &SearchQuery,
     with_total: bool,
 ) -> Result<Page, Outcome> {
-    let search = Search { resource_type, project: caller.reach(), query };
+    let limits = caller.search_limits(resource_type);
+    let search = Search { resource_type, project: caller.reach(), query, limits: &limits };
     Ok(app.store.search(search, with_total).await?)
 }
 
 fn search_entry(
     app: &App,
     version: &ResourceVersion,
+    seen: &View<'_>,
     query: &SearchQuery,
     mut shown: ShownSecrets,
     extended: bool,
 ) -> Result<SearchEntry, Outcome> {
-    let resource = subset(stored_resource(version)?, query, &mut shown);
+    let resource = subset(seen.visible(), query, &mut shown);
     Ok(SearchEntry {
         full_url: format!("{}/{}/{}", app.config.base_url.fhir(), version.resource_type, version.id),
         search: json!({ "mode": "match" }),

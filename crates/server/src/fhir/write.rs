@@ -15,11 +15,11 @@ use keyrelay_store::{
 };
 use serde_json::{Map, Value, json};
 
+use super::access::{self, SECRETS, View, check_outcome, not_to_write, secrets_for, view, written};
 use super::client_application::{self, WrittenSecrets};
-use super::read::{reply, shown_to, within_reach};
 use super::render::{ShownSecrets, stored_resource};
 use super::request::{Content, FhirRequest, Reply};
-use super::search::{find, read_query};
+use super::search::{find, read_query_of};
 use super::versions::{Act, CLIENTS_META, deletion, first_version, next_version};
 use super::{access_policy, allow, membership, patch, project, user};
 use crate::App;
@@ -33,8 +33,8 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Checks a body and takes its secrets out.
-    fn read(resource_type: ResourceType, mut resource: Map<String, Value>) -> Result<Self, Outcome> {
+    /// Takes the secrets out of a body.
+    fn take(resource_type: ResourceType, mut resource: Map<String, Value>) -> Result<Self, Outcome> {
         if resource.get("resourceType").and_then(Value::as_str) != Some(resource_type.as_str()) {
             return Err(Outcome::invalid_at(
                 "resourceType",
@@ -45,8 +45,43 @@ impl Draft {
             ResourceType::ClientApplication => client_application::take_secrets(&mut resource)?,
             _ => WrittenSecrets::default(),
         };
-        check_resource(resource_type, &resource)?;
         Ok(Self { resource, secrets })
+    }
+
+    /// Checks that it can be stored.
+    fn check(&self, resource_type: ResourceType) -> Result<(), Outcome> {
+        check_resource(resource_type, &self.resource)
+    }
+
+    /// Refuses a secret that the caller must not see: whether it is the right one would tell. What it may
+    /// see and not change is compared first; see [`decide_update`].
+    fn check_secrets(&self, keeps: impl Fn(&str) -> bool) -> Result<(), Outcome> {
+        let written = [self.secrets.secret.is_some(), self.secrets.retiring.is_some()];
+        match SECRETS.iter().zip(written).find(|(name, written)| *written && keeps(name)) {
+            Some((name, _)) => Err(not_to_write(ResourceType::ClientApplication, name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves out of a new resource what its author must not write.
+    fn withhold(
+        &mut self,
+        act: Act<'_>,
+        kind: ResourceType,
+        id: ResourceId,
+        project: ProjectId,
+    ) -> Result<(), Outcome> {
+        let withheld = access::of_new(act, kind, id, project, &self.resource)?;
+        self.check_secrets(|name| withheld.keeps(name))?;
+        if !act.caller.is_withheld_from(kind) {
+            return Ok(());
+        }
+        for kept in withheld.kept() {
+            kept.remove(&mut self.resource);
+        }
+        self.check(kind)?;
+        // Without it, another rule may be the one that decides.
+        access::check_new(act, kind, id, project, &self.resource)
     }
 }
 
@@ -164,7 +199,10 @@ pub(super) async fn create(
 ) -> Result<Reply, Outcome> {
     let act = Act::now(app, caller, request.from);
     let extended = request.extended;
-    let draft = Draft::read(resource_type, content.into_object().await?)?;
+    let mut draft = Draft::take(resource_type, content.into_object().await?)?;
+    if !caller.is_withheld_from(resource_type) {
+        draft.check(resource_type)?;
+    }
     let condition = match &request.if_none_exist {
         Some(text) => Some(condition(caller, resource_type, text)?),
         None => None,
@@ -176,10 +214,12 @@ pub(super) async fn create(
     }
     let id = ResourceId::random(app.entropy.as_ref());
     let project = project_of_new(act, resource_type, id, &draft.resource).await?;
+    draft.withhold(act, resource_type, id, project)?;
     let particulars = particulars(act, resource_type, id, project, &draft, None).await?;
     let mut change = act.change();
     if let Some(query) = &condition {
-        change.require_none(&Search { resource_type, project: caller.reach(), query });
+        let limits = caller.search_limits(resource_type);
+        change.require_none(&Search { resource_type, project: caller.reach(), query, limits: &limits });
     }
     let version = first_version(act, resource_type, id, particulars.project(), draft.resource, &mut change);
     let shown = match &particulars {
@@ -191,7 +231,8 @@ pub(super) async fn create(
     };
     let location =
         format!("{}/{resource_type}/{id}/_history/{}", app.config.base_url.fhir(), version.version);
-    let answer = reply(&version, &shown, extended)?.created_at(location);
+    let resource = stored_resource(&version)?;
+    let answer = written(caller, &version, resource, &shown, extended)?.created_at(location);
     match (app.store.commit(change).await, &condition) {
         (Err(StoreError::Conflict(Conflict::Exists)), Some(condition)) => {
             // Somebody made it meanwhile: that is what is answered.
@@ -220,7 +261,7 @@ fn put_row(particulars: &Particulars, change: &mut Change) {
 /// The search of an `If-None-Exist` header. What it finds is shown, so it takes the right to search.
 fn condition(caller: &Caller, resource_type: ResourceType, text: &str) -> Result<SearchQuery, Outcome> {
     allow(caller, Interaction::Search, resource_type)?;
-    let query = read_query(resource_type, text.trim_start_matches('?'))?;
+    let query = read_query_of(caller, resource_type, text.trim_start_matches('?'))?;
     if query.filters.is_empty() {
         return Err(Outcome::invalid("If-None-Exist names no search parameter"));
     }
@@ -238,7 +279,8 @@ async fn existing(
     match page.matches.as_slice() {
         [] => Ok(None),
         [found] if !page.more => {
-            super::read::read(act.app, act.caller, resource_type, found.id, extended).await.map(Some)
+            let by = Interaction::Search;
+            super::read::read(act.app, act.caller, by, resource_type, found.id, extended).await.map(Some)
         }
         _ => Err(Outcome::precondition_failed("If-None-Exist finds more than one resource")),
     }
@@ -296,6 +338,7 @@ pub(super) enum Edit {
 
 impl Edit {
     pub(super) async fn put(
+        caller: &Caller,
         resource_type: ResourceType,
         id: &str,
         content: Content,
@@ -307,30 +350,44 @@ impl Edit {
                 "The id in the body must be the id in the URL",
             ));
         }
-        Ok(Self::Put(Draft::read(resource_type, resource)?))
+        let draft = Draft::take(resource_type, resource)?;
+        // Where elements may be withheld, the body is whole only with what is stored of them.
+        if !caller.is_withheld_from(resource_type) {
+            draft.check(resource_type)?;
+        }
+        Ok(Self::Put(draft))
     }
 
     pub(super) async fn patch(content: Content) -> Result<Self, Outcome> {
         patch::Patch::read(&content.into_patch().await?).map(Self::Patch)
     }
 
-    /// What the resource is after the change.
-    fn apply(&self, resource_type: ResourceType, current: &Map<String, Value>) -> Result<Draft, Outcome> {
-        match self {
-            Self::Put(draft) => {
-                Ok(Draft { resource: draft.resource.clone(), secrets: draft.secrets.copied() })
-            }
+    /// What the resource is after the change. What is withheld from its author stays as it is, and a patch
+    /// is applied to what the author sees.
+    fn apply(&self, resource_type: ResourceType, before: &View<'_>) -> Result<Draft, Outcome> {
+        let mut draft = match self {
+            Self::Put(draft) => Draft { resource: draft.resource.clone(), secrets: draft.secrets.copied() },
             Self::Patch(patch) => {
-                let patched = patch.apply(resource_type, current)?;
-                if patched.get("id") != current.get("id") {
+                let patched = patch.apply(resource_type, &before.visible())?;
+                if patched.get("id") != before.resource.get("id") {
                     return Err(Outcome::invalid_at(
                         format!("{resource_type}.id"),
                         "A patch cannot change the id",
                     ));
                 }
-                Draft::read(resource_type, patched)
+                Draft::take(resource_type, patched)?
             }
+        };
+        draft.check_secrets(|name| before.withheld.hides(name))?;
+        let mut restored = false;
+        for kept in before.withheld.kept() {
+            kept.restore(&mut draft.resource, &before.resource);
+            restored = true;
         }
+        if restored || matches!(self, Self::Patch(_)) {
+            draft.check(resource_type)?;
+        }
+        Ok(draft)
     }
 }
 
@@ -345,11 +402,11 @@ pub(super) async fn update(
     for _ in 0..CONFLICT_RETRIES_MAX {
         let act = Act::now(app, caller, request.from);
         let (current, client) = load(act, resource_type, id).await?;
+        let before = view(caller, Interaction::Update, &current)?;
         if current.deleted {
             return Err(Outcome::gone());
         }
         request.check_if_match(current.version)?;
-        let before = stored_resource(&current)?;
         let draft = edit.apply(resource_type, &before)?;
         match decide_update(act, &current, client, &before, draft, request.extended).await? {
             Decision::Nothing(reply) => return Ok(reply),
@@ -375,52 +432,55 @@ async fn load(
     id: ResourceId,
 ) -> Result<(ResourceVersion, Option<ClientState>), Outcome> {
     if resource_type == ResourceType::ClientApplication {
-        let state =
-            within_reach(act.caller, act.app.store.client(id.into()).await?, |state| &state.resource)?;
+        let state = act.app.store.client(id.into()).await?.ok_or_else(Outcome::not_found)?;
         return Ok((state.resource.clone(), Some(state)));
     }
     let found = act.app.store.resource(resource_type, id).await?;
-    Ok((within_reach(act.caller, found, |version| version)?, None))
+    Ok((found.ok_or_else(Outcome::not_found)?, None))
 }
 
 async fn decide_update(
     act: Act<'_>,
     current: &ResourceVersion,
     client: Option<ClientState>,
-    before: &Map<String, Value>,
+    before: &View<'_>,
     draft: Draft,
     extended: bool,
 ) -> Result<Decision, Outcome> {
     let (app, resource_type, id) = (act.app, current.resource_type, current.id);
     let project = current.project.ok_or_else(Outcome::not_found)?;
-    let particulars = particulars(act, resource_type, id, project, &draft, Some(before)).await?;
+    let particulars = particulars(act, resource_type, id, project, &draft, Some(&before.resource)).await?;
     let moved = match &client {
         Some(state) => client_application::replace(act, state, &draft.secrets).await?,
         None => None,
     };
-    if moved.is_none() && same_apart_from_meta(before, &draft.resource) {
-        let shown = match &client {
-            Some(state) => shown_to(app, act.caller, state)?,
-            None => ShownSecrets::default(),
-        };
-        return Ok(Decision::Nothing(reply(current, &shown, extended)?));
+    if moved.is_some() {
+        draft.check_secrets(|name| before.withheld.keeps(name))?;
+    }
+    let shown = |state: &Option<ClientState>, resource: &Map<String, Value>| match state {
+        Some(state) => secrets_for(app, act.caller, state, resource),
+        None => Ok(ShownSecrets::default()),
+    };
+    if moved.is_none() && same_apart_from_meta(&before.resource, &draft.resource) {
+        let shown = shown(&client, &before.resource)?;
+        let reply = written(act.caller, current, before.resource.clone(), &shown, extended)?;
+        return Ok(Decision::Nothing(reply));
     }
     let (next, resource) = next_version(act, current, draft.resource);
+    check_outcome(act.caller, &next, &resource)?;
     let mut change = act.change();
     change.update(next.clone(), current.version, Some(&index_entries(resource_type, &resource)));
     put_row(&particulars, &mut change);
-    let shown = match client {
-        Some(mut state) => {
-            state.resource = next.clone();
-            if let Some(moved) = moved {
-                client_application::move_secrets(act, &moved, &state, &mut change);
-                state.slots = moved.slots;
-            }
-            shown_to(app, act.caller, &state)?
+    let client = client.map(|mut state| {
+        state.resource = next.clone();
+        if let Some(moved) = moved {
+            client_application::move_secrets(act, &moved, &state, &mut change);
+            state.slots = moved.slots;
         }
-        None => ShownSecrets::default(),
-    };
-    Ok(Decision::Commit(change, reply(&next, &shown, extended)?))
+        state
+    });
+    let shown = shown(&client, &resource)?;
+    Ok(Decision::Commit(change, written(act.caller, &next, resource, &shown, extended)?))
 }
 
 /// Whether the caller is logged in through that resource.
@@ -441,6 +501,7 @@ pub(super) async fn delete(
     for _ in 0..CONFLICT_RETRIES_MAX {
         let act = Act::now(app, caller, request.from);
         let (current, _) = load(act, resource_type, id).await?;
+        view(caller, Interaction::Delete, &current)?;
         if current.deleted {
             return Ok(deleted());
         }

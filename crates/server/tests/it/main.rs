@@ -14,6 +14,7 @@ mod jwt;
 mod matrix;
 mod network;
 mod people;
+mod policies;
 mod privilege;
 mod registration;
 mod resources;

@@ -245,8 +245,9 @@ async fn rules_and_credentials_that_would_not_be_kept_are_refused() {
         |name: &str, value: Value| policy("resource", json!([{ "resourceType": "Project", name: value }]));
     let of_client = |name: &str, value: Value| json!({ "resourceType": "ClientApplication", name: value });
     for (body, expression) in [
-        (rule("criteria", json!("Project?name=x")), "AccessPolicy.resource[0].criteria"),
-        (rule("hiddenFields", json!(["name"])), "AccessPolicy.resource[0].hiddenFields"),
+        (rule("criteria", json!("Project?colour=red")), "AccessPolicy.resource[0].criteria"),
+        (rule("criteria", json!("Project?_id=%profile.id")), "AccessPolicy.resource[0].criteria"),
+        (rule("hiddenFields", json!(["nmae"])), "AccessPolicy.resource[0].hiddenFields[0]"),
         (
             policy("resource", json!([{ "resourceType": "Nonsense" }])),
             "AccessPolicy.resource[0].resourceType",

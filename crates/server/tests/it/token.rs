@@ -246,9 +246,14 @@ async fn a_scope_binds_its_token() {
     // A scope never widens.
     let wide = scoped(&test, &test.member, "system/*.*").await;
     test.patch(&wide, &client.path(), &renamed).await.refused(403, "forbidden");
-    // What cannot be enforced grants nothing.
-    let narrow = scoped(&test, &test.admin, "system/ClientApplication.rs?name=x").await;
-    test.get(&narrow, &client.path()).await.refused(403, "forbidden");
+    // Nor does it reach beyond its query.
+    let narrow = scoped(&test, &test.admin, "system/ClientApplication.rus?name=read").await;
+    test.get(&narrow, &client.path()).await.refused(404, "not-found");
+    test.patch(&narrow, &client.path(), &renamed).await.refused(404, "not-found");
+    test.rotate(&narrow, &client.id, "secret", &client.secret).await.refused(404, "not-found");
+    test.get(&narrow, &test.member.path()).await.expect(200);
+    let found = test.get(&narrow, "ClientApplication?_total=accurate").await.expect(200);
+    assert_eq!((found.json()["total"].clone(), found.resources().len()), (json!(1), 1));
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ fn check_links(resource_type: ResourceType, text: &str, query: &SearchQuery) {
 fn check_answer(resource_type: ResourceType, query: &SearchQuery) {
     let stage = stage();
     let query = SearchQuery { count: COUNT_MAX, offset: 0, ..query.clone() };
-    let search = Search { resource_type, project: None, query: &query };
+    let search = Search { resource_type, project: None, query: &query, limits: &[] };
     let page = stage.runtime.block_on(stage.store.search(search, true)).expect("every search is answered");
     let by_sql: BTreeSet<String> = page.matches.iter().map(|version| version.id.to_string()).collect();
     assert_eq!((page.total, page.more), (i64::try_from(by_sql.len()).ok(), false));
