@@ -45,6 +45,18 @@ pub enum SecretPolicy {
     Any,
 }
 
+/// Where clients' certificates come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// They are not looked at.
+    Off,
+    /// The server asks for them in TLS.
+    Tls,
+    /// Trusted proxies send them in Client-Cert (RFC 9440).
+    Header,
+}
+
 /// What tokens are signed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 pub enum SigningAlgorithm {
@@ -126,6 +138,9 @@ pub struct Settings {
     /// A PEM file with the private key of the TLS certificate
     #[arg(long, env = "KEYRELAY_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
+    /// Where clients' certificates come from (RFC 8705) [default: off]
+    #[arg(long, env = "KEYRELAY_CLIENT_CERTIFICATES")]
+    pub client_certificates: Option<ClientCertificates>,
     /// What is logged, as a tracing filter [default: info]
     #[arg(long, env = "KEYRELAY_LOG")]
     pub log: Option<String>,
@@ -135,7 +150,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "listen",
     "base_url",
     "data_dir",
@@ -148,6 +163,7 @@ const KEYS: [&str; 14] = [
     "signing_key_lifetime",
     "tls_certificate",
     "tls_key",
+    "client_certificates",
     "log",
     "log_format",
 ];
@@ -175,6 +191,7 @@ impl Settings {
             signing_key_lifetime: self.signing_key_lifetime.or(file.signing_key_lifetime),
             tls_certificate: self.tls_certificate.or(file.tls_certificate),
             tls_key: self.tls_key.or(file.tls_key),
+            client_certificates: self.client_certificates.or(file.client_certificates),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         })
@@ -204,9 +221,25 @@ impl Settings {
             secret_policy: self.secret_policy(),
             trusted_proxies: TrustedProxies::parse(proxies).context("--trusted-proxies")?,
             allowed_origins: origins.context("--allowed-origins")?,
+            client_certificates: self.client_certificates()?,
             signing: self.signing()?,
             ..Config::new(base_url)
         })
+    }
+
+    fn client_certificates(&self) -> anyhow::Result<keyrelay_server::ClientCertificates> {
+        use keyrelay_server::ClientCertificates as From;
+        match self.client_certificates {
+            Some(ClientCertificates::Tls) if self.tls_certificate.is_none() => {
+                bail!("--client-certificates tls needs --tls-certificate and --tls-key")
+            }
+            Some(ClientCertificates::Header) if self.trusted_proxies.is_none() => {
+                bail!("--client-certificates header needs --trusted-proxies: nobody else is believed")
+            }
+            Some(ClientCertificates::Tls) => Ok(From::Tls),
+            Some(ClientCertificates::Header) => Ok(From::Header),
+            Some(ClientCertificates::Off) | None => Ok(From::Off),
+        }
     }
 
     /// The certificate and its key, if there are any.
@@ -214,7 +247,8 @@ impl Settings {
         match (&self.tls_certificate, &self.tls_key) {
             (Some(certificate), Some(key)) => {
                 warn_of_readers(key, "the TLS key file");
-                Ok(Some(Tls::load(certificate.clone(), key.clone())?))
+                let clients = self.client_certificates()?;
+                Ok(Some(Tls::load(certificate.clone(), key.clone(), clients)?))
             }
             (None, None) => Ok(None),
             _ => bail!("set both --tls-certificate and --tls-key, or neither"),
@@ -284,7 +318,7 @@ mod tests {
     #[test]
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
-                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nlog = \"x\"\nlog_format = \"json\"\n\
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nlog = \"x\"\nlog_format = \"json\"\n\
                     signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());

@@ -3,9 +3,13 @@
 //! a client may come in at all; every route that lets someone in asks it. (A person who logged in
 //! comes by [`crate::session`], which asks the same of membership and project.)
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::caller::{Caller, Profile, Role};
 use crate::id::{ClientId, MembershipId, ProjectId, SecretId};
@@ -61,7 +65,7 @@ pub enum ProofKind {
     /// A key of the client's key set, by an assertion (RFC 7523).
     Key,
     /// A certificate (RFC 8705).
-    Certificate,
+    Certificate(Thumbprint),
     /// Nothing: a public client only says who it is.
     Nothing,
 }
@@ -74,9 +78,34 @@ impl ProofKind {
             Self::ActiveSecret => "active",
             Self::RetiringSecret => "retiring",
             Self::Key => "key",
-            Self::Certificate => "certificate",
+            Self::Certificate(_) => "certificate",
             Self::Nothing => "none",
         }
+    }
+}
+
+/// SHA-256 of a certificate: what names it, and what access tokens are bound to (RFC 8705 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Thumbprint([u8; 32]);
+
+impl Thumbprint {
+    /// From a digest.
+    #[must_use]
+    pub const fn from_bytes(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    /// Reads what `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+}
+
+/// In base64url.
+impl fmt::Display for Thumbprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 
@@ -147,6 +176,12 @@ pub enum Refused {
     /// A client assertion is not for this server, not of this time, or not of this client.
     #[error("assertion does not hold")]
     BadAssertion,
+    /// A certificate is not one that the client is known by, not of this time, or not for clients.
+    #[error("certificate is not trusted")]
+    BadCertificate,
+    /// A token is bound to another certificate than the one that came with it.
+    #[error("token is bound to another certificate")]
+    NotTheHolder,
     /// A client assertion was used before.
     #[error("assertion was used before")]
     Replayed,

@@ -1,7 +1,9 @@
 //! What a grant gives: the claims of a JWT access token (RFC 9068 §2.2), with the names that
 //! Medplum's clients read beside the standard ones.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::client::ProofKind;
 
 /// The claims of an access token.
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +37,28 @@ pub struct AccessClaims<'a> {
     /// When the person logged in (RFC 9068 §2.2.1); not there for a client in its own name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_time: Option<i64>,
+    /// What the bearer must hold; not there for whoever holds the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
+}
+
+/// What the bearer of a token must hold beside it (RFC 7800 §3.1).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// The key of the certificate with this thumbprint (RFC 8705 §3.1).
+    #[serde(rename = "x5t#S256")]
+    pub thumbprint: String,
+}
+
+impl Confirmation {
+    /// What a token is bound to that was got by a proof.
+    #[must_use]
+    pub fn of(proof: ProofKind) -> Option<Self> {
+        match proof {
+            ProofKind::Certificate(thumbprint) => Some(Self { thumbprint: thumbprint.to_string() }),
+            _ => None,
+        }
+    }
 }
 
 /// The claims of an ID token (OpenID Connect Core 1.0 §2): who logged in, told to the client.

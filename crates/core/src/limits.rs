@@ -169,6 +169,12 @@ pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
 pub const JWKS_BYTES_MAX: usize = 64 * 1024;
 /// Most keys in it.
 pub const CLIENT_KEYS_MAX: usize = 16;
+/// Largest trust store of a client, in bytes.
+pub const TRUST_STORE_BYTES_MAX: usize = 64 * 1024;
+/// Most certificates in it.
+pub const TRUSTED_CERTIFICATES_MAX: usize = 16;
+/// Most certificates that are looked at between a client's and one in its trust store.
+pub const CLIENT_CHAIN_MAX: usize = 8;
 /// The longest that a client assertion may still be good for (SMART App Launch 2.2, "Backend Services").
 pub const ASSERTION_LIFETIME_MAX: Duration = Duration::from_mins(5);
 /// How far a client's clock may be ahead.

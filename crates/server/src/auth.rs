@@ -22,6 +22,7 @@ use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use crate::App;
+use crate::client_certificate::ClientCertificate;
 use crate::error::Outcome;
 use crate::oauth::{Bearer, VerifiedToken};
 
@@ -154,7 +155,7 @@ pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Resu
         return Err(Outcome::login());
     }
     if let Some(token) = scheme(header, "bearer") {
-        return by_token(app, token, from).await;
+        return by_token(app, token, headers, from).await;
     }
     let credentials = Credentials::from_basic(header).ok_or_else(Outcome::login)?;
     match prove(app, credentials, Acts::ForItself, from).await {
@@ -170,9 +171,14 @@ pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Resu
     }
 }
 
-async fn by_token(app: &App, token: &str, from: IpAddr) -> Result<Caller, Outcome> {
+async fn by_token(app: &App, token: &str, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Outcome> {
     let token = app.tokens.verify(token, app.now()).ok_or_else(Outcome::login)?;
-    match admit_token(app, &token, Some(from)).await? {
+    let is_holder = token.bound_to.is_none_or(|bound| {
+        ClientCertificate::of(headers).is_some_and(|presented| presented.thumbprint() == bound)
+    });
+    let admitted =
+        if is_holder { admit_token(app, &token, Some(from)).await? } else { Err(Refused::NotTheHolder) };
+    match admitted {
         Ok(caller) => Ok(caller),
         Err(why) => {
             tracing::info!(token = %token.id, %from, %why, "a token was not accepted");

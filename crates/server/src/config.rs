@@ -94,6 +94,18 @@ pub enum SecretPolicy {
     Any,
 }
 
+/// Who says which certificate a client has presented.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Nobody: certificates are not looked at.
+    #[default]
+    Off,
+    /// This server, which asks for one in the TLS handshake and takes none for an answer.
+    Tls,
+    /// Trusted proxies, by `Client-Cert` (RFC 9440).
+    Header,
+}
+
 /// The settings of one server.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -105,6 +117,8 @@ pub struct Config {
     pub trusted_proxies: TrustedProxies,
     /// Origins whose pages may use every client; those of one client are in its resource.
     pub allowed_origins: Vec<Origin>,
+    /// Where clients' certificates come from.
+    pub client_certificates: ClientCertificates,
     /// What tokens are signed by, and for how long by one key.
     pub signing: Schedule,
 }
@@ -118,6 +132,7 @@ impl Config {
             secret_policy: SecretPolicy::default(),
             trusted_proxies: TrustedProxies::default(),
             allowed_origins: Vec::new(),
+            client_certificates: ClientCertificates::default(),
             signing: Schedule::default(),
         }
     }

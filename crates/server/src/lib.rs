@@ -8,6 +8,7 @@ mod admin;
 mod app;
 mod auth;
 pub mod bootstrap;
+mod client_certificate;
 mod config;
 mod cors;
 mod error;
@@ -33,7 +34,7 @@ mod usage;
 mod write_timeout;
 
 pub use app::App;
-pub use config::{BaseUrl, Config, SecretPolicy};
+pub use config::{BaseUrl, ClientCertificates, Config, SecretPolicy};
 pub use error::StartError;
 pub use proxies::{NotANetwork, TrustedProxies};
 pub use router::{ROUTES, Route, router};

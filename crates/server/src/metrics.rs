@@ -47,7 +47,7 @@ impl Uses {
             active: of(ProofKind::ActiveSecret),
             retiring: of(ProofKind::RetiringSecret),
             key: of(ProofKind::Key),
-            certificate: of(ProofKind::Certificate),
+            certificate: family.get_or_create_owned(&[("slot", "certificate")]),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Metrics {
             ProofKind::ActiveSecret => &self.uses.active,
             ProofKind::RetiringSecret => &self.uses.retiring,
             ProofKind::Key => &self.uses.key,
-            ProofKind::Certificate => &self.uses.certificate,
+            ProofKind::Certificate(_) => &self.uses.certificate,
             ProofKind::Nothing => return,
         };
         counter.inc();

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::auth::ClientAddress;
+use crate::client_certificate::{Presented, settle};
 use crate::error::{Outcome, StartError};
 use crate::places::{Place, Places};
 use crate::write_timeout::WriteTimeout;
@@ -155,7 +156,7 @@ impl Connection {
         let metrics = Arc::clone(&self.app.metrics);
         metrics.connections.inc();
         match tls {
-            None => self.speak(stream).await,
+            None => self.speak(stream, None).await,
             // Boxed: it is large, and connections without TLS should not carry it.
             Some(tls) => Box::pin(self.handshake(stream, tls.acceptor())).await,
         }
@@ -164,15 +165,20 @@ impl Connection {
 
     async fn handshake(self, stream: TcpStream, acceptor: TlsAcceptor) {
         match tokio::time::timeout(limits::TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.speak(stream).await,
+            Ok(Ok(stream)) => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                let presented = certificates.and_then(Presented::new);
+                self.speak(stream, presented).await;
+            }
             Ok(Err(error)) => tracing::debug!(peer = %self.peer, %error, "a TLS handshake failed"),
             Err(_) => tracing::debug!(peer = %self.peer, "a TLS handshake took too long"),
         }
     }
 
     /// Speaks HTTP until the end of the connection, or until the server drains.
-    async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S) {
-        let service = service_fn(move |request: http::Request<Incoming>| {
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S, presented: Option<Presented>) {
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
+            settle(&self.app.config, self.peer.ip(), presented.as_ref(), request.headers_mut());
             let (routes, app) = (self.routes.clone(), self.app.clone());
             // Boxed, because only a connection of an unpinned service gives its stream back.
             Box::pin(async move {

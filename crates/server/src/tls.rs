@@ -9,14 +9,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use aws_lc_rs::digest::{Context, SHA256};
 use keyrelay_core::limits::TLS_FILE_BYTES_MAX;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
+use tokio_rustls::rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::{self, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use zeroize::Zeroizing;
+
+use crate::ClientCertificates;
 
 /// The one protocol that is spoken inside (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
@@ -126,18 +132,72 @@ impl ResolvesServerCert for Current {
     }
 }
 
+/// Asks for a certificate, and takes any whose key the client holds, or none: whose it is, is decided
+/// when a client says who it is.
+#[derive(Debug)]
+struct AnyClient(WebPkiSupportedAlgorithms);
+
+impl Default for AnyClient {
+    fn default() -> Self {
+        Self(provider().signature_verification_algorithms)
+    }
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
 impl Tls {
     /// Reads a certificate chain and its key.
-    pub fn load(certificate: PathBuf, key: PathBuf) -> Result<Self, TlsError> {
+    pub fn load(certificate: PathBuf, key: PathBuf, clients: ClientCertificates) -> Result<Self, TlsError> {
         let files = Files { certificate, key };
         let read = files.read()?;
         let key = Arc::new(files.parse(&read)?);
         let current = Arc::new(Current(RwLock::new(Loaded { key, digest: read.digest })));
         let builder = ServerConfig::builder_with_provider(Arc::new(provider()));
-        let mut config = builder
-            .with_protocol_versions(&[&TLS13, &TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
+        let builder = builder.with_protocol_versions(&[&TLS13, &TLS12])?;
+        let builder = match clients {
+            ClientCertificates::Tls => builder.with_client_cert_verifier(Arc::new(AnyClient::default())),
+            ClientCertificates::Off | ClientCertificates::Header => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Self { files: Arc::new(files), current, config: Arc::new(config) })
     }

@@ -26,7 +26,7 @@ use super::versions::Act;
 use crate::App;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;
-use crate::oauth::check_jwks;
+use crate::oauth::{check_jwks, check_trust_store};
 
 /// Stand for the unchanged secrets in the document that a patch is applied to. A control character
 /// keeps them from ever being a secret, and from being stored if a patch copies them elsewhere.
@@ -125,6 +125,10 @@ pub(crate) fn row(
 fn check_keys(id: ClientId, resource: &Map<String, Value>) -> Result<(), Outcome> {
     if let Some(keys) = resource.get("jwks").and_then(Value::as_str) {
         check_jwks(id, keys).map_err(|text| Outcome::invalid_at("ClientApplication.jwks", text))?;
+    }
+    if let Some(certificates) = resource.get("certificateTrustStore").and_then(Value::as_str) {
+        check_trust_store(certificates)
+            .map_err(|text| Outcome::invalid_at("ClientApplication.certificateTrustStore", text))?;
     }
     Ok(())
 }

@@ -14,8 +14,10 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::assertion::{self, ASSERTION_TYPE};
+use super::certificate;
 use crate::App;
 use crate::auth::{Credentials, NotProved, Proved, prove, refuse};
+use crate::client_certificate::ClientCertificate;
 use crate::error::OAuthError;
 use crate::fhir::stored_resource;
 
@@ -72,6 +74,16 @@ impl ClientParameters {
             return self.by_assertion(app, headers, acts, from).await;
         }
         let says_only_who = self.client_secret.is_none() && !headers.contains_key(AUTHORIZATION);
+        if says_only_who
+            && let Some(id) = &self.client_id
+            && let Some(certificate) = ClientCertificate::of(headers)
+        {
+            match certificate::prove(app, &certificate, id, acts, from).await {
+                Ok(Some(proved)) => return Ok(proved),
+                Ok(None) => {}
+                Err(error) => return Err(refused(error, false)),
+            }
+        }
         if acts == Acts::ForPeople
             && says_only_who
             && let Some(id) = &self.client_id

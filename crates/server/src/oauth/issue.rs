@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use keyrelay_core::caller::Profile;
 use keyrelay_core::client::{ClientAccess, Proof};
-use keyrelay_core::grant::{AccessClaims, IdClaims};
+use keyrelay_core::grant::{AccessClaims, Confirmation, IdClaims};
 use keyrelay_core::random::random_uuid;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
@@ -94,6 +94,7 @@ pub(super) fn to_client(
         jti: &token_id,
         sid: &proof.id.to_string(),
         auth_time: None,
+        cnf: Confirmation::of(proof.kind),
     };
     let access_token = app.tokens.sign(&claims, at).ok_or_else(failed_to_sign)?;
     let project = format!("Project/{}", access.project.id);
@@ -145,6 +146,7 @@ pub(super) fn to_person(
         jti: &token_id,
         sid: &proof.id.to_string(),
         auth_time: Some(authenticated),
+        cnf: Confirmation::of(proof.kind),
     };
     let access_token = app.tokens.sign(&claims, at).ok_or_else(failed_to_sign)?;
     let fhir_user = format!("{}/{profile_reference}", app.config.base_url.fhir());

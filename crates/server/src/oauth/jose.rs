@@ -9,7 +9,8 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keyrelay_core::grant::AccessClaims;
+use keyrelay_core::client::Thumbprint;
+use keyrelay_core::grant::{AccessClaims, Confirmation};
 use keyrelay_core::id::{ClientId, SecretId, SessionId, TokenId};
 use keyrelay_core::limits::{TOKEN_BYTES_MAX, VERIFIED_TOKENS_MAX};
 use keyrelay_core::scope::Scope;
@@ -34,6 +35,7 @@ struct TokenClaims {
     scope: String,
     nbf: i64,
     exp: i64,
+    cnf: Option<Confirmation>,
 }
 
 /// What a verified token says.
@@ -46,6 +48,8 @@ pub(crate) struct VerifiedToken {
     /// What the client proved itself by when it got the token.
     pub(crate) proof: SecretId,
     pub(crate) scope: Scope,
+    /// The certificate that must come with it (RFC 8705 §3).
+    pub(crate) bound_to: Option<Thumbprint>,
     not_before: i64,
     pub(crate) expires: Timestamp,
 }
@@ -179,6 +183,10 @@ fn verify_signature(keys: &[Arc<SigningKey>], token: &str) -> Option<VerifiedTok
         client,
         proof: SecretId::parse(&claims.sid)?,
         scope: Scope::parse(&claims.scope).ok()?,
+        bound_to: match claims.cnf {
+            Some(confirmation) => Some(Thumbprint::parse(&confirmation.thumbprint)?),
+            None => None,
+        },
         not_before: claims.nbf,
         expires: Timestamp::from_epoch_ms(claims.exp.saturating_mul(1000)),
     })

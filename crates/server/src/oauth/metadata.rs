@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::assertion::ALGORITHM_NAMES;
 use super::token::GRANT_TYPES;
 use crate::App;
+use crate::ClientCertificates;
 use crate::headers::{JSON, NO_STORE};
 
 const AUTH_METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "private_key_jwt"];
@@ -38,13 +39,23 @@ fn answer(body: &Value) -> Response {
     ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, cache)], body.to_string()).into_response()
 }
 
+/// Adds the ways of RFC 8705 §2 to those there always are.
+fn methods(app: &App, always: &[&'static str]) -> Vec<&'static str> {
+    let mut methods = always.to_vec();
+    if app.config.client_certificates != ClientCertificates::Off {
+        methods.extend(["tls_client_auth", "self_signed_tls_client_auth"]);
+    }
+    methods
+}
+
 fn server_metadata(app: &App) -> Value {
     let base_url = &app.config.base_url;
     json!({
+        "tls_client_certificate_bound_access_tokens": app.config.client_certificates != ClientCertificates::Off,
         "issuer": base_url.as_str(),
         "token_endpoint": base_url.join("oauth2/token"),
         "jwks_uri": base_url.join(".well-known/jwks.json"),
-        "token_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "token_endpoint_auth_methods_supported": methods(app, &TOKEN_AUTH_METHODS),
         "token_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "grant_types_supported": GRANT_TYPES,
         "authorization_endpoint": base_url.join("oauth2/authorize"),
@@ -54,10 +65,10 @@ fn server_metadata(app: &App) -> Value {
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "introspection_endpoint": base_url.join("oauth2/introspect"),
-        "introspection_endpoint_auth_methods_supported": AUTH_METHODS,
+        "introspection_endpoint_auth_methods_supported": methods(app, &AUTH_METHODS),
         "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "revocation_endpoint": base_url.join("oauth2/revoke"),
-        "revocation_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "revocation_endpoint_auth_methods_supported": methods(app, &TOKEN_AUTH_METHODS),
         "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "scopes_supported": SCOPES,
     })
@@ -103,7 +114,7 @@ pub(crate) async fn smart_configuration(State(app): State<App>) -> Response {
         "issuer": base_url.as_str(),
         "jwks_uri": base_url.join(".well-known/jwks.json"),
         "token_endpoint": base_url.join("oauth2/token"),
-        "token_endpoint_auth_methods_supported": TOKEN_AUTH_METHODS,
+        "token_endpoint_auth_methods_supported": methods(&app, &TOKEN_AUTH_METHODS),
         "token_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "grant_types_supported": GRANT_TYPES,
         "response_types_supported": ["code"],

@@ -2,6 +2,7 @@
 //! by which client libraries find both.
 
 mod assertion;
+mod certificate;
 mod client_auth;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -17,6 +18,7 @@ mod signing_key;
 mod token;
 mod userinfo;
 
+pub(crate) use certificate::check as check_trust_store;
 pub(crate) use client_auth::can_prove_itself;
 pub(crate) use introspect::introspect;
 pub(crate) use jose::{Bearer, TokenKeys, VerifiedToken};

@@ -12,6 +12,7 @@ mod cors;
 mod forged;
 mod jwt;
 mod matrix;
+mod mtls;
 mod network;
 mod people;
 mod policies;

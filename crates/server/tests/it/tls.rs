@@ -4,22 +4,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyrelay_core::limits::{LINGER_TIMEOUT, TLS_HANDSHAKE_TIMEOUT, TLS_RELOAD_INTERVAL};
-use keyrelay_server::{Tls, TlsError};
-use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use keyrelay_server::{ClientCertificates, Tls, TlsError};
+use rcgen::{Certificate, CertifiedKey, KeyPair, generate_simple_self_signed};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion, crypto};
 
 use crate::app::TestApp;
 
 /// A directory with a certificate and its key.
-struct Files(TempDir);
+pub struct Files(TempDir);
 
 impl Files {
     fn new() -> Self {
@@ -43,7 +43,18 @@ impl Files {
     }
 
     fn load(&self) -> Result<Tls, TlsError> {
-        Tls::load(self.certificate(), self.key())
+        self.load_with(ClientCertificates::Off)
+    }
+
+    pub fn load_with(&self, clients: ClientCertificates) -> Result<Tls, TlsError> {
+        Tls::load(self.certificate(), self.key(), clients)
+    }
+
+    /// With a certificate already.
+    pub fn with_certificate() -> (Self, CertificateDer<'static>) {
+        let files = Self::new();
+        let certificate = files.renew();
+        (files, certificate)
     }
 }
 
@@ -65,12 +76,20 @@ async fn connect_by(
     test: &TestApp,
     trusted: &CertificateDer<'static>,
     version: &'static SupportedProtocolVersion,
+    identity: Option<&(Certificate, KeyPair)>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match identity {
+        Some((certificate, key)) => {
+            let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            builder.with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let stream = TcpStream::connect(test.address).await?;
     let name = ServerName::try_from("localhost").unwrap();
@@ -78,7 +97,22 @@ async fn connect_by(
 }
 
 async fn connect(test: &TestApp, trusted: &CertificateDer<'static>) -> std::io::Result<TlsStream<TcpStream>> {
-    connect_by(test, trusted, &TLS13).await
+    connect_by(test, trusted, &TLS13, None).await
+}
+
+/// Sends a request on a connection of its own, with a client certificate or without, and gives the whole
+/// answer.
+pub async fn ask(
+    test: &TestApp,
+    trusted: &CertificateDer<'static>,
+    identity: Option<&(Certificate, KeyPair)>,
+    request: &str,
+) -> String {
+    let mut stream = connect_by(test, trusted, &TLS13, identity).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// Asks for a token, and gives the whole answer; the connection ends with it, in order.
@@ -112,7 +146,7 @@ async fn both_versions_of_tls_are_spoken_and_http_1_1_inside() {
     let trusted = files.renew();
     let (test, _) = start(&files).await;
     for (version, expected) in [(&TLS13, ProtocolVersion::TLSv1_3), (&TLS12, ProtocolVersion::TLSv1_2)] {
-        let stream = connect_by(&test, &trusted, version).await.unwrap();
+        let stream = connect_by(&test, &trusted, version, None).await.unwrap();
         let (_, connection) = stream.get_ref();
         assert_eq!(connection.protocol_version(), Some(expected));
         assert_eq!(connection.alpn_protocol(), Some(&b"http/1.1"[..]));
