@@ -48,6 +48,10 @@ const retire = (client) =>
 const fhir = (token, path) =>
   fetch(new URL(`fhir/R4/${path}`, server.baseUrl), { headers: { authorization: `Bearer ${token}` } });
 
+/** An initial access token, by which one client registers itself. */
+const initialAccessToken = async () =>
+  (await admin.post(`admin/projects/${project.id}/registration`, {})).initial_access_token;
+
 /** The key pair of a client, its public part published in the client application. */
 async function publishKey(client, algorithm) {
   const pair = await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
@@ -127,6 +131,56 @@ describe('openid-client', () => {
     await openid.tokenRevocation(config, fresh.refresh_token);
     assert.equal((await openid.tokenIntrospection(config, fresh.access_token)).active, false);
     await assert.rejects(openid.refreshTokenGrant(config, fresh.refresh_token));
+  });
+});
+
+describe('dynamic registration', () => {
+  it('lets openid-client register itself, and log a person in', async () => {
+    const metadata = { client_name: 'Viewer', redirect_uris: [REDIRECT], scope: 'openid fhirUser' };
+    const config = await openid.dynamicClientRegistration(new URL(server.baseUrl), metadata, undefined, {
+      initialAccessToken: await initialAccessToken(),
+      execute: [openid.allowInsecureRequests],
+    });
+    const verifier = openid.randomPKCECodeVerifier();
+    const url = openid.buildAuthorizationUrl(config, {
+      redirect_uri: REDIRECT,
+      scope: metadata.scope,
+      code_challenge: await openid.calculatePKCECodeChallenge(verifier),
+      code_challenge_method: 'S256',
+    });
+    const tokens = await openid.authorizationCodeGrant(config, await logIn(url, ANSWERS), { pkceCodeVerifier: verifier });
+    assert.match(tokens.claims().fhirUser, /Practitioner/);
+  });
+
+  it('lets oauth4webapi register itself; the client then rotates its own secret, and is never locked out', async () => {
+    const issuer = new URL(server.baseUrl);
+    const as = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer, insecure));
+    const metadata = { client_name: 'Partner', grant_types: ['client_credentials'] };
+    const token = await initialAccessToken();
+    const request = () => oauth.dynamicClientRegistrationRequest(as, metadata, { initialAccessToken: token, ...insecure });
+    const client = await oauth.processDynamicClientRegistrationResponse(await request());
+    await assert.rejects(oauth.processDynamicClientRegistrationResponse(await request()));
+
+    const getsIn = async (secret) => {
+      const response = await oauth.clientCredentialsGrantRequest(as, client, oauth.ClientSecretBasic(secret), {}, insecure);
+      return response.status === 200;
+    };
+    const update = async (more) => {
+      const response = await fetch(client.registration_client_uri, {
+        method: 'PUT',
+        headers: { authorization: `Bearer ${client.registration_access_token}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ ...metadata, client_id: client.client_id, ...more }),
+      });
+      assert.equal(response.status, 200);
+      return response.json();
+    };
+    const [before, after] = [
+      client.client_secret,
+      (await update({ client_secret: client.client_secret, rotate_secret: true })).client_secret,
+    ];
+    assert.deepEqual([await getsIn(before), await getsIn(after)], [true, true]);
+    await update({ retire_secret: before });
+    assert.deepEqual([await getsIn(before), await getsIn(after)], [false, true]);
   });
 });
 
