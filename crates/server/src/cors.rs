@@ -44,7 +44,8 @@ enum Readers {
 
 fn readers_of(path: &str) -> Readers {
     let below = |prefix: &str| path.starts_with(prefix);
-    if below("/.well-known/") || below("/fhir/R4/.well-known/") || path == "/fhir/R4/metadata" {
+    let whole = ["/fhir/R4/metadata", "/openapi.json"];
+    if below("/.well-known/") || below("/fhir/R4/.well-known/") || whole.contains(&path) {
         Readers::All
     } else if path == "/oauth2/authorize" || below("/auth/setpassword/") {
         Readers::None

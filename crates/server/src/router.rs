@@ -72,6 +72,7 @@ routes! {
     "/.well-known/oauth-authorization-server" GET => get(oauth::authorization_server);
     "/.well-known/oauth-protected-resource" GET => get(oauth::protected_resource);
     "/.well-known/jwks.json" GET => get(oauth::jwks);
+    "/openapi.json" GET => get(openapi);
     "/ui/style.css" GET => get(ui::style);
     "/healthcheck" GET => get(healthcheck);
     "/livez" GET => get(livez);
@@ -111,6 +112,13 @@ async fn readyz(State(app): State<App>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response()
         }
     }
+}
+
+/// `GET /openapi.json`: the routes beside FHIR, described (OpenAPI 3.1). Every answer of a test is held
+/// against it.
+async fn openapi() -> Response {
+    let headers = [(CONTENT_TYPE, JSON), (CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"))];
+    (headers, include_str!("../../../docs/openapi.json")).into_response()
 }
 
 async fn metrics(State(app): State<App>) -> Response {

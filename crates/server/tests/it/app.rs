@@ -19,6 +19,8 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::openapi::Asked;
+
 /// A second address of this machine; requests come from 127.0.0.1 unless they say otherwise.
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -202,14 +204,20 @@ impl Request<'_> {
         self
     }
 
+    /// Sends it, and holds what was said on either side against the description of the API.
     pub async fn send(self) -> Answer {
+        let (http, request) = self.builder.build_split();
+        let request = request.unwrap();
+        let asked = Asked::of(&request);
         let response =
-            self.builder.send().await.unwrap_or_else(|error| panic!("{}: {error}", self.app.address));
-        Answer {
+            http.execute(request).await.unwrap_or_else(|error| panic!("{}: {error}", self.app.address));
+        let answer = Answer {
             status: response.status(),
             headers: response.headers().clone(),
             text: response.text().await.unwrap(),
-        }
+        };
+        asked.check(&answer);
+        answer
     }
 }
 

@@ -14,6 +14,7 @@ mod jwt;
 mod matrix;
 mod mtls;
 mod network;
+mod openapi;
 mod people;
 mod policies;
 mod privilege;
