@@ -11,7 +11,7 @@ use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SystemEntropy;
 use keyrelay_core::time::SystemClock;
 use keyrelay_server::{App, BaseUrl};
-use keyrelay_store::{DataDirLock, Store};
+use keyrelay_store::{DataDirLock, PostgresConfig, Store};
 use zeroize::Zeroizing;
 
 use crate::settings::Settings;
@@ -37,15 +37,27 @@ impl Installation {
             .create(&data_dir)
             .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
         let mut locks = vec![DataDirLock::take(&data_dir)?];
-        let database = database_file(settings, &data_dir)?;
-        let database_dir = database.parent().unwrap_or(Path::new("."));
-        if database_dir.canonicalize().ok() != data_dir.canonicalize().ok() {
-            locks.push(DataDirLock::take(database_dir)?);
-        }
-        let keyring = keyring(settings, &data_dir, &database)?;
-        let store = Store::open_sqlite(&database)
-            .await
-            .with_context(|| format!("cannot open the database {}", database.display()))?;
+        let (store, keyring) = match Place::of(settings, &data_dir)? {
+            Place::File(database) => {
+                let database_dir = database.parent().unwrap_or(Path::new("."));
+                if database_dir.canonicalize().ok() != data_dir.canonicalize().ok() {
+                    locks.push(DataDirLock::take(database_dir)?);
+                }
+                let keyring = keyring(settings, &data_dir, !database.exists())?;
+                let store = Store::open_sqlite(&database).await;
+                (store.with_context(|| format!("cannot open the database {}", database.display()))?, keyring)
+            }
+            Place::Postgres(config) => {
+                if settings.master_key_file.is_none() {
+                    bail!(
+                        "with PostgreSQL, name the master key file with --master-key-file: every node needs the same, \
+                         and no node can make it for all (`keyrelay master-key FILE` makes one)"
+                    );
+                }
+                let keyring = keyring(settings, &data_dir, false)?;
+                (Store::open_postgres(&config).await?, keyring)
+            }
+        };
         let app = App::start(config, store, keyring, Arc::new(SystemClock), Arc::new(SystemEntropy)).await?;
         Ok(Self { app, data_dir, _locks: locks })
     }
@@ -56,24 +68,38 @@ impl Installation {
     }
 }
 
-fn database_file(settings: &Settings, data_dir: &Path) -> anyhow::Result<PathBuf> {
-    let Some(url) = &settings.database_url else { return Ok(data_dir.join("keyrelay.sqlite")) };
-    if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
-        if path.is_empty() || path.contains('?') {
-            bail!("--database-url must be sqlite://PATH, with a path and without parameters");
-        }
-        return Ok(PathBuf::from(path));
-    }
-    // The URL may hold a password, so it is not repeated.
-    bail!("this version keeps its data in SQLite only: --database-url must be sqlite://PATH")
+/// Where the data is.
+enum Place {
+    File(PathBuf),
+    Postgres(PostgresConfig),
 }
 
-fn keyring(settings: &Settings, data_dir: &Path, database: &Path) -> anyhow::Result<Keyring> {
+impl Place {
+    fn of(settings: &Settings, data_dir: &Path) -> anyhow::Result<Self> {
+        let Some(url) = &settings.database_url else {
+            return Ok(Self::File(data_dir.join("keyrelay.sqlite")));
+        };
+        if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
+            if path.is_empty() || path.contains('?') {
+                bail!("--database-url must be sqlite://PATH, with a path and without parameters");
+            }
+            return Ok(Self::File(PathBuf::from(path)));
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self::Postgres(PostgresConfig::parse(url)?));
+        }
+        // The URL may hold a password, so it is not repeated.
+        bail!("--database-url must be sqlite://PATH or postgres://USER@HOST/DATABASE")
+    }
+}
+
+/// Reads the master key; makes one in the data directory where there may be none yet.
+fn keyring(settings: &Settings, data_dir: &Path, is_new: bool) -> anyhow::Result<Keyring> {
     let named = settings.master_key_file.clone();
     let path = named.clone().unwrap_or_else(|| data_dir.join("master.key"));
     let text = match fs::read_to_string(&path) {
         Ok(text) => Zeroizing::new(text),
-        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() && !database.exists() => {
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() && is_new => {
             let text = Keyring::new_file(&SystemEntropy);
             write_private(&path, &text)?;
             text
@@ -100,7 +126,7 @@ pub fn warn_of_readers(path: &Path, what: &str) {
 }
 
 /// Writes a file that only its owner can read, and makes sure that it is on the disk.
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     let write = || {
         let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;

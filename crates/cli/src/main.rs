@@ -3,6 +3,7 @@
 mod demo;
 mod installation;
 mod logging;
+mod master_key;
 mod seed;
 mod serve;
 mod settings;
@@ -29,6 +30,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Watch a fleet of API clients keep working while their secret is rotated and retired.
     Demo(demo::DemoArgs),
+    /// Make a master key file, for several nodes on one PostgreSQL database.
+    MasterKey(master_key::MasterKeyArgs),
     /// Fill a database with client applications, for measuring.
     #[command(hide = true)]
     Seed(seed::SeedArgs),
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
             runtime.block_on(serve::serve(*args)).map(|()| ExitCode::SUCCESS)
         }
         (Ok(runtime), Command::Demo(args)) => runtime.block_on(demo::demo(args)),
+        (Ok(_), Command::MasterKey(args)) => master_key::make(&args).map(|()| ExitCode::SUCCESS),
         (Ok(runtime), Command::Seed(args)) => runtime.block_on(seed::seed(args)).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -15,7 +15,7 @@ use keyrelay_core::limits::SECRET_WRITTEN_CHARS_MIN;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::SecretSlots;
-use keyrelay_store::{Change, ClientRow, MembershipRow, ProjectRow};
+use keyrelay_store::{Change, ClientRow, Conflict, MembershipRow, ProjectRow, StoreError};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -72,9 +72,17 @@ pub async fn first_start(app: &App, chosen: Option<FirstClient>, file: &Path) ->
     if generated {
         write_file(app, file, &first, project)?;
     }
-    let change = first_change(app, project, &first);
-    app.store.commit(change).await?;
-    Ok(generated)
+    match app.store.commit(first_change(app, project, &first)).await {
+        Ok(()) => Ok(generated),
+        // Another node was faster; its credentials are the ones.
+        Err(StoreError::Conflict(Conflict::Exists)) => {
+            if generated {
+                remove_file(file)?;
+            }
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn write_file(app: &App, file: &Path, first: &FirstClient, project: ProjectId) -> Result<(), StartError> {
@@ -86,12 +94,18 @@ fn write_file(app: &App, file: &Path, first: &FirstClient, project: ProjectId) -
     ));
     let failed = |source| StartError::Io { action: format!("cannot write {}", file.display()), source };
     // A file from a first start that did not get to its end is of no use to anybody.
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    remove_file(file)?;
     let mut out = fs::File::options().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
     out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)
+}
+
+fn remove_file(file: &Path) -> Result<(), StartError> {
+    match fs::remove_file(file) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StartError::Io { action: format!("cannot remove {}", file.display()), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The admin that makes itself.
@@ -116,6 +130,7 @@ fn first_change(app: &App, project: ProjectId, first: &FirstClient) -> Change {
     let caller = first_caller(project, first.id, membership);
     let act = Act::now(app, &caller, IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut change = Change::new();
+    change.require_no_project();
 
     let body = object(
         json!({ "resourceType": "Project", "name": "Super Admin", "active": true, "superAdmin": true }),

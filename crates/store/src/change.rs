@@ -190,6 +190,16 @@ impl Change {
         });
     }
 
+    /// Makes the change depend on the database being empty: of several nodes that start at once, one
+    /// makes the first project.
+    pub fn require_no_project(&mut self) {
+        self.statements.push(Statement {
+            sql: Cow::Borrowed("SELECT id FROM project LIMIT 1"),
+            args: Vec::new(),
+            effect: Effect::FindsNone(Conflict::Exists),
+        });
+    }
+
     /// Makes a resource.
     pub fn create(&mut self, version: ResourceVersion, index: &[IndexEntry]) {
         let (id, resource_type) = (version.id, version.resource_type);

@@ -65,6 +65,9 @@ pub enum StoreError {
         /// What this program knows.
         known: usize,
     },
+    /// The URL of the database cannot be used. It is not repeated: there may be a password in it.
+    #[error("--database-url: {0}")]
+    DatabaseUrl(&'static str),
     /// The file system said no.
     #[error("{action} {path}")]
     File {

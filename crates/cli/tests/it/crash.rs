@@ -5,13 +5,15 @@
 //! be exactly as answered.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use keyrelay_store::TestDatabase;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use crate::process::{Process, bootstrap, grant, http, parameters};
+use crate::process::{Process, bootstrap, grant, http, keyrelay, parameters};
 
 const CLIENTS: usize = 100;
 const ROTATIONS: usize = 10;
@@ -26,6 +28,33 @@ struct Known {
     active: String,
     retiring: Option<String>,
     ended: Vec<String>,
+}
+
+/// Where the servers of a test keep their data: a directory, or a PostgreSQL database with the rest there.
+struct Place {
+    dir: PathBuf,
+    database: TestDatabase,
+}
+
+impl Place {
+    async fn new(dir: &Path) -> Self {
+        let place = Self { dir: dir.to_owned(), database: TestDatabase::new(dir).await };
+        if place.database.is_postgres() {
+            let made = keyrelay().arg("master-key").arg(dir.join("master.key")).status().await.unwrap();
+            assert!(made.success());
+        }
+        place
+    }
+
+    async fn start(&self) -> Process {
+        let mut command = keyrelay();
+        command.env("KEYRELAY_LOG", "warn");
+        if self.database.is_postgres() {
+            command.env("KEYRELAY_DATABASE_URL", self.database.url());
+            command.env("KEYRELAY_MASTER_KEY_FILE", self.dir.join("master.key"));
+        }
+        Process::start_with(command, &self.dir).await
+    }
 }
 
 /// The server's address, which changes with every start, and the admin.
@@ -124,7 +153,8 @@ async fn make_clients(http: &reqwest::Client, base: &str, admin: &(String, Strin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_that_was_answered_survives_kill_9() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Process::start(dir.path()).await;
+    let place = Place::new(dir.path()).await;
+    let mut server = place.start().await;
     let (http, admin) = (http(), bootstrap(dir.path()));
     let clients = make_clients(&http, &server.base, &admin).await;
 
@@ -151,7 +181,7 @@ async fn a_secret_that_was_answered_survives_kill_9() {
         rotations += 1;
         if rotations % (CLIENTS * ROTATIONS / (KILLS + 1)) == 0 && kills < KILLS {
             server.kill().await;
-            server = Process::start(dir.path()).await;
+            server = place.start().await;
             tell_base.send(server.base.clone()).unwrap();
             kills += 1;
         }
@@ -159,16 +189,16 @@ async fn a_secret_that_was_answered_survives_kill_9() {
     assert_eq!((rotations, kills), (CLIENTS * ROTATIONS, KILLS));
     let known: Vec<Known> = join_all(workers).await.into_iter().map(Result::unwrap).collect();
     assert!(server.terminate().await.success());
-    verify(dir.path(), &http, &known).await;
+    verify(&place, &http, &known).await;
 }
 
 /// Every secret is in the state that the answers said, as every place that takes one sees it.
-async fn verify(dir: &std::path::Path, http: &reqwest::Client, known: &[Known]) {
+async fn verify(place: &Place, http: &reqwest::Client, known: &[Known]) {
     let all: BTreeSet<&String> =
         known.iter().flat_map(|k| k.ended.iter().chain(&k.retiring).chain([&k.active])).collect();
     assert_eq!(all.len(), CLIENTS * (ROTATIONS + 1), "no secret was given out twice, and none is missing");
 
-    let server = Process::start(dir).await;
+    let server = place.start().await;
     for client in known {
         for secret in client.retiring.iter().chain([&client.active]) {
             assert_eq!(grant(http, &server.base, &client.id, secret).await, 200, "{}", client.id);
@@ -179,7 +209,7 @@ async fn verify(dir: &std::path::Path, http: &reqwest::Client, known: &[Known]) 
     let ended: Vec<(&str, &str)> =
         known.iter().flat_map(|k| k.ended.iter().map(|secret| (k.id.as_str(), secret.as_str()))).collect();
     for some in ended.chunks(REFUSALS_PER_START) {
-        let server = Process::start(dir).await;
+        let server = place.start().await;
         for (id, secret) in some {
             assert_eq!(grant(http, &server.base, id, secret).await, 401, "{id}");
         }

@@ -14,6 +14,7 @@ mod jwt;
 mod matrix;
 mod mtls;
 mod network;
+mod nodes;
 mod openapi;
 mod people;
 mod policies;

@@ -21,7 +21,6 @@ impl PostgresConfig {
     /// `passfile` names a file whose first line is the password. The error repeats no part of the URL
     /// that could be a password.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
-        let refused = |why: String| StoreError::Database(format!("--database-url: {why}"));
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let mut kept = Vec::new();
         let (mut ssl_mode, mut password_file) = (None, None);
@@ -33,17 +32,16 @@ impl PostgresConfig {
             }
         }
         let url = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
-        let mut config: Config = url
-            .parse()
-            .map_err(|_| refused("this is not a URL like postgres://user@host:5432/keyrelay".to_owned()))?;
+        let mut config: Config = url.parse().map_err(|_| {
+            StoreError::DatabaseUrl("this is not a URL like postgres://user@host:5432/keyrelay")
+        })?;
         match ssl_mode.as_deref() {
             Some("disable") => {}
             None if config.get_hosts().iter().all(is_near) => {}
             _ => {
-                return Err(refused(
+                return Err(StoreError::DatabaseUrl(
                     "this version speaks to PostgreSQL without TLS only: say sslmode=disable if the network between \
-                     is trusted, or put a TLS tunnel or a Unix socket there"
-                        .to_owned(),
+                     is trusted, or put a TLS tunnel or a Unix socket there",
                 ));
             }
         }
