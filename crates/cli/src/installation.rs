@@ -71,7 +71,7 @@ impl Installation {
 /// Where the data is.
 enum Place {
     File(PathBuf),
-    Postgres(PostgresConfig),
+    Postgres(Box<PostgresConfig>),
 }
 
 impl Place {
@@ -86,7 +86,7 @@ impl Place {
             return Ok(Self::File(PathBuf::from(path)));
         }
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres(PostgresConfig::parse(url)?));
+            return Ok(Self::Postgres(Box::new(PostgresConfig::parse(url)?)));
         }
         // The URL may hold a password, so it is not repeated.
         bail!("--database-url must be sqlite://PATH or postgres://USER@HOST/DATABASE")
