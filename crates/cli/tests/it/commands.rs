@@ -66,7 +66,7 @@ async fn a_wrong_setting_is_refused_with_what_to_do() {
     let file = dir.path().join("keyrelay.toml");
     std::fs::write(&file, "listn = \"127.0.0.1:0\"\n").unwrap();
     let data_dir = dir.path().join("data");
-    let cases: [Case<'_>; 12] = [
+    let cases: [Case<'_>; 14] = [
         (&[("KEYRELAY_CONFIG", file.to_str().unwrap())], &[], "did you mean \"listen\"?"),
         (&[("KEYRELAY_BOOTSTRAP_CLIENT_ID", ID)], &[], "set both"),
         (
