@@ -150,8 +150,19 @@ impl Scope {
             };
             words.extend(granted.filter(|word| !words.contains(word)));
         }
-        let granted = Self::parse(&words.join(" ")).ok()?;
-        (!granted.is_empty() && granted.restricted == self.restricted).then_some(granted)
+        self.of_these(&words.join(" "))
+    }
+
+    /// What of this is named there, too; as with [`Scope::granted`], `None` if nothing is left.
+    #[must_use]
+    pub fn only(&self, of: &Self) -> Option<Self> {
+        let words: Vec<&str> = self.text.split(' ').filter(|word| of.has(word)).collect();
+        self.of_these(&words.join(" "))
+    }
+
+    fn of_these(&self, words: &str) -> Option<Self> {
+        let left = Self::parse(words).ok()?;
+        (!left.is_empty() && left.restricted == self.restricted).then_some(left)
     }
 
     /// Whether the scope lets its bearer do `interaction` with some resource of that type.
@@ -276,6 +287,16 @@ mod tests {
             person("user/*.rs patient/Patient.rs system/*.rs").unwrap().as_str(),
             "user/*.rs patient/Patient.rs"
         );
+    }
+
+    #[test]
+    fn what_is_bound_from_outside_is_bound_word_by_word() {
+        let bound = scope("openid system/Project.rs");
+        let only = |text: &str| scope(text).only(&bound).map(|left| left.as_str().to_owned());
+        assert_eq!(only("openid system/Project.rs system/*.*").as_deref(), Some("openid system/Project.rs"));
+        assert_eq!(only("openid").as_deref(), Some("openid"));
+        assert_eq!(only("openid system/*.*"), None);
+        assert_eq!(only("email"), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::flow::{self, LoginRequest, NotLoggedIn};
-use super::request::{client_of, is_challenge};
+use super::request::{NOTHING, client_of, for_people, is_challenge};
 use crate::App;
 use crate::error::Outcome;
 use crate::fhir::Content;
@@ -148,6 +148,8 @@ async fn read(app: &App, body: &Map<String, Value>) -> Result<LoginRequest, Outc
         .transpose()?;
     let scope = Scope::parse(text(body, "scope")?.unwrap_or(SCOPE_DEFAULT))
         .map_err(|error| Outcome::invalid_at("scope", error.to_string()))?;
+    let bound = client.as_ref().and_then(|client| client.bound.as_ref());
+    let scope = for_people(&scope, bound).ok_or_else(|| Outcome::invalid_at("scope", NOTHING))?;
     let code_challenge = challenge(body)?;
     if client.is_some() && code_challenge.is_none() {
         return Err(Outcome::invalid_at("codeChallenge", "codeChallenge is needed, by the method S256"));

@@ -3,7 +3,7 @@
 
 use keyrelay_core::id::{ClientId, ProjectId};
 use keyrelay_core::limits::AUTHORIZE_PARAMETER_BYTES_MAX;
-use keyrelay_core::scope::Scope;
+use keyrelay_core::scope::{Grantee, Scope};
 use serde_json::Value;
 
 use crate::App;
@@ -18,6 +18,8 @@ pub(super) struct LoginClient {
     pub(super) project: ProjectId,
     pub(super) redirect_uris: Vec<String>,
     pub(super) default_scope: Option<String>,
+    /// What its registration bounds it to.
+    pub(super) bound: Option<Scope>,
     pub(super) allows_refresh: bool,
     /// Whether it must prove an authorization code to be its own by a verifier.
     pub(super) needs_pkce: bool,
@@ -26,7 +28,8 @@ pub(super) struct LoginClient {
 /// The client of that id, if people may log in through it now.
 pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>, Outcome> {
     let Some(id) = ClientId::parse(id) else { return Ok(None) };
-    let (state, access) = tokio::try_join!(app.store.client(id), app.store.access(id))?;
+    let (state, access, registration) =
+        tokio::try_join!(app.store.client(id), app.store.access(id), app.store.registration(id))?;
     let Some((state, access)) = state.zip(access) else { return Ok(None) };
     if !access.active || !access.project.active || !access.allows_grant("authorization_code") {
         return Ok(None);
@@ -44,9 +47,23 @@ pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>
         project: access.project.id,
         redirect_uris,
         default_scope: access.default_scope.clone(),
+        bound: registration.and_then(|registration| registration.bounds.scope),
         allows_refresh: access.allows_grant("refresh_token"),
         needs_pkce: !(is_confidential && pkce_optional),
     }))
+}
+
+/// Said of a scope of which nothing is left.
+pub(super) const NOTHING: &str =
+    "Nothing of the scope can be granted to a person: resource scopes begin with user/ or patient/";
+
+/// What of a scope somebody can be asked to agree to. How much of it is granted is decided with each token.
+pub(super) fn for_people(asked: &Scope, bound: Option<&Scope>) -> Option<Scope> {
+    let asked = match bound {
+        Some(bound) => asked.only(bound)?,
+        None => asked.clone(),
+    };
+    asked.granted(Grantee::Person, |_, _| true)
 }
 
 /// Whether a text can be an S256 challenge: 256 bits in base64url (RFC 7636 §4.2).
@@ -184,6 +201,7 @@ fn wanted(app: &App, client: &LoginClient, parameters: &Parameters) -> Result<Wa
     }
     let asked = get("scope").or(client.default_scope.as_deref()).unwrap_or("openid");
     let scope = Scope::parse(asked).map_err(|bad| error("invalid_scope", bad.to_string()))?;
+    let scope = for_people(&scope, client.bound.as_ref()).ok_or_else(|| error("invalid_scope", NOTHING))?;
     let wants = scope.has("offline_access") || scope.has("online_access");
     Ok(Wanted {
         refreshable: wants && client.allows_refresh,

@@ -16,8 +16,6 @@ use crate::App;
 use crate::error::OAuthError;
 use crate::headers::{JSON, NO_STORE};
 
-/// What a client is granted that names no scope and has no default one.
-const SCOPE_DEFAULT: &str = "openid";
 /// `typ` of an ID token.
 const ID_TOKEN: &str = "JWT";
 
@@ -63,14 +61,8 @@ pub(super) fn to_client(
     app: &App,
     access: &ClientAccess,
     proof: Proof,
-    scope: Option<Scope>,
+    scope: &Scope,
 ) -> Result<Response, OAuthError> {
-    let scope = match scope.filter(|scope| !scope.is_empty()) {
-        Some(scope) => scope,
-        // No scope at all would bind nothing, so one that cannot be read is an error.
-        None => Scope::parse(access.default_scope.as_deref().unwrap_or(SCOPE_DEFAULT))
-            .map_err(|error| OAuthError::invalid_scope(error.to_string()))?,
-    };
     let at = app.now();
     let now = at.epoch_seconds();
     let lifetime = access.token_lifetime().as_secs();

@@ -9,10 +9,11 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
+use keyrelay_core::caller::Caller;
 use keyrelay_core::client::{Acts, Proof, ProofKind};
 use keyrelay_core::id::{SecretId, SessionId};
 use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
-use keyrelay_core::scope::Scope;
+use keyrelay_core::scope::{Grantee, Scope};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::session::{NotRedeemed, Refreshed, Session, SessionAccess};
 use keyrelay_core::ticket::{Ticket, TicketKind};
@@ -20,7 +21,7 @@ use keyrelay_store::{Change, Conflict, StoreError};
 
 use super::client_auth::ClientParameters;
 use super::issue;
-use super::token::Form;
+use super::token::{Form, granted};
 use crate::App;
 use crate::auth::Proved;
 use crate::error::OAuthError;
@@ -85,8 +86,9 @@ pub(super) async fn by_code(
             return Err(OAuthError::invalid_grant("redirect_uri is not that of the authorization request"));
         }
         check_verifier(access.session.code_challenge.as_deref(), form.code_verifier.as_ref())?;
-        let (proof, scope) = (proof(client.as_ref()), access.session.scope.clone());
-        let caller = admitted(&access, from, proof, &scope, WHAT)?;
+        let proof = proof(client.as_ref());
+        let caller = admitted(&access, from, proof, WHAT)?;
+        let scope = granted(&caller, &caller.scope, Grantee::Person)?;
         let now = app.now();
         match access.session.clone().redeem(now, access.lifetime()) {
             Ok(granted) => {
@@ -117,15 +119,9 @@ pub(super) async fn by_refresh_token(
     let ticket = ticket.ok_or_else(|| invalid(WHAT, NotRedeemed::Invalid))?;
     for _ in 0..CONFLICT_RETRIES_MAX {
         let access = session(app, ticket, client.as_ref(), WHAT).await?;
-        let scope = match &asked {
-            Some(asked) if !asked.is_within(&access.session.scope) => {
-                return Err(OAuthError::invalid_scope("scope names more than was granted"));
-            }
-            Some(asked) => asked.clone(),
-            None => access.session.scope.clone(),
-        };
         let proof = proof(client.as_ref());
-        let caller = admitted(&access, from, proof, &scope, WHAT)?;
+        let caller = admitted(&access, from, proof, WHAT)?;
+        let scope = again(&caller, asked.as_ref())?;
         let now = app.now();
         match access.session.clone().refresh(ticket.generation, now, access.lifetime()) {
             Ok(Refreshed::Next(next)) => {
@@ -145,15 +141,22 @@ pub(super) async fn by_refresh_token(
     Err(OAuthError::busy())
 }
 
-/// Whether the person and the client may still have tokens.
-fn admitted(
-    access: &SessionAccess,
-    from: IpAddr,
-    proof: Proof,
-    scope: &Scope,
-    what: &str,
-) -> Result<keyrelay_core::caller::Caller, OAuthError> {
-    access.admit_member(Some(from), proof.id, scope.clone()).map_err(|why| {
+/// The scope of a refreshed token: what the person agreed to, as far as it still may be had, or the part of
+/// it that is asked for (RFC 6749 §6).
+fn again(caller: &Caller, asked: Option<&Scope>) -> Result<Scope, OAuthError> {
+    let all = granted(caller, &caller.scope, Grantee::Person)?;
+    match asked {
+        None => Ok(all),
+        Some(asked) if asked.is_within(&caller.scope) || asked.is_within(&all) => {
+            granted(caller, asked, Grantee::Person)
+        }
+        Some(_) => Err(OAuthError::invalid_scope("scope names more than was granted")),
+    }
+}
+
+/// Whether the person and the client may still have tokens, of the scope that the person agreed to.
+fn admitted(access: &SessionAccess, from: IpAddr, proof: Proof, what: &str) -> Result<Caller, OAuthError> {
+    access.admit_member(Some(from), proof.id, access.session.scope.clone()).map_err(|why| {
         tracing::info!(session = %access.session.id, %from, %why, "a login was not let in");
         invalid(what, NotRedeemed::Invalid)
     })

@@ -9,21 +9,24 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
+use keyrelay_core::caller::Caller;
 use keyrelay_core::client::Acts;
 use keyrelay_core::limits::{FORM_PARAMETERS_MAX, TOKEN_BYTES_MAX, TOKEN_FORM_BYTES_MAX};
-use keyrelay_core::scope::Scope;
+use keyrelay_core::scope::{BadScope, Grantee, Scope};
 use keyrelay_core::secret::PlainSecret;
 use zeroize::Zeroizing;
 
 use super::client_auth::ClientParameters;
 use super::{issue, login_grants};
-use crate::auth::ClientAddress;
+use crate::auth::{ClientAddress, Proved};
 use crate::error::OAuthError;
 use crate::router::read_body_of;
 use crate::{App, cors};
 
 /// The grants there are (RFC 6749 §1.3).
 pub(crate) const GRANT_TYPES: [&str; 3] = ["client_credentials", "authorization_code", "refresh_token"];
+/// What a client is granted that names no scope and has no default one.
+const SCOPE_DEFAULT: &str = "openid";
 /// Parameters that must not come in the query, where every proxy logs them (RFC 6749 §2.3.1).
 const NEVER_IN_QUERY: [&str; 8] = [
     "client_secret",
@@ -87,9 +90,47 @@ async fn grant(app: &App, from: IpAddr, headers: &HeaderMap, mut form: Form) -> 
             if !proved.access.allows_grant(&grant_type) {
                 return Err(OAuthError::unauthorized_client());
             }
-            issue::to_client(app, &proved.access, proved.proof, scope)
+            let scope = scope_of_client(app, &proved, scope, from).await?;
+            issue::to_client(app, &proved.access, proved.proof, &scope)
         }
     }
+}
+
+/// What a client is granted that acts in its own name: of what it asks for, or else of its default scope,
+/// as much as it may have. Without either there is nothing to decide: that is the hot path.
+async fn scope_of_client(
+    app: &App,
+    proved: &Proved,
+    asked: Option<Scope>,
+    from: IpAddr,
+) -> Result<Scope, OAuthError> {
+    let unreadable = |error: BadScope| OAuthError::invalid_scope(error.to_string());
+    let access = &proved.access;
+    let asked = match (asked.filter(|scope| !scope.is_empty()), &access.default_scope) {
+        (Some(asked), _) => asked,
+        // No scope at all would bind nothing, so one that cannot be read is an error.
+        (None, Some(default)) => Scope::parse(default).map_err(unreadable)?,
+        (None, None) => return Scope::parse(SCOPE_DEFAULT).map_err(unreadable),
+    };
+    let registration = app.store.registration(access.client).await?;
+    let asked = match registration.and_then(|registration| registration.bounds.scope) {
+        Some(bound) => asked.only(&bound).ok_or_else(nothing_granted)?,
+        None => asked,
+    };
+    let caller = access.admit(Some(from), proved.proof.id, asked);
+    let caller = caller.map_err(|_| OAuthError::invalid_client(false))?;
+    granted(&caller, &caller.scope, Grantee::Client)
+}
+
+/// What a caller may have of a scope (RFC 6749 §3.3).
+pub(super) fn granted(caller: &Caller, asked: &Scope, to: Grantee) -> Result<Scope, OAuthError> {
+    asked.granted(to, |interaction, kind| caller.may(interaction, kind)).ok_or_else(nothing_granted)
+}
+
+fn nothing_granted() -> OAuthError {
+    OAuthError::invalid_scope(
+        "Nothing of the scope can be granted: system/ is for clients, user/ and patient/ for people, and each only as far as role and access policy go",
+    )
 }
 
 /// Reads the form of an endpoint of the authorization server, within its bounds.

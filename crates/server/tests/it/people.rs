@@ -316,6 +316,42 @@ async fn refresh_tokens_rotate_and_an_old_one_ends_the_login() {
 }
 
 #[tokio::test]
+async fn a_person_is_granted_what_a_person_may_have() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let client = make_app(&test).await;
+    let asked = "&scope=openid+shoes+offline_access+user/ClientApplication.cruds+system/*.rs+user/Patient.rs";
+    let code = browse(&test, &client, asked).await;
+    let first = redeem_for(&test, &client, &code, VERIFIER, REDIRECT).await.expect(200);
+    let granted = "openid offline_access user/ClientApplication.rs user/Patient.rs";
+    assert_eq!(first.text_at("/scope"), granted);
+    assert_eq!(claims(&first.text_at("/access_token"))["scope"], json!(granted));
+    let bearer = As::Bearer(first.text_at("/access_token"));
+    test.get(&bearer, "ClientApplication").await.expect(200);
+    test.get(&bearer, "Practitioner").await.refused(403, "forbidden");
+    let mut token = first.text_at("/refresh_token");
+    for (asked, expected) in [
+        ("", granted),
+        (granted, granted),
+        ("user/ClientApplication.cruds", "user/ClientApplication.rs"),
+        ("openid", "openid"),
+    ] {
+        let form = [
+            ("grant_type", "refresh_token"),
+            ("client_id", &client),
+            ("refresh_token", &token),
+            ("scope", asked),
+        ];
+        let answer = test.token(As::Anonymous, &form).await.expect(200);
+        assert_eq!(answer.text_at("/scope"), expected, "{asked}");
+        token = answer.text_at("/refresh_token");
+    }
+    let answer =
+        test.request(As::Anonymous, Method::GET, &authorize_path(&client, "&scope=system/*.rs")).send().await;
+    assert!(answer.header("location").contains("error=invalid_scope"), "{}", answer.header("location"));
+}
+
+#[tokio::test]
 async fn a_login_ends_at_once_with_what_it_rests_on() {
     let test = TestApp::start().await;
     let membership = make_ann(&test, false).await;

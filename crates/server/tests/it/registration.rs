@@ -253,6 +253,16 @@ async fn what_is_registered_stays_within_the_bounds_of_its_token() {
     assert_eq!(test.membership_of(&made.client).await["accessPolicy"], reference);
     assert_eq!(test.get(&made.client, "Practitioner").await.status, 200);
     test.get(&made.client, "Project").await.refused(403, "forbidden");
+    // Nor does it ask for more with a token.
+    let ask = async |scope: &str| {
+        let form = [("grant_type", "client_credentials"), ("scope", scope)];
+        test.token(&made.client, &form).await
+    };
+    let granted = ask("system/Practitioner.rs system/*.rs").await.expect(200).text_at("/scope");
+    assert_eq!(granted, "system/Practitioner.rs");
+    for beyond in ["system/*.cruds", "openid system/*.rs", "system/Patient.rs"] {
+        refused(&ask(beyond).await, 400, "invalid_scope");
+    }
     refused(&made.put(&test, &json!({ "scope": "system/*.cruds" })).await, 400, "invalid_client_metadata");
     let people = json!({ "grant_types": ["authorization_code"], "redirect_uris": [REDIRECT] });
     refused(&made.put(&test, &people).await, 400, "invalid_client_metadata");

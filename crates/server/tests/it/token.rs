@@ -276,6 +276,57 @@ async fn the_scope_is_what_was_asked_for_or_the_default() {
     }
 }
 
+/// What is granted, or the error.
+async fn granted(test: &TestApp, client: &Credentials, scope: &str) -> String {
+    let answer = grant_with_scope(test, client, scope).await;
+    if answer.status == 200 { answer.text_at("/scope") } else { answer.text_at("/error") }
+}
+
+#[tokio::test]
+async fn no_more_is_granted_than_one_may_have() {
+    let test = TestApp::start().await;
+    for (who, asked, expected) in [
+        (&test.admin, "system/ClientApplication.cruds", "system/ClientApplication.cruds"),
+        (&test.admin, "system/Project.cruds", "system/Project.rus"),
+        (&test.member, "system/ClientApplication.cruds", "system/ClientApplication.rs"),
+        (&test.member, "openid system/ClientApplication.*", "openid system/ClientApplication.rs"),
+        (&test.member, "system/ClientApplication.write", "invalid_scope"),
+        (&test.member, "openid system/User.rs", "invalid_scope"),
+        (&test.member, "system/User.rs system/Project.rs", "system/Project.rs"),
+        (
+            &test.member,
+            "system/Patient.rs system/Observation.cruds",
+            "system/Patient.rs system/Observation.cruds",
+        ),
+        (&test.member, "user/ClientApplication.rs", "invalid_scope"),
+        (&test.member, "openid patient/Patient.rs", "invalid_scope"),
+        (&test.member, "openid shoes fhirUser", "openid fhirUser"),
+        (&test.member, "shoes", "invalid_scope"),
+        (&test.member, "system/ClientApplication.rs?colour=red", "invalid_scope"),
+    ] {
+        assert_eq!(granted(&test, who, asked).await, expected, "{asked}");
+    }
+    let narrow = json!({ "resource": [
+        { "resourceType": "ClientApplication", "interaction": ["read", "update"] },
+        { "resourceType": "Project", "criteria": "Project?name=x", "readonly": true },
+    ] });
+    test.put_under_policy(&test.admin, &narrow).await;
+    let asked = "system/ClientApplication.cruds?name=a system/Project.rs system/AccessPolicy.rs";
+    assert_eq!(
+        granted(&test, &test.admin, asked).await,
+        "system/ClientApplication.ru?name=a system/Project.rs"
+    );
+    // A default scope is a wish as any other.
+    patch(&test, &test.member.path(), "defaultScope", json!(["user/*.rs", "system/ClientApplication.crs"]))
+        .await
+        .expect(200);
+    let answer = test.grant(&test.member.id, &test.member.secret).await.expect(200);
+    assert_eq!(answer.text_at("/scope"), "system/ClientApplication.rs");
+    assert_eq!(granted(&test, &test.member, "system/Project.rs").await, "system/Project.rs");
+    patch(&test, &test.member.path(), "defaultScope", json!(["openid", "user/*.rs"])).await.expect(200);
+    oauth_error(&test.grant(&test.member.id, &test.member.secret).await, 400, "invalid_scope");
+}
+
 #[tokio::test]
 async fn a_default_scope_that_cannot_be_read_never_means_no_bound() {
     let test = TestApp::start().await;
