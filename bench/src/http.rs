@@ -91,7 +91,22 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&target.address(), PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&target.address(), PATIENCE)?;
+    exchange(stream, target, method, path, headers, body)
+}
+
+/// Like [`request`], on a connection that is there already, and is closed after it.
+///
+/// # Errors
+/// As [`request`].
+pub fn exchange(
+    mut stream: TcpStream,
+    target: Target,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Answer> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

@@ -12,5 +12,7 @@ pub mod http;
 pub mod load;
 pub mod process;
 pub mod product;
+pub mod ranks;
 pub mod report;
 pub mod runs;
+pub mod source;

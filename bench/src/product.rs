@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,12 +13,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::clock;
 use crate::http::{self, Target};
 use crate::load::Source;
 use crate::process::{Server, tail};
+use crate::source;
 
 const TOKEN_PATH: &str = "/oauth2/token";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -90,7 +93,16 @@ impl Installation {
     /// # Errors
     /// When it does not become healthy.
     pub fn start(&self) -> Result<Server> {
+        self.start_logging("warn")
+    }
+
+    /// Starts the server with another level of its log.
+    ///
+    /// # Errors
+    /// When it does not become healthy.
+    pub fn start_logging(&self, level: &str) -> Result<Server> {
         let mut command = self.command();
+        command.env("KEYRELAY_LOG", level);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
         command.arg(self.data_dir());
         Server::start(command, &self.log())
@@ -219,7 +231,93 @@ impl Credentials {
     }
 }
 
+impl Credentials {
+    /// The same client with another secret.
+    #[must_use]
+    pub fn with(&self, secret: &str) -> Self {
+        Self { client_id: self.client_id.clone(), client_secret: secret.to_owned() }
+    }
+
+    /// The same secret for an id that no client has.
+    #[must_use]
+    pub fn as_nobody(&self) -> Self {
+        // Random ids differ in more than one digit.
+        let (first, rest) = self.client_id.split_at(1);
+        let other = if first == "0" { "1" } else { "0" };
+        Self { client_id: format!("{other}{rest}"), client_secret: self.client_secret.clone() }
+    }
+
+    /// The same client with a secret whose checksum is wrong.
+    #[must_use]
+    pub fn garbled(&self) -> Self {
+        let last = if self.client_secret.ends_with('0') { "1" } else { "0" };
+        let kept = &self.client_secret[..self.client_secret.len().saturating_sub(1)];
+        self.with(&format!("{kept}{last}"))
+    }
+}
+
 impl Admin {
+    /// Switches a client application off.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn switch_off(&self, client_id: &str) -> Result<()> {
+        self.patch(&format!("ClientApplication/{client_id}"), "/status", &"off".into())
+    }
+
+    /// Deactivates the membership of a client application or a person, named by the reference to its profile.
+    ///
+    /// # Errors
+    /// When there is none, or the server refuses.
+    pub fn deactivate_membership(&self, profile: &str) -> Result<()> {
+        let path = format!("/fhir/R4/ProjectMembership?profile={profile}");
+        let headers = [("authorization", self.authorization.as_str())];
+        let found: Value = http::request(self.target, "GET", &path, &headers, &[])?.json(200)?;
+        let id = found["entry"][0]["resource"]["id"].as_str().context("the membership of a client")?;
+        self.patch(&format!("ProjectMembership/{id}"), "/active", &false.into())
+    }
+
+    /// Ends the secret of a client application: rotates, and retires at once.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn replace_secret(&self, client: &Credentials) -> Result<()> {
+        let path = format!("/fhir/R4/ClientApplication/{}/$rotate-secret", client.client_id);
+        for slot in ["secret", "retiringSecret"] {
+            let headers = [("content-type", "application/json"), ("authorization", &self.authorization)];
+            let body = serde_json::to_vec(&serde_json::json!({ slot: client.client_secret }))?;
+            let answer = http::request(self.target, "POST", &path, &headers, &body)?;
+            answer.json::<Value>(200).context("rotating a secret")?;
+        }
+        Ok(())
+    }
+
+    /// Invites a person, from an address of its own: invitations are counted. Gives the reference to its profile.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn invite(&self, from: Ipv4Addr, email: &str, password: &str) -> Result<String> {
+        let path = format!("/admin/projects/{}/invite", self.project_id);
+        let headers = [("content-type", "application/json"), ("authorization", &self.authorization)];
+        let body = serde_json::to_vec(&serde_json::json!({
+            "resourceType": "Practitioner", "firstName": "Ann", "lastName": "Doe", "email": email,
+            "password": password, "sendEmail": false,
+        }))?;
+        let stream = source::connect(from, self.target.address())?;
+        let answer = http::exchange(stream, self.target, "POST", &path, &headers, &body)?;
+        let membership: Value = answer.json(200).context("inviting a person")?;
+        Ok(membership["profile"]["reference"].as_str().context("the profile of a person")?.to_owned())
+    }
+
+    fn patch(&self, path: &str, element: &str, value: &Value) -> Result<()> {
+        let headers =
+            [("content-type", "application/json-patch+json"), ("authorization", &self.authorization)];
+        let body = serde_json::json!([{ "op": "add", "path": element, "value": value }]).to_string();
+        let path = format!("/fhir/R4/{path}");
+        let answer = http::request(self.target, "PATCH", &path, &headers, body.as_bytes())?;
+        answer.json::<Value>(200).context("changing a resource").map(drop)
+    }
+
     /// Creates a client application with a secret and a membership.
     ///
     /// # Errors

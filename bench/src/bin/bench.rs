@@ -14,7 +14,7 @@ use keyrelay_bench::runs::{self, Setting};
 /// Measure the keyrelay binary beside the floor, on this machine.
 #[derive(Parser)]
 struct Arguments {
-    /// The runs to make; all but `floor` when none is named.
+    /// The runs to make; all but `floor` and `timing` when none is named.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Run>,
     /// Rounds of each measurement.
@@ -29,6 +29,12 @@ struct Arguments {
     /// Numbers of client applications in the database for the run over sizes.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 10_000, 1_000_000])]
     clients: Vec<u64>,
+    /// Refused grants of each reason for the run over times.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(20..=100_000))]
+    samples: u32,
+    /// Refused logins of each reason for the run over times.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(20..=10_000))]
+    login_samples: u32,
     /// Also write the report to this file, as Markdown.
     #[arg(long)]
     markdown: Option<PathBuf>,
@@ -53,6 +59,8 @@ enum Run {
     Startup,
     /// Memory and grants with few and many client applications.
     Sizes,
+    /// Whether the time of a refusal tells its reason.
+    Timing,
     /// The floor alone.
     Floor,
 }
@@ -60,14 +68,16 @@ enum Run {
 const ALL: [Run; 4] = [Run::Grants, Run::Rotations, Run::Startup, Run::Sizes];
 
 impl Run {
-    fn make(self, setting: &Setting) -> Result<Table> {
-        match self {
+    fn make(self, setting: &Setting) -> Result<Vec<Table>> {
+        let table = match self {
             Self::Grants => runs::grants::run(setting),
             Self::Rotations => runs::rotations::run(setting),
             Self::Startup => runs::startup::run(setting),
             Self::Sizes => runs::sizes::run(setting),
+            Self::Timing => return runs::timing::run(setting),
             Self::Floor => runs::grants::run_floor(setting),
-        }
+        };
+        Ok(vec![table?])
     }
 
     fn needs_product(self) -> bool {
@@ -82,9 +92,10 @@ fn main() -> Result<()> {
     let mut report = Report::new();
     println!("{}\n", report.machine);
     for run in chosen {
-        let table = run.make(&setting)?;
-        println!("{table}");
-        report.tables.push(table);
+        for table in run.make(&setting)? {
+            println!("{table}");
+            report.tables.push(table);
+        }
     }
     if let Some(file) = &arguments.markdown {
         std::fs::write(file, report.markdown()).context("writing the Markdown file")?;
@@ -119,5 +130,7 @@ fn setting(arguments: &Arguments, chosen: &[Run]) -> Result<Setting> {
         duration: Duration::from_secs(u64::from(arguments.seconds)),
         connections: arguments.connections.clone(),
         clients: arguments.clients.clone(),
+        samples: usize::try_from(arguments.samples)?,
+        login_samples: usize::try_from(arguments.login_samples)?,
     })
 }

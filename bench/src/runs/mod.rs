@@ -18,6 +18,7 @@ pub mod grants;
 pub mod rotations;
 pub mod sizes;
 pub mod startup;
+pub mod timing;
 
 /// What is sent before a measurement, so that it finds warm connections and caches.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -39,6 +40,10 @@ pub struct Setting {
     pub connections: Vec<usize>,
     /// Numbers of client applications for the run over sizes.
     pub clients: Vec<u64>,
+    /// Refused grants of each reason for the run over times.
+    pub samples: usize,
+    /// Refused logins of each reason.
+    pub login_samples: usize,
 }
 
 impl Setting {

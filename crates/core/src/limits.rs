@@ -135,6 +135,9 @@ pub const FAILURES_PER_ADDRESS_MAX: u32 = 100;
 pub const FAILURES_PER_CLIENT_MAX: u32 = 100;
 /// How long it takes to be forgiven one failure.
 pub const FAILURE_FORGIVEN_AFTER: Duration = Duration::from_secs(1);
+/// When the proof of a client that is refused is answered, from its beginning: longer than any of the ways to a
+/// refusal takes, so that the time does not tell which it was.
+pub const REFUSED_AFTER: Duration = Duration::from_millis(5);
 /// Addresses and client ids whose failures are remembered.
 pub const FAILURE_KEYS_MAX: usize = 50_000;
 /// How long a login may take, from the password to the consent.

@@ -14,11 +14,13 @@ use http::header::AUTHORIZATION;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::client::{Acts, ClientAccess, Proof, Refused, authenticate};
 use keyrelay_core::id::ClientId;
+use keyrelay_core::limits::REFUSED_AFTER;
 use keyrelay_core::limits::TOKEN_BYTES_MAX;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_store::StoreError;
 use percent_encoding::percent_decode_str;
+use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
 use crate::App;
@@ -99,8 +101,30 @@ fn scheme<'a>(header: &'a str, name: &str) -> Option<&'a str> {
     scheme.eq_ignore_ascii_case(name).then(|| rest.trim())
 }
 
+/// Takes a proof, and keeps a refusal back until its time has come, whatever the reason (P5): a row that is there
+/// takes longer to read than one that is not, from a cold disk much longer.
+pub(crate) async fn in_even_time<T>(
+    proof: impl Future<Output = Result<T, NotProved>>,
+) -> Result<T, NotProved> {
+    let answered_at = Instant::now() + REFUSED_AFTER;
+    let outcome = proof.await;
+    if matches!(outcome, Err(NotProved::Refused | NotProved::Throttled(_))) {
+        sleep_until(answered_at).await;
+    }
+    outcome
+}
+
 /// Proves a client by its secret, counts the use or the failure, and watches for former secrets.
 pub(crate) async fn prove(
+    app: &App,
+    credentials: Credentials,
+    acts: Acts,
+    from: IpAddr,
+) -> Result<Proved, NotProved> {
+    in_even_time(by_secret(app, credentials, acts, from)).await
+}
+
+async fn by_secret(
     app: &App,
     credentials: Credentials,
     acts: Acts,
@@ -124,9 +148,8 @@ pub(crate) async fn prove(
                 }
                 Err(why) => {
                     refused = why;
-                    if why == Refused::WrongSecret {
-                        app.former.refused(client, presented);
-                    }
+                    // Whatever the reason: what is done beside a request shows in its time too.
+                    app.former.refused(client, presented);
                 }
             }
         }
@@ -245,6 +268,23 @@ mod tests {
     use super::*;
 
     const ID: &str = "0198c2f0-1111-4222-8333-944455566677";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_kept_back_until_its_time_and_nothing_else_is() {
+        for worked in [Duration::ZERO, REFUSED_AFTER / 2] {
+            let start = Instant::now();
+            let refused = async {
+                sleep_until(start + worked).await;
+                Err(NotProved::Refused)
+            };
+            assert!(matches!(in_even_time::<()>(refused).await, Err(NotProved::Refused)));
+            assert_eq!(start.elapsed(), REFUSED_AFTER);
+        }
+        let start = Instant::now();
+        let failed = in_even_time::<()>(async { Err(NotProved::Store(StoreError::Busy)) }).await;
+        assert!(matches!(failed, Err(NotProved::Store(_))));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
 
     fn basic(text: &str) -> Option<Credentials> {
         Credentials::from_basic(&format!("Basic {}", STANDARD.encode(text)))

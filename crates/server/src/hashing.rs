@@ -33,6 +33,19 @@ impl PasswordHasher {
         self.run(move || password.verify(hash.as_deref())).await
     }
 
+    /// Like [`PasswordHasher::verify`], with something that is done meanwhile and so takes no time of its
+    /// own. It is not begun where too many wait already.
+    pub(crate) async fn verify_while<T>(
+        &self,
+        hash: Option<String>,
+        password: PlainPassword,
+        meanwhile: impl Future<Output = T>,
+    ) -> Result<(bool, T), Busy> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| Busy)?;
+        let (right, done) = tokio::join!(self.work(move || password.verify(hash.as_deref())), meanwhile);
+        Ok((right?, done))
+    }
+
     /// The hash to keep.
     pub(crate) async fn hash(
         &self,
@@ -44,6 +57,10 @@ impl PasswordHasher {
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
         let _waiting = self.waiting.try_acquire().map_err(|_| Busy)?;
+        self.work(work).await
+    }
+
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| Busy)?;
         // The place goes with the work: whoever asked may go away, the work goes on.
         let done = tokio::task::spawn_blocking(move || {

@@ -4,7 +4,7 @@
 mod search;
 
 use keyrelay_core::fhir::{ResourceType, json};
-use keyrelay_core::limits::{BODY_BYTES_MAX, SECRET_BYTES_MAX};
+use keyrelay_core::limits::{BODY_BYTES_MAX, SECRET_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN};
 use keyrelay_core::slots::SlotKind;
 use serde_json::{Map, Value, json};
 
@@ -50,7 +50,9 @@ pub fn parameters(data: &[u8]) {
 /// Texts that look like secrets.
 fn collect_secrets(value: &Value, found: &mut Vec<String>) {
     match value {
-        Value::String(text) if text.starts_with("krs_") && text.len() >= 12 => found.push(text.clone()),
+        Value::String(text) if text.starts_with("krs_") && text.len() >= SECRET_WRITTEN_CHARS_MIN => {
+            found.push(text.clone());
+        }
         Value::Array(items) => items.iter().for_each(|item| collect_secrets(item, found)),
         Value::Object(map) => map.values().for_each(|value| collect_secrets(value, found)),
         _ => {}

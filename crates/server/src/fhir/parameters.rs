@@ -1,6 +1,7 @@
 //! The input of `$rotate-secret`: a FHIR Parameters resource, or a plain JSON object with the same
 //! names. Exactly one secret, named by its slot; anything else is refused with what is wrong.
 
+use keyrelay_core::limits::SECRET_WRITTEN_CHARS_MIN;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::SlotKind;
 use serde_json::{Map, Value};
@@ -101,10 +102,10 @@ fn from_parameter(n: usize, value: Value) -> Result<Parameter, Outcome> {
     }
 }
 
-/// An element name from a request, as far as it can be repeated in an answer.
+/// An element name from a request, as far as it can be repeated in an answer: nothing as long as a secret.
 fn shown(name: &str) -> String {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '-'));
-    if plain && name.len() <= 64 { name.to_owned() } else { "?".to_owned() }
+    if plain && name.len() < SECRET_WRITTEN_CHARS_MIN { name.to_owned() } else { "?".to_owned() }
 }
 
 #[cfg(test)]
@@ -165,5 +166,12 @@ mod tests {
             let error = read(&body).expect_err(&body.to_string());
             assert!(error.contains(text), "{body}: {error}");
         }
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_a_name_is_not_repeated() {
+        let body = json!({ "resourceType": "Parameters", "krs_0123456789abcdefghijABCDEFGHIJ": "" });
+        let refused = RotateInput::read(body.as_object().unwrap().clone()).unwrap_err().to_resource();
+        assert_eq!(refused["issue"][0]["expression"][0], "Parameters.?");
     }
 }

@@ -86,17 +86,28 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     let ambiguous = found.len() > 1 && request.project.is_none();
     let account = if ambiguous || found.is_empty() { None } else { Some(found.swap_remove(0)) };
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let right = app.passwords.verify(hash, request.password).await.map_err(|_| StoreError::Busy)?;
-    let Some(account) = account else { return Err(refuse(app, None, from, "unknown person").await) };
-    if lockout::wait(account.failures, account.last_failure, now).is_some() {
-        return Err(refuse(app, None, from, "account waits after failures").await);
+    let waits = |account: &UserAccount| lockout::wait(account.failures, account.last_failure, now).is_some();
+    // Every attempt is a failure until it is known to be none. Written while the password is hashed, so that
+    // only the hash takes time, which an unknown person's takes too.
+    let counted = async {
+        match account.as_ref().filter(|account| !waits(account)) {
+            Some(account) => count_failure(app, account).await,
+            None => Ok(()),
+        }
+    };
+    let done = app.passwords.verify_while(hash, request.password, counted).await;
+    let (right, counted) = done.map_err(|_| StoreError::Busy)?;
+    counted?;
+    let Some(account) = account else { return Err(refuse(app, from, "unknown person")) };
+    if waits(&account) {
+        return Err(refuse(app, from, "account waits after failures"));
     }
     if !right {
-        return Err(refuse(app, Some(&account), from, "wrong password").await);
+        return Err(refuse(app, from, "wrong password"));
     }
     let choices = app.store.memberships_of(account.row.id, request.project).await?;
     if !account.row.active || choices.is_empty() {
-        return Err(refuse(app, None, from, "account is off or has no membership").await);
+        return Err(refuse(app, from, "account is off or has no membership"));
     }
     let session = Session {
         nonce: request.nonce,
@@ -118,27 +129,25 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     };
     let session = Session { revision: 0, ..session };
     let mut change = Change::new();
-    if account.failures > 0 {
-        change.forgive_login_failures(account.row.id);
-    }
+    change.forgive_login_failures(account.row.id);
     change.create_session(&session);
     app.store.commit(change).await?;
     Ok(session)
 }
 
 /// Counts, logs, and says the one thing that is said.
-async fn refuse(app: &App, account: Option<&UserAccount>, from: IpAddr, why: &'static str) -> NotLoggedIn {
+fn refuse(app: &App, from: IpAddr, why: &'static str) -> NotLoggedIn {
     app.metrics.refused.inc();
     app.limiter.count(from, ClientId::NIL, app.now());
     tracing::info!(%from, why, "a person was not let in");
-    if let Some(account) = account {
-        let mut change = Change::new();
-        change.count_login_failure(account.row.id, app.now());
-        if let Err(error) = app.store.commit(change).await {
-            return error.into();
-        }
-    }
     NotLoggedIn::Refused
+}
+
+/// Counts against an account.
+async fn count_failure(app: &App, account: &UserAccount) -> Result<(), StoreError> {
+    let mut change = Change::new();
+    change.count_login_failure(account.row.id, app.now());
+    app.store.commit(change).await
 }
 
 /// What follows when it is certain who it is.
@@ -188,10 +197,11 @@ pub(super) async fn second_factor(
     let access = waiting(app, session, Stage::SecondFactor).await?;
     let account = app.store.user(access.user.id).await?.ok_or(NotLoggedIn::NoLogin)?;
     if lockout::wait(account.failures, account.last_failure, now).is_some() {
-        return Err(refuse(app, None, from, "account waits after failures").await);
+        return Err(refuse(app, from, "account waits after failures"));
     }
     let Some(step) = accepted_step(app, &account, token) else {
-        return Err(refuse(app, Some(&account), from, "wrong code").await);
+        count_failure(app, &account).await?;
+        return Err(refuse(app, from, "wrong code"));
     };
     let choices = app.store.memberships_of(account.row.id, project).await?;
     if choices.is_empty() {

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::assertion::{self, ASSERTION_TYPE};
 use super::certificate;
 use crate::App;
-use crate::auth::{Credentials, NotProved, Proved, prove, refuse};
+use crate::auth::{Credentials, NotProved, Proved, in_even_time, prove, refuse};
 use crate::client_certificate::ClientCertificate;
 use crate::error::OAuthError;
 use crate::fhir::stored_resource;
@@ -78,7 +78,7 @@ impl ClientParameters {
             && let Some(id) = &self.client_id
             && let Some(certificate) = ClientCertificate::of(headers)
         {
-            match certificate::prove(app, &certificate, id, acts, from).await {
+            match in_even_time(certificate::prove(app, &certificate, id, acts, from)).await {
                 Ok(Some(proved)) => return Ok(proved),
                 Ok(None) => {}
                 Err(error) => return Err(refused(error, false)),
@@ -88,7 +88,7 @@ impl ClientParameters {
             && says_only_who
             && let Some(id) = &self.client_id
         {
-            return public(app, id, from).await.map_err(|error| refused(error, false));
+            return in_even_time(public(app, id, from)).await.map_err(|error| refused(error, false));
         }
         let (credentials, used_basic) = self.credentials(app, headers)?;
         prove(app, credentials, acts, from).await.map_err(|error| refused(error, used_basic))
@@ -109,7 +109,8 @@ impl ClientParameters {
             let text = format!("client_assertion needs the client_assertion_type {ASSERTION_TYPE}");
             return Err(OAuthError::invalid_request(text));
         };
-        let proved = assertion::prove(app, assertion, self.client_id.as_deref(), acts, from).await;
+        let proved = assertion::prove(app, assertion, self.client_id.as_deref(), acts, from);
+        let proved = in_even_time(proved).await;
         proved.map_err(|error| refused(error, false))
     }
 

@@ -10,7 +10,8 @@ use super::params::parameters;
 use super::value::{self, StringMode, Test, VALUE_CHARS_MAX, VALUES_MAX};
 use super::{ParamKind, SearchParam};
 
-/// How many parameters one query may have.
+/// How many filters one query may have. What shapes the result comes on top, each once: a link to the next
+/// page adds a parameter, and must not become one too many.
 pub const PARAMETERS_MAX: usize = 64;
 
 /// Results on a page when `_count` is not given.
@@ -201,10 +202,7 @@ pub fn parse_query(
 ) -> Result<SearchQuery, SearchError> {
     let mut query = SearchQuery::default();
     let mut seen = Vec::new();
-    for (position, (name, value)) in pairs.enumerate() {
-        if position >= PARAMETERS_MAX {
-            return Err(SearchError::TooManyParameters);
-        }
+    for (name, value) in pairs {
         if let Some(code) = CONTROLS.iter().find(|code| **code == name) {
             if seen.contains(code) {
                 return Err(SearchError::Repeated { code });
@@ -212,6 +210,9 @@ pub fn parse_query(
             seen.push(code);
             control(&mut query, resource_type, code, &value)?;
         } else {
+            if query.filters.len() == PARAMETERS_MAX {
+                return Err(SearchError::TooManyParameters);
+            }
             query.filters.push(filter(resource_type, &name, &value)?);
         }
     }

@@ -117,7 +117,10 @@ fn values_are_bounded() {
     assert!(parse(&[("user-name", &"a".repeat(600))]).is_ok());
     assert!(parse(&[("user-name", &"a".repeat(601))]).is_err());
     assert!(parse(&[("_id", &"a".repeat(VALUE_CHARS_MAX + 1))]).is_err());
-    assert!(parse(&vec![("user", "a"); PARAMETERS_MAX]).is_ok());
+    let mut many = vec![("user", "a"); PARAMETERS_MAX];
+    assert!(parse(&many).is_ok());
+    many.push(("_offset", "20"));
+    assert!(parse(&many).is_ok(), "a link to the next page leads nowhere");
     assert_eq!(parse(&vec![("user", "a"); PARAMETERS_MAX + 1]), Err(SearchError::TooManyParameters));
 }
 
