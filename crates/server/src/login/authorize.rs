@@ -55,6 +55,9 @@ pub(crate) async fn authorize(
         return Outcome::method_not_allowed("GET, POST").into_response();
     }
     let query = parts.uri.query().unwrap_or_default();
+    if parts.method == Method::POST && query.is_empty() {
+        return begun_by_form(&app, &parts.headers, body).await;
+    }
     let asked = match AuthorizationRequest::read(&app, query).await {
         Ok(asked) => asked,
         Err(Unanswerable::Bad(text)) => return message(&app, StatusCode::BAD_REQUEST, text),
@@ -82,6 +85,19 @@ pub(crate) async fn authorize(
             visit.sign_in("", Some(OVER), StatusCode::BAD_REQUEST)
         }
         Err(error) => Outcome::from(error).to_page(app.config.base_url.as_str()),
+    }
+}
+
+/// A client may send its request as a form, too (OpenID Connect Core §3.1.2.1): the browser is sent on to
+/// where the same request is a query, for forms of ours lead back there. Nothing in it is secret.
+async fn begun_by_form(app: &App, headers: &HeaderMap, body: Body) -> Response {
+    match read_body_of(headers, body, TOKEN_FORM_BYTES_MAX).await {
+        Ok(body) => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.extend_pairs(form_urlencoded::parse(&body));
+            redirect(&format!("{}?{}", app.config.base_url.join("oauth2/authorize"), query.finish()))
+        }
+        Err(outcome) => outcome.to_page(app.config.base_url.as_str()),
     }
 }
 

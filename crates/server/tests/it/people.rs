@@ -538,3 +538,28 @@ async fn a_resource_server_learns_whether_a_token_works_now() {
     let fresh = test.bearer(&test.member).await;
     test.get(&fresh, "Project").await.expect(200);
 }
+
+#[tokio::test]
+async fn a_client_may_send_its_request_as_a_form() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let client = make_app(&test).await;
+    let path = authorize_path(&client, "");
+    let (bare, query) = path.split_once('?').unwrap();
+    let pairs: Vec<(String, String)> =
+        form_urlencoded::parse(query.as_bytes()).map(|(name, value)| (name.into(), value.into())).collect();
+    let pairs: Vec<(&str, &str)> =
+        pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    // From a page of the client, not of this server.
+    let request = test.request(As::Anonymous, Method::POST, bare).form(&pairs);
+    let answer = request.header("origin", "https://app.example.test").send().await.expect(303);
+    let target = path_of(answer.header("location")).to_owned();
+    assert!(target.starts_with("oauth2/authorize?response_type=code&"), "{target}");
+    let form = [("step", "sign-in"), ("email", EMAIL), ("password", PASSWORD)];
+    submit(&test, &target, "", &form).await.expect(200);
+    // A step of ours is none from there: without a request there is nothing to log in for.
+    let answer = submit(&test, bare, "", &form).await.expect(303);
+    test.request(As::Anonymous, Method::GET, path_of(answer.header("location"))).send().await.expect(400);
+    let long = "x".repeat(20_000);
+    submit(&test, bare, "", &[("state", &long)]).await.expect(413);
+}
