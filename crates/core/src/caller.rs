@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::fhir::ResourceType;
-use crate::fhir::search::{Filter, parameters};
+use crate::fhir::search::{Field, Filter, parameters};
 use crate::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, UserId};
 use crate::policy::{AccessPolicy, Allowed, FieldPath, Interaction, Subject};
 use crate::scope::Scope;
@@ -166,7 +166,9 @@ impl Caller {
     /// What role, policy and scope say of the interaction with that resource.
     fn rule(&self, interaction: Interaction, subject: &Subject<'_>) -> Option<Allowed<'_>> {
         let may = self.role_may(interaction, subject.resource_type)
-            && self.scope.allows_resource(interaction, subject);
+            && self.scope.allows_resource(interaction, subject, |filter| {
+                !self.hides_filter(subject.resource_type, filter)
+            });
         match &self.policy {
             _ if !may => None,
             None => Some(Allowed { hidden: &[], fixed: &[] }),
@@ -180,7 +182,7 @@ impl Caller {
         let limited = self.policy.as_ref().and_then(|policy| policy.criteria(interaction, resource_type));
         self.may(interaction, resource_type)
             && limited.is_none()
-            && self.scope.criteria(interaction, resource_type).is_none()
+            && self.scope.criteria(interaction, resource_type, |_| true).is_none()
             && !self.is_withheld_from(resource_type)
     }
 
@@ -189,18 +191,26 @@ impl Caller {
     pub fn search_limits(&self, resource_type: ResourceType) -> Vec<Vec<&[Filter]>> {
         let by_policy =
             self.policy.as_ref().and_then(|policy| policy.criteria(Interaction::Search, resource_type));
-        by_policy.into_iter().chain(self.scope.criteria(Interaction::Search, resource_type)).collect()
+        let may_ask = |filter: &Filter| !self.hides_filter(resource_type, filter);
+        let by_scope = self.scope.criteria(Interaction::Search, resource_type, may_ask);
+        by_policy.into_iter().chain(by_scope).collect()
     }
 
     /// Whether a search parameter looks at an element that is hidden from the caller in some resource of the
     /// type: what it finds would tell.
     #[must_use]
-    pub fn hides_parameter(&self, resource_type: ResourceType, code: &str) -> bool {
+    pub fn hides_field(&self, resource_type: ResourceType, field: Field) -> bool {
+        let Field::Indexed { code, .. } = field else { return false };
         self.policy.as_ref().is_some_and(|policy| {
             parameters(resource_type)
                 .filter(|param| param.code == code)
                 .any(|param| policy.hides(resource_type, param.paths))
         })
+    }
+
+    /// The query of a scope is the bearer's own, so it must not ask what a search must not.
+    fn hides_filter(&self, resource_type: ResourceType, filter: &Filter) -> bool {
+        self.hides_field(resource_type, filter.field)
     }
 
     /// Whether elements of some resource of the type are withheld from the caller.

@@ -171,23 +171,37 @@ impl Scope {
         !self.restricted || self.rules.iter().any(|rule| rule.covers(interaction, resource_type))
     }
 
-    /// Whether the scope lets its bearer do `interaction` with that resource.
+    /// Whether the scope lets its bearer do `interaction` with that resource. A query selects nothing
+    /// if the bearer may not ask it: see `may_ask`.
     #[must_use]
-    pub fn allows_resource(&self, interaction: Interaction, subject: &Subject<'_>) -> bool {
+    pub fn allows_resource(
+        &self,
+        interaction: Interaction,
+        subject: &Subject<'_>,
+        may_ask: impl Fn(&Filter) -> bool,
+    ) -> bool {
+        let meets =
+            |criteria: &Criteria| criteria.filters().iter().all(&may_ask) && criteria.matches(subject);
         let allows = |rule: &Rule| {
-            rule.covers(interaction, subject.resource_type)
-                && rule.criteria.as_ref().is_none_or(|criteria| criteria.matches(subject))
+            rule.covers(interaction, subject.resource_type) && rule.criteria.as_ref().is_none_or(meets)
         };
         !self.restricted || self.rules.iter().any(allows)
     }
 
-    /// The queries of which a resource must meet one; `None` if there is a scope without.
+    /// The queries of which a resource must meet one; `None` if there is a scope without. Those that the
+    /// bearer may not ask are not among them: they select nothing.
     #[must_use]
-    pub fn criteria(&self, interaction: Interaction, resource_type: ResourceType) -> Option<Vec<&[Filter]>> {
+    pub fn criteria(
+        &self,
+        interaction: Interaction,
+        resource_type: ResourceType,
+        may_ask: impl Fn(&Filter) -> bool,
+    ) -> Option<Vec<&[Filter]>> {
         if !self.restricted {
             return None;
         }
-        let rules = self.rules.iter().filter(|rule| rule.covers(interaction, resource_type));
+        let asks = |rule: &&Rule| rule.criteria.iter().flat_map(Criteria::filters).all(&may_ask);
+        let rules = self.rules.iter().filter(|rule| rule.covers(interaction, resource_type)).filter(asks);
         rules.map(|rule| rule.criteria.as_ref().map(Criteria::filters)).collect()
     }
 }

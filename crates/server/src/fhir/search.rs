@@ -3,7 +3,7 @@
 
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::fhir::search::{Field, Rule, SearchQuery, Summary, Total, parse_query};
+use keyrelay_core::fhir::search::{Rule, SearchQuery, Summary, Total, parse_query};
 use keyrelay_core::id::ResourceId;
 use keyrelay_core::limits::{ANSWER_BYTES_MAX, SEARCH_VALUES_MAX};
 use keyrelay_core::policy::Interaction;
@@ -122,9 +122,8 @@ pub(super) fn read_query_of(
     let query = read_query(resource_type, text)?;
     let fields = query.filters.iter().map(|filter| filter.field);
     for field in fields.chain(query.sort.iter().map(|key| key.field)) {
-        if let Field::Indexed { code, .. } = field
-            && caller.hides_parameter(resource_type, code)
-        {
+        if caller.hides_field(resource_type, field) {
+            let code = field.code();
             let text =
                 format!("You may not search by {code}: it looks at an element that is hidden from you");
             return Err(Outcome::forbidden(text));

@@ -281,6 +281,27 @@ async fn a_hidden_element_is_in_no_answer_and_answers_no_question() {
 }
 
 #[tokio::test]
+async fn the_query_of_a_scope_does_not_ask_what_is_hidden() {
+    let test = TestApp::start().await;
+    let mut body = client("Known");
+    body["status"] = json!("off");
+    let path = made(&test, &body).await;
+    let who = bound(&test, json!([{ "resourceType": KIND, "hiddenFields": ["status"] }])).await;
+    let with = async |query: &str| {
+        let scope = format!("system/ClientApplication.rs?name=known{query}");
+        let form = [("grant_type", "client_credentials"), ("scope", scope.as_str())];
+        As::Bearer(test.token(&who, &form).await.expect(200).text_at("/access_token"))
+    };
+    test.get(&with("").await, &path).await.expect(200);
+    for query in ["&status=off", "&status=active", "&status:missing=false"] {
+        let token = with(query).await;
+        test.get(&token, &path).await.refused(404, "not-found");
+        let found = test.get(&token, "ClientApplication?_total=accurate").await.expect(200);
+        assert_eq!(found.json()["total"], 0, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn a_write_leaves_what_is_withheld_as_it_was() {
     let test = TestApp::start().await;
     let mut body = client("Known");
