@@ -141,6 +141,9 @@ pub struct Settings {
     /// Where clients' certificates come from (RFC 8705) [default: off]
     #[arg(long, env = "KEYRELAY_CLIENT_CERTIFICATES")]
     pub client_certificates: Option<ClientCertificates>,
+    /// The URL under which clients with certificates reach this server, if it is another one [default: none]
+    #[arg(long, env = "KEYRELAY_MTLS_BASE_URL")]
+    pub mtls_base_url: Option<String>,
     /// What is logged, as a tracing filter [default: info]
     #[arg(long, env = "KEYRELAY_LOG")]
     pub log: Option<String>,
@@ -150,7 +153,7 @@ pub struct Settings {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "listen",
     "base_url",
     "data_dir",
@@ -164,6 +167,7 @@ const KEYS: [&str; 15] = [
     "tls_certificate",
     "tls_key",
     "client_certificates",
+    "mtls_base_url",
     "log",
     "log_format",
 ];
@@ -192,6 +196,7 @@ impl Settings {
             tls_certificate: self.tls_certificate.or(file.tls_certificate),
             tls_key: self.tls_key.or(file.tls_key),
             client_certificates: self.client_certificates.or(file.client_certificates),
+            mtls_base_url: self.mtls_base_url.or(file.mtls_base_url),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         })
@@ -217,11 +222,13 @@ impl Settings {
         let proxies = self.trusted_proxies.as_deref().unwrap_or_default();
         let origins = self.allowed_origins.as_deref().unwrap_or_default();
         let origins = origins.iter().map(|origin| Origin::parse(origin.trim())).collect::<Result<_, _>>();
+        let mtls_base_url = self.mtls_base_url.as_deref().map(BaseUrl::parse).transpose();
         Ok(Config {
             secret_policy: self.secret_policy(),
             trusted_proxies: TrustedProxies::parse(proxies).context("--trusted-proxies")?,
             allowed_origins: origins.context("--allowed-origins")?,
             client_certificates: self.client_certificates()?,
+            mtls_base_url: mtls_base_url.context("--mtls-base-url")?,
             signing: self.signing()?,
             ..Config::new(base_url)
         })
@@ -318,7 +325,7 @@ mod tests {
     #[test]
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
-                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nlog = \"x\"\nlog_format = \"json\"\n\
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nlog = \"x\"\nlog_format = \"json\"\n\
                     signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());

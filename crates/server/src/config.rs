@@ -119,6 +119,8 @@ pub struct Config {
     pub allowed_origins: Vec<Origin>,
     /// Where clients' certificates come from.
     pub client_certificates: ClientCertificates,
+    /// Where clients that have certificates are to come, if not to the base URL (RFC 8705 §5).
+    pub mtls_base_url: Option<BaseUrl>,
     /// What tokens are signed by, and for how long by one key.
     pub signing: Schedule,
 }
@@ -133,6 +135,7 @@ impl Config {
             trusted_proxies: TrustedProxies::default(),
             allowed_origins: Vec::new(),
             client_certificates: ClientCertificates::default(),
+            mtls_base_url: None,
             signing: Schedule::default(),
         }
     }

@@ -15,6 +15,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, Der, TrustAnchor, UnixTime
 use uuid::Uuid;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::Certificate;
+use x509_cert::certificate::Version;
 use x509_cert::der::oid::db::rfc5280::{ANY_EXTENDED_KEY_USAGE, ID_KP_CLIENT_AUTH};
 use x509_cert::der::{AnyRef, Decode, Encode};
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage};
@@ -102,8 +103,12 @@ impl TrustStore {
             return Err(format!("A trust store has between 1 and {TRUSTED_CERTIFICATES_MAX} certificates"));
         }
         for (n, certificate) in all.iter().enumerate() {
-            Certificate::from_der(certificate)
+            let parsed = Certificate::from_der(certificate)
                 .map_err(|error| format!("Certificate {n} cannot be read: {error}"))?;
+            // The TLS library takes no other, so it could never be used.
+            if parsed.tbs_certificate.version != Version::V3 {
+                return Err(format!("Certificate {n} is not of X.509 version 3: issue it with extensions"));
+            }
         }
         Ok(Self(all))
     }

@@ -50,7 +50,7 @@ fn methods(app: &App, always: &[&'static str]) -> Vec<&'static str> {
 
 fn server_metadata(app: &App) -> Value {
     let base_url = &app.config.base_url;
-    json!({
+    let mut metadata = json!({
         "tls_client_certificate_bound_access_tokens": app.config.client_certificates != ClientCertificates::Off,
         "issuer": base_url.as_str(),
         "token_endpoint": base_url.join("oauth2/token"),
@@ -71,7 +71,22 @@ fn server_metadata(app: &App) -> Value {
         "revocation_endpoint_auth_methods_supported": methods(app, &TOKEN_AUTH_METHODS),
         "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHM_NAMES,
         "scopes_supported": SCOPES,
-    })
+    });
+    if let (Some(map), Some(aliases)) = (metadata.as_object_mut(), mtls_aliases(app)) {
+        map.insert("mtls_endpoint_aliases".to_owned(), aliases);
+    }
+    metadata
+}
+
+/// Where clients with certificates are to come instead (RFC 8705 §5).
+fn mtls_aliases(app: &App) -> Option<Value> {
+    let base_url = app.config.mtls_base_url.as_ref()?;
+    Some(json!({
+        "token_endpoint": base_url.join("oauth2/token"),
+        "introspection_endpoint": base_url.join("oauth2/introspect"),
+        "revocation_endpoint": base_url.join("oauth2/revoke"),
+        "userinfo_endpoint": base_url.join("oauth2/userinfo"),
+    }))
 }
 
 /// `/.well-known/oauth-authorization-server` (RFC 8414 §3).

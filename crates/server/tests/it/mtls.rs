@@ -3,7 +3,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyrelay_server::{ClientCertificates, Config, TrustedProxies};
+use keyrelay_server::{BaseUrl, ClientCertificates, Config, TrustedProxies};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
@@ -15,6 +15,18 @@ use crate::app::{Answer, As, Credentials, TestApp};
 use crate::tls;
 
 const REDIRECT: &str = "https://app.example.test/back";
+
+/// Without extensions, as old tools make them.
+const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBGDCBvwIUDemXORcMy/V1YZ546ykKH4n98rgwCgYIKoZIzj0EAwIwDjEMMAoG\n\
+A1UEAwwDT2xkMCAXDTI2MTEyNDAzMjcxNFoYDzIxMjYxMDMxMDMyNzE0WjAOMQww\n\
+CgYDVQQDDANPbGQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATxNo0XsoGHExUm\n\
+PtpIkTrhfKDemAdi14bKMB4vOxf1bJd4YZL/2rPxurKvIO3VHOx0vUJYcQcKrasw\n\
+aQgbS31fMAoGCCqGSM49BAMCA0gAMEUCID32bR8vyIa9iNvn00f5JhCVCVsg+Ho9\n\
+Rfye1NaWOLVbAiEAu8I9Xp96+rFkSEh/tg/H3Sc186asNZOyw1oMvtvw0T0=\n\
+-----END CERTIFICATE-----\n\
+";
 
 fn named(name: &str, set: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     let mut params = CertificateParams::default();
@@ -297,6 +309,7 @@ async fn a_trust_store_that_is_none_is_refused_when_it_is_written() {
             "-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----\n".to_owned(),
             "no list of certificates",
         ),
+        (VERSION_1.to_owned(), "not of X.509 version 3"),
         ("x".repeat(65 * 1024), "at most 65536 bytes"),
     ] {
         let answer = write(text).await;
@@ -317,7 +330,15 @@ async fn the_metadata_says_what_is_switched_on() {
             assert_eq!(methods(&metadata).as_array().unwrap().contains(&json!(method)), on, "{metadata}");
         }
         assert_eq!(metadata["tls_client_certificate_bound_access_tokens"] == json!(true), on);
+        assert_eq!(metadata.get("mtls_endpoint_aliases"), None);
     }
+    let test = TestApp::start_configured(|config| {
+        by_header(config);
+        config.mtls_base_url = Some(BaseUrl::parse("https://mtls.example.test").unwrap());
+    });
+    let metadata = test.await.request(As::Anonymous, Method::GET, path).send().await.expect(200).json();
+    let alias = &metadata["mtls_endpoint_aliases"]["token_endpoint"];
+    assert_eq!(*alias, "https://mtls.example.test/oauth2/token");
 }
 
 #[tokio::test]
