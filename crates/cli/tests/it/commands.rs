@@ -74,7 +74,7 @@ async fn a_wrong_setting_is_refused_with_what_to_do() {
             &[],
             "at least 32 characters",
         ),
-        (&[], &["--database-url", "postgres://user:password@db/keyrelay"], "say sslmode=disable"),
+        (&[], &["--database-url", "postgres://user:password@db/keyrelay"], "say sslmode=verify-full"),
         (&[], &["--database-url", "mysql://user:password@db/x"], "--database-url must be sqlite://PATH or"),
         (&[], &["--database-url", "postgres://keyrelay@127.0.0.1/x"], "keyrelay master-key FILE"),
         (&[], &["--base-url", "fhir.example.test"], "is not a base URL"),

@@ -1,32 +1,55 @@
 //! Where the database is, and how it is spoken to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 
 use keyrelay_core::limits::{DATABASE_CONNECT_MAX, DATABASE_WAIT_MAX};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::StoreError;
 
 /// A PostgreSQL database, by its connection URL. It never shows its password.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostgresConfig {
     config: Config,
+    /// `None` where nothing between could read along, or where that was said to be so.
+    tls: Option<MakeRustlsConnect>,
 }
+
+impl std::fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tls = self.tls.is_some();
+        f.debug_struct("PostgresConfig").field("config", &self.config).field("tls", &tls).finish()
+    }
+}
+
+/// What keeps a connection alive while it is polled.
+pub(super) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl PostgresConfig {
     /// Reads `postgres://USER@HOST[:PORT][,HOST…]/DATABASE[?…]`, with the parameters of libpq as far as
     /// they have a meaning here. Several hosts are tried in turn until one can be written to.
     ///
+    /// `sslmode` is `verify-full`, against the certificates in the file that `sslrootcert` names or those
+    /// that the system trusts, or `disable`, which is what is done by itself on this machine only.
     /// `passfile` names a file whose first line is the password. The error repeats no part of the URL
     /// that could be a password.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let mut kept = Vec::new();
-        let (mut ssl_mode, mut password_file) = (None, None);
+        let (mut ssl_mode, mut roots, mut password_file) = (None, None, None);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("sslmode", mode)) => ssl_mode = Some(mode.to_owned()),
+                Some(("sslrootcert", path)) => roots = Some(PathBuf::from(path)),
                 Some(("passfile", path)) => password_file = Some(PathBuf::from(path)),
                 _ => kept.push(pair),
             }
@@ -35,16 +58,17 @@ impl PostgresConfig {
         let mut config: Config = url.parse().map_err(|_| {
             StoreError::DatabaseUrl("this is not a URL like postgres://user@host:5432/keyrelay")
         })?;
-        match ssl_mode.as_deref() {
-            Some("disable") => {}
-            None if config.get_hosts().iter().all(is_near) => {}
+        let tls = match ssl_mode.as_deref() {
+            Some("verify-full") => Some(tls(roots.as_deref())?),
+            Some("disable") => None,
+            None if config.get_hosts().iter().all(is_near) => None,
             _ => {
                 return Err(StoreError::DatabaseUrl(
-                    "this version speaks to PostgreSQL without TLS only: say sslmode=disable if the network between \
-                     is trusted, or put a TLS tunnel or a Unix socket there",
+                    "say sslmode=verify-full (and sslrootcert=FILE, if the system does not trust the certificate), \
+                     or sslmode=disable if the network between is trusted",
                 ));
             }
-        }
+        };
         if let Some(path) = password_file {
             let text = std::fs::read_to_string(&path).map_err(|source| StoreError::File {
                 action: "cannot read the database password in",
@@ -54,7 +78,7 @@ impl PostgresConfig {
             config.password(text.lines().next().unwrap_or_default());
         }
         config
-            .ssl_mode(SslMode::Disable)
+            .ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable })
             .application_name("keyrelay")
             .connect_timeout(DATABASE_CONNECT_MAX)
             .tcp_user_timeout(DATABASE_WAIT_MAX)
@@ -65,21 +89,58 @@ impl PostgresConfig {
         );
         let options = config.get_options().map_or(ours.clone(), |given| format!("{given} {ours}"));
         config.options(options);
-        Ok(Self { config })
+        Ok(Self { config, tls })
     }
 
     /// Connects, and gives what has to run for the connection to live.
-    pub(super) async fn connect(
-        &self,
-    ) -> Result<(Client, impl Future<Output = ()> + Send + use<>), tokio_postgres::Error> {
-        let (client, connection) = self.config.connect(NoTls).await?;
-        let connection = async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the database ended");
-            }
-        };
-        Ok((client, connection))
+    pub(super) async fn connect(&self) -> Result<(Client, Running), tokio_postgres::Error> {
+        match &self.tls {
+            Some(tls) => connect(&self.config, tls.clone()).await,
+            None => connect(&self.config, NoTls).await,
+        }
     }
+}
+
+async fn connect<T>(config: &Config, tls: T) -> Result<(Client, Running), tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect(tls).await?;
+    let running = Box::pin(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to the database ended");
+        }
+    });
+    Ok((client, running))
+}
+
+/// TLS to a server whose certificate is good and names the host.
+fn tls(roots: Option<&Path>) -> Result<MakeRustlsConnect, StoreError> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(path) => {
+            let failed = |source| StoreError::File {
+                action: "cannot read the certificates in",
+                path: path.display().to_string(),
+                source,
+            };
+            let pem = std::fs::read(path).map_err(failed)?;
+            store.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+        }
+        None => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if store.is_empty() {
+        return Err(StoreError::DatabaseUrl(
+            "sslmode=verify-full needs certificates to trust, and there are none: name a PEM file with sslrootcert",
+        ));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|_| StoreError::DatabaseUrl("TLS cannot be used here"))?;
+    Ok(MakeRustlsConnect::new(config.with_root_certificates(store).with_no_client_auth()))
 }
 
 /// Whether nothing between here and there could read along.
@@ -101,9 +162,7 @@ mod tests {
         for url in ["postgres://keyrelay@127.0.0.1/x", "postgres://u@db.example.test/x?sslmode=disable"] {
             assert!(PostgresConfig::parse(url).is_ok(), "{url}");
         }
-        for url in
-            ["postgres://u:hush@db.example.test/x", "postgres://u:hush@127.0.0.1/x?sslmode=verify-full"]
-        {
+        for url in ["postgres://u:hush@db.example.test/x", "postgres://u:hush@127.0.0.1/x?sslmode=prefer"] {
             let refused = PostgresConfig::parse(url).unwrap_err().to_string();
             assert!(refused.contains("sslmode") && !refused.contains("hush"), "{refused}");
         }
