@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::fhir::ResourceType;
 use crate::fhir::search::{Field, Filter, parameters};
-use crate::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, UserId};
+use crate::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, TokenId, UserId};
 use crate::policy::{AccessPolicy, Allowed, FieldPath, Interaction, Subject};
 use crate::scope::Scope;
 
@@ -78,6 +78,8 @@ pub struct Caller {
     pub proof: SecretId,
     /// Whether it came with a token that the proof once got, and not with the proof itself.
     pub by_token: bool,
+    /// The access token, where it was one: it may be revoked while its request is on the way.
+    pub token: Option<TokenId>,
 }
 
 /// A person who is logged in.
@@ -353,6 +355,7 @@ mod tests {
             scope: Scope::default(),
             proof: SecretId::NIL,
             by_token: true,
+            token: None,
         }
     }
 

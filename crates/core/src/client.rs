@@ -262,6 +262,7 @@ impl ClientAccess {
             scope,
             proof,
             by_token: true,
+            token: None,
         })
     }
 
@@ -284,7 +285,7 @@ impl ClientAccess {
             return Err(Refused::WrongSecret);
         }
         let again = self.admit(Some(from), caller.proof, caller.scope.clone())?;
-        Ok(Caller { by_token: caller.by_token, ..again })
+        Ok(Caller { by_token: caller.by_token, token: caller.token, ..again })
     }
 
     /// Whether `ClientApplication.grantType` allows a grant type.

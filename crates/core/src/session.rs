@@ -292,6 +292,7 @@ impl SessionAccess {
             scope,
             proof,
             by_token: true,
+            token: None,
         })
     }
 

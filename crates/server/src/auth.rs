@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::client::{Acts, ClientAccess, Proof, Refused, authenticate};
-use keyrelay_core::id::ClientId;
+use keyrelay_core::id::{ClientId, TokenId};
 use keyrelay_core::limits::REFUSED_AFTER;
 use keyrelay_core::limits::TOKEN_BYTES_MAX;
 use keyrelay_core::scope::Scope;
@@ -236,15 +236,22 @@ pub(crate) async fn admit_token(
             let scope = token.scope.clone();
             return Ok(access
                 .ok_or(Refused::NoSession)
-                .and_then(|access| access.admit(from, token.proof, scope, app.now())));
+                .and_then(|access| access.admit(from, token.proof, scope, app.now()))
+                .map(|caller| Caller { token: Some(token.id), ..caller }));
         }
     };
     let Some(access) = app.store.access(client).await? else { return Ok(Err(Refused::UnknownClient)) };
-    let some_are_revoked = access.revoked_until.is_some_and(|until| app.now() <= until);
-    if some_are_revoked && app.store.is_revoked(token.id).await? {
+    if is_revoked(app, &access, token.id).await? {
         return Ok(Err(Refused::Revoked));
     }
-    Ok(access.admit(from, token.proof, token.scope.clone()))
+    let admitted = access.admit(from, token.proof, token.scope.clone());
+    Ok(admitted.map(|caller| Caller { token: Some(token.id), ..caller }))
+}
+
+/// Whether a token of a client was revoked; looked up only while the client's row says that some were.
+async fn is_revoked(app: &App, access: &ClientAccess, token: TokenId) -> Result<bool, StoreError> {
+    let some_are = access.revoked_until.is_some_and(|until| app.now() <= until);
+    Ok(some_are && app.store.is_revoked(token).await?)
 }
 
 /// The caller as it is by now, after something that took its time.
@@ -256,7 +263,10 @@ pub(crate) async fn again(app: &App, caller: &Caller, from: IpAddr) -> Result<Ca
         }
         (None, Some(client)) => {
             let access = app.store.access(client).await?.ok_or_else(Outcome::login)?;
-            access.admit_again(caller, from)
+            match caller.token {
+                Some(token) if is_revoked(app, &access, token).await? => Err(Refused::Revoked),
+                _ => access.admit_again(caller, from),
+            }
         }
         (None, None) => Err(Refused::UnknownClient),
     };

@@ -122,6 +122,7 @@ fn first_caller(project: ProjectId, client: ClientId, membership: MembershipId) 
         scope: Scope::default(),
         proof: SecretId::NIL,
         by_token: false,
+        token: None,
     }
 }
 

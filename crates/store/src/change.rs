@@ -146,7 +146,8 @@ impl Change {
             sql: Cow::Borrowed(
                 "SELECT 1 FROM client c JOIN membership m ON m.client_id = c.id JOIN project p ON p.id = c.project_id \
                  WHERE c.id = $1 AND m.id = $2 AND c.active AND m.active AND p.active AND m.admin = $3 \
-                 AND p.super_admin = $4 AND ($5 OR c.active_id = $6 OR c.retiring_id = $6)",
+                 AND p.super_admin = $4 AND ($5 OR c.active_id = $6 OR c.retiring_id = $6) \
+                 AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id = $7)",
             ),
             args: args![
                 caller.client,
@@ -155,6 +156,7 @@ impl Change {
                 caller.role == Role::SuperAdmin,
                 caller.by_token,
                 caller.proof,
+                caller.token,
             ],
             effect: Effect::FindsOne(Conflict::Caller),
         });

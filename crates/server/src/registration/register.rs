@@ -78,6 +78,7 @@ fn itself(client: ClientId, project: ProjectId) -> Caller {
         scope: Scope::default(),
         proof: SecretId::NIL,
         by_token: true,
+        token: None,
     }
 }
 

@@ -50,6 +50,22 @@ async fn a_caller_that_is_shut_out_before_its_body_arrives_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_revoked_before_its_body_arrives_changes_nothing() {
+    let test = TestApp::start().await;
+    let victim = test.make_client(&test.project, "Victim").await;
+    let As::Bearer(token) = test.bearer(&test.admin).await else { unreachable!() };
+    let revoke = async {
+        let request = test.request(&test.admin, Method::POST, "oauth2/revoke");
+        request.form(&[("token", &token)]).send().await.expect(200);
+    };
+    let rotate = format!("/fhir/R4/ClientApplication/{}/$rotate-secret", victim.id);
+    let answer = with_late_body(&test, &rotate, &token, &json!({ "secret": victim.secret }), revoke).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let read = test.get(&test.super_admin, &victim.path()).await.expect(200);
+    assert_eq!(read.text_at("/secret"), victim.secret);
+}
+
+#[tokio::test]
 async fn an_entry_of_a_batch_is_done_for_whoever_the_caller_is_by_then() {
     let test = TestApp::start().await;
     let victim = test.make_client(&test.project, "Victim").await;
