@@ -15,6 +15,7 @@ pub mod origin;
 pub mod password;
 pub mod policy;
 pub mod random;
+pub mod reach;
 pub mod registration;
 pub mod scope;
 pub mod secret;

@@ -178,6 +178,32 @@ pub const TRUST_STORE_BYTES_MAX: usize = 64 * 1024;
 pub const TRUSTED_CERTIFICATES_MAX: usize = 16;
 /// Most certificates that are looked at between a client's and one in its trust store.
 pub const CLIENT_CHAIN_MAX: usize = 8;
+/// Longest URL of a client's key set, in bytes.
+pub const JWKS_URI_BYTES_MAX: usize = 2048;
+/// How long fetching a key set may take, from looking the name up to the last byte.
+pub const JWKS_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting to one of the addresses of a name may take.
+pub const JWKS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest head of the answer with a key set, in bytes.
+pub const JWKS_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Key sets that are fetched at once; one more waits, and gives up after [`JWKS_FETCH_TIMEOUT`].
+pub const JWKS_FETCHES_AT_ONCE_MAX: usize = 32;
+/// How soon one URL may be asked again, whatever it answered and whoever wants to know.
+pub const JWKS_FETCH_INTERVAL: Duration = Duration::from_secs(10);
+const _: () = assert!(
+    JWKS_FETCH_INTERVAL.as_secs() > JWKS_FETCH_TIMEOUT.as_secs(),
+    "whoever waited for a fetch that failed does not begin another"
+);
+/// How long a fetched key set is taken as it is where its `Cache-Control` says nothing.
+pub const JWKS_FRESH_DEFAULT: Duration = Duration::from_mins(5);
+/// The longest that a fetched key set is taken as it is, whatever its `Cache-Control` says.
+pub const JWKS_FRESH_MAX: Duration = Duration::from_hours(1);
+/// How long a fetched key set is used while fetching it again fails.
+pub const JWKS_KEPT_MAX: Duration = Duration::from_hours(6);
+/// Most fetched key sets that are kept.
+pub const JWKS_ENTRIES_MAX: usize = 1000;
+/// Most bytes of fetched key sets that are kept.
+pub const JWKS_KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The longest that a client assertion may still be good for (SMART App Launch 2.2, "Backend Services").
 pub const ASSERTION_LIFETIME_MAX: Duration = Duration::from_mins(5);
 /// How far a client's clock may be ahead.

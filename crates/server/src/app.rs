@@ -15,7 +15,7 @@ use crate::former::FormerSecretWatch;
 use crate::hashing::PasswordHasher;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
-use crate::oauth::{Renewal, TokenKeys};
+use crate::oauth::{RemoteKeys, Renewal, TokenKeys};
 use crate::usage::UsageCounter;
 
 /// One running installation, cheap to clone.
@@ -30,6 +30,7 @@ pub struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) tokens: TokenKeys,
+    pub(crate) remote_keys: RemoteKeys,
     pub(crate) conformance: Conformance,
     pub(crate) usage: UsageCounter,
     pub(crate) limiter: Limiter,
@@ -68,6 +69,7 @@ impl App {
         let conformance = Conformance::new(&config.base_url, clock.now());
         Ok(Self(Arc::new(Inner {
             tokens,
+            remote_keys: RemoteKeys::new(config.base_url.reach(), Arc::clone(&clock)),
             conformance,
             usage: UsageCounter::default(),
             passwords: PasswordHasher::default(),

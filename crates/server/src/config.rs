@@ -4,6 +4,7 @@
 use std::fmt;
 
 use keyrelay_core::origin::Origin;
+use keyrelay_core::reach::Reach;
 use keyrelay_core::signing::Schedule;
 
 use crate::proxies::TrustedProxies;
@@ -34,6 +35,12 @@ impl BaseUrl {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// How far the server reaches for what clients publish: in development also on this machine.
+    pub(crate) fn reach(&self) -> Reach {
+        let uri: Option<http::Uri> = self.0.parse().ok();
+        Reach::of_server_at(uri.as_ref().and_then(http::Uri::host).unwrap_or_default())
     }
 
     /// Whether browsers reach the server over TLS.

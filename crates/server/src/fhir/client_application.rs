@@ -26,7 +26,7 @@ use super::versions::Act;
 use crate::App;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;
-use crate::oauth::{check_jwks, check_trust_store};
+use crate::oauth::{JwksUri, check_jwks, check_trust_store};
 
 /// Stand for the unchanged secrets in the document that a patch is applied to. A control character
 /// keeps them from ever being a secret, and from being stored if a patch copies them elsewhere.
@@ -81,6 +81,7 @@ pub(super) fn take_secrets(resource: &mut Map<String, Value>) -> Result<WrittenS
 
 /// The narrow row of a client.
 pub(crate) fn row(
+    app: &App,
     caller: &Caller,
     id: ClientId,
     project: ProjectId,
@@ -106,7 +107,7 @@ pub(crate) fn row(
         let text = format!("The grant types are longer than {SCOPE_BYTES_MAX} bytes together");
         return Err(Outcome::invalid_at("ClientApplication.grantType", text));
     }
-    check_keys(id, resource)?;
+    check_keys(app, id, resource)?;
     check_redirects(resource)?;
     check_origins(resource)?;
     Ok(ClientRow {
@@ -122,15 +123,21 @@ pub(crate) fn row(
 }
 
 /// A key set that could not be used is refused where it can still be put right.
-fn check_keys(id: ClientId, resource: &Map<String, Value>) -> Result<(), Outcome> {
-    if let Some(keys) = resource.get("jwks").and_then(Value::as_str) {
+fn check_keys(app: &App, id: ClientId, resource: &Map<String, Value>) -> Result<(), Outcome> {
+    let text = |name: &str| resource.get(name).and_then(Value::as_str);
+    if let Some(keys) = text("jwks") {
         check_jwks(id, keys).map_err(|text| Outcome::invalid_at("ClientApplication.jwks", text))?;
     }
-    if let Some(certificates) = resource.get("certificateTrustStore").and_then(Value::as_str) {
+    if let Some(certificates) = text("certificateTrustStore") {
         check_trust_store(certificates)
             .map_err(|text| Outcome::invalid_at("ClientApplication.certificateTrustStore", text))?;
     }
-    Ok(())
+    let Some(uri) = text("jwksUri") else { return Ok(()) };
+    let refused = |text: String| Outcome::invalid_at("ClientApplication.jwksUri", text);
+    if text("jwks").is_some() {
+        return Err(refused("Give jwks or jwksUri, not both (RFC 7591 §2)".to_owned()));
+    }
+    JwksUri::parse(uri, app.config.base_url.reach()).map_err(|error| refused(error.to_string())).map(drop)
 }
 
 /// Where codes are sent: an absolute URI without a fragment (RFC 6749 §3.1.2) that no browser would run.

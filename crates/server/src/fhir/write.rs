@@ -171,7 +171,8 @@ async fn particulars(
 ) -> Result<Particulars, Outcome> {
     match resource_type {
         ResourceType::ClientApplication => {
-            client_application::row(act.caller, id.into(), project, &draft.resource).map(Particulars::Client)
+            client_application::row(act.app, act.caller, id.into(), project, &draft.resource)
+                .map(Particulars::Client)
         }
         ResourceType::Project => {
             project::row(act.caller, id.into(), &draft.resource, before).map(Particulars::Project)

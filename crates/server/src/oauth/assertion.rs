@@ -7,17 +7,19 @@ use std::net::IpAddr;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use keyrelay_core::client::{Acts, Proof, ProofKind, Refused};
-use keyrelay_core::id::ClientId;
+use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::limits::{ASSERTION_LIFETIME_MAX, ASSERTION_SKEW, JTI_BYTES_MAX};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::time::Timestamp;
+use keyrelay_store::ClientState;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::jose::claims_of;
 use super::jwks::{self, ClientKey};
+use super::remote_keys::JwksUri;
 use crate::App;
 use crate::auth::{NotProved, Proved, count_use, refuse};
 use crate::config::BaseUrl;
@@ -66,21 +68,27 @@ pub(super) async fn prove(
     let client = said.unwrap_or(ClientId::NIL);
     let (state, access) = tokio::join!(app.store.client(client), app.store.access(client));
     let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
-    let keys = match &state {
-        Some(state) => stored_resource(&state.resource)
-            .ok()
-            .and_then(|resource| jwks::read(client, resource.get("jwks")?.as_str()?).ok()),
-        None => None,
-    };
     let no = |why| Err(refuse(app, client, from, why));
-    let Some((key, claims)) = verified(text, keys.as_deref().unwrap_or_default()) else {
+    let until = |claims: &Claims| {
+        good_until(&app.config.base_url, app.now(), client, claims)
+            .filter(|_| client_id.is_none_or(|said| said == client.to_string()))
+    };
+    // Nobody's URL is looked at for what would be refused whatever the keys are.
+    let is_worth_asking = || {
+        let claims = claims_of(text).and_then(|claims| serde_json::from_value(claims.into()).ok());
+        jsonwebtoken::decode_header(text).is_ok_and(|header| is_acceptable(&header))
+            && claims.is_some_and(|claims| until(&claims).is_some())
+            && access.as_ref().is_some_and(|access| access.check(acts, from).is_ok())
+    };
+    let signed = match published(app, state.as_ref()) {
+        Some(Published::Here(set)) => signed_by(text, &jwks::read(client, &set).unwrap_or_default()),
+        Some(Published::At(uri)) if is_worth_asking() => signed_by_remote(app, client, text, &uri).await,
+        _ => signed_by(text, &[]),
+    };
+    let Some((key, claims)) = signed else {
         return no(if access.is_none() { Refused::UnknownClient } else { Refused::WrongSecret });
     };
-    let Some(expires) = good_until(&app.config.base_url, app.now(), client, &claims)
-        .filter(|_| client_id.is_none_or(|said| said == client.to_string()))
-    else {
-        return no(Refused::BadAssertion);
-    };
+    let Some(expires) = until(&claims) else { return no(Refused::BadAssertion) };
     let Some(access) = access else { return no(Refused::UnknownClient) };
     if let Err(why) = access.check(acts, from) {
         return no(why);
@@ -89,17 +97,61 @@ pub(super) async fn prove(
     if !app.store.use_assertion(client, jti, expires).await.map_err(NotProved::Store)? {
         return no(Refused::Replayed);
     }
-    let proof = Proof { id: key.id, kind: ProofKind::Key };
+    let proof = Proof { id: key, kind: ProofKind::Key };
     count_use(app, client, proof);
     Ok(Proved { access, proof })
+}
+
+/// Where a client publishes its keys.
+enum Published {
+    /// In its own resource.
+    Here(String),
+    /// At a URL.
+    At(JwksUri),
+}
+
+fn published(app: &App, state: Option<&ClientState>) -> Option<Published> {
+    let resource = stored_resource(&state?.resource).ok()?;
+    let text = |name: &str| resource.get(name).and_then(Value::as_str);
+    if let Some(set) = text("jwks") {
+        return Some(Published::Here(set.to_owned()));
+    }
+    JwksUri::parse(text("jwksUri")?, app.config.base_url.reach()).ok().map(Published::At)
+}
+
+/// Verifies by the keys at a URL. If none of those that are known does, the client may have new ones:
+/// the URL is looked at again, as often as that may be.
+async fn signed_by_remote(
+    app: &App,
+    client: ClientId,
+    text: &str,
+    uri: &JwksUri,
+) -> Option<(SecretId, Claims)> {
+    let set = app.remote_keys.get(uri).await?;
+    let signed = signed_by(text, &jwks::read_fetched(client, &set));
+    if signed.is_some() {
+        return signed;
+    }
+    let set = app.remote_keys.again(uri, &set).await?;
+    signed_by(text, &jwks::read_fetched(client, &set))
+}
+
+/// The key by which an assertion is signed, and what it says.
+fn signed_by(text: &str, keys: &[ClientKey]) -> Option<(SecretId, Claims)> {
+    verified(text, keys).map(|(key, claims)| (key.id, claims))
+}
+
+/// Signed by an algorithm that is taken here, without an extension that a sender may insist on (RFC 7515
+/// §4.1.11): none is known here.
+fn is_acceptable(header: &Header) -> bool {
+    ALGORITHMS.contains(&header.alg) && header.crit.is_none()
 }
 
 /// The claims of an assertion whose signature one of the keys verifies. Without a key that fits, a
 /// signature is verified all the same (P5).
 pub(super) fn verified<'k>(text: &str, keys: &'k [ClientKey]) -> Option<(&'k ClientKey, Claims)> {
     let header = jsonwebtoken::decode_header(text).ok()?;
-    // No extension that a sender may insist on is known here (RFC 7515 §4.1.11).
-    if !ALGORITHMS.contains(&header.alg) || header.crit.is_some() {
+    if !is_acceptable(&header) {
         return None;
     }
     let mut fitting = keys.iter().filter(|key| key.fits(header.kid.as_deref(), header.alg)).peekable();

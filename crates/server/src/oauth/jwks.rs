@@ -1,11 +1,15 @@
-//! The public keys that a client publishes to prove itself by (RFC 7517), as it wrote them into
-//! `ClientApplication.jwks`. A set is checked as a whole when it is written, so that a key that could
-//! never verify anything is refused where somebody can still put it right.
+//! The public keys that a client publishes to prove itself by (RFC 7517): in `ClientApplication.jwks`,
+//! or at the URL in `jwksUri`. A set that is written here is checked as a whole, so that a key that
+//! could never verify anything is refused where somebody can still put it right. Of a set that is
+//! fetched, what can be used is used: it may be meant for other readers too.
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, PublicKeyUse, ThumbprintHash,
+};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::limits::{CLIENT_KEYS_MAX, JWKS_BYTES_MAX};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -47,11 +51,33 @@ pub(super) fn read(client: ClientId, text: &str) -> Result<Vec<ClientKey>, Strin
     if keys.is_empty() || keys.len() > CLIENT_KEYS_MAX {
         return Err(format!("A key set has between 1 and {CLIENT_KEYS_MAX} keys"));
     }
-    if let Some(n) = keys.iter().position(|key| PRIVATE_MEMBERS.iter().any(|name| key.get(name).is_some())) {
+    if let Some(n) = keys.iter().position(has_private_members) {
         return Err(format!("Key {n} has private members: publish the public part only, and make a new key"));
     }
     let set: JwkSet = serde_json::from_str(text).map_err(|error| format!("This is no key set: {error}"))?;
     set.keys.iter().enumerate().map(|(n, key)| one(client, n, key)).collect()
+}
+
+/// The keys of a fetched set that can be used (RFC 7517 §5), the first few of them.
+pub(super) fn read_fetched(client: ClientId, text: &str) -> Vec<ClientKey> {
+    let set: Value = serde_json::from_str(text).unwrap_or_default();
+    let keys = set.get("keys").and_then(Value::as_array).into_iter().flatten().enumerate();
+    // A private key that lies in the open is anybody's.
+    let public = keys.filter(|(_, key)| !has_private_members(key));
+    public
+        .filter_map(|(n, key)| one(client, n, &Jwk::deserialize(key).ok()?).ok())
+        .take(CLIENT_KEYS_MAX)
+        .collect()
+}
+
+/// Whether a text is a key set at all, whatever its keys are good for.
+pub(super) fn is_set(text: &str) -> bool {
+    serde_json::from_str::<Map<String, Value>>(text)
+        .is_ok_and(|set| set.get("keys").is_some_and(Value::is_array))
+}
+
+fn has_private_members(key: &Value) -> bool {
+    PRIVATE_MEMBERS.iter().any(|name| key.get(name).is_some())
 }
 
 fn one(client: ClientId, n: usize, key: &Jwk) -> Result<ClientKey, String> {
@@ -70,6 +96,10 @@ fn one(client: ClientId, n: usize, key: &Jwk) -> Result<ClientKey, String> {
     };
     if key.common.public_key_use.as_ref().is_some_and(|used| *used != PublicKeyUse::Signature) {
         return Err(format!("Key {n} is not for signatures (its `use` is not sig)"));
+    }
+    let operations = key.common.key_operations.as_ref();
+    if operations.is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
+        return Err(format!("Key {n} is not for verifying signatures (its `key_ops` do not say verify)"));
     }
     let decoding = DecodingKey::from_jwk(key).map_err(|error| format!("Key {n} cannot be used: {error}"))?;
     let thumbprint =

@@ -18,18 +18,18 @@ use crate::app::{Answer, As, Credentials, TestApp};
 const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A key that a client signs with.
-enum Key {
+pub enum Key {
     Es384(EcdsaKeyPair),
     EdDsa(Ed25519KeyPair),
     Rs384(RsaKeyPair),
 }
 
 impl Key {
-    fn es384() -> Self {
+    pub fn es384() -> Self {
         Self::Es384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap())
     }
 
-    const fn algorithm(&self) -> &'static str {
+    pub const fn algorithm(&self) -> &'static str {
         match self {
             Self::Es384(_) => "ES384",
             Self::EdDsa(_) => "EdDSA",
@@ -37,7 +37,7 @@ impl Key {
         }
     }
 
-    fn jwk(&self, kid: &str) -> Value {
+    pub fn jwk(&self, kid: &str) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match self {
             Self::Es384(pair) => {
@@ -55,7 +55,7 @@ impl Key {
         }
     }
 
-    fn sign(&self, header: &Value, claims: &Value) -> String {
+    pub fn sign(&self, header: &Value, claims: &Value) -> String {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let text = format!("{}.{}", encode(header), encode(claims));
         let random = SystemRandom::new();
@@ -72,7 +72,7 @@ impl Key {
     }
 }
 
-fn claims(test: &TestApp, client: &str, jti: &str) -> Value {
+pub fn claims(test: &TestApp, client: &str, jti: &str) -> Value {
     json!({
         "iss": client,
         "sub": client,
@@ -88,7 +88,7 @@ async fn publish(test: &TestApp, client: &Credentials, keys: &[Value]) {
     test.patch(&test.admin, &client.path(), &patch).await.expect(200);
 }
 
-async fn present(test: &TestApp, assertion: &str) -> Answer {
+pub async fn present(test: &TestApp, assertion: &str) -> Answer {
     let form = [
         ("grant_type", "client_credentials"),
         ("client_assertion_type", TYPE),
@@ -98,12 +98,12 @@ async fn present(test: &TestApp, assertion: &str) -> Answer {
 }
 
 #[track_caller]
-fn refused(answer: &Answer, what: &str) {
+pub fn refused(answer: &Answer, what: &str) {
     assert_eq!(answer.status, 401, "{what}: {}", answer.text);
     assert_eq!(answer.text_at("/error"), "invalid_client", "{what}");
 }
 
-fn header(key: &Key) -> Value {
+pub fn header(key: &Key) -> Value {
     json!({ "alg": key.algorithm(), "kid": "k1", "typ": "JWT" })
 }
 
@@ -258,6 +258,8 @@ async fn a_key_set_that_could_not_be_used_is_not_stored() {
     private["d"] = json!("AAAA");
     let mut encryption = key.jwk("k1");
     encryption["use"] = json!("enc");
+    let mut operations = key.jwk("k1");
+    operations["key_ops"] = json!(["encrypt", "sign"]);
     for set in [
         "nonsense".to_owned(),
         "{}".to_owned(),
@@ -265,6 +267,7 @@ async fn a_key_set_that_could_not_be_used_is_not_stored() {
         json!({ "keys": vec![key.jwk("k1"); 17] }).to_string(),
         json!({ "keys": [private] }).to_string(),
         json!({ "keys": [encryption] }).to_string(),
+        json!({ "keys": [operations] }).to_string(),
         json!({ "keys": [{ "kty": "oct", "k": "AAAA" }] }).to_string(),
         json!({ "keys": [{ "kty": "RSA", "n": "AQAB", "e": "AQAB" }] }).to_string(),
     ] {

@@ -1,0 +1,154 @@
+//! What a fetch does on the wire, against servers on this machine.
+
+use futures_util::future::join_all;
+use http::HeaderValue;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::*;
+
+const SET: &str = r#"{"keys":[]}"#;
+
+/// Reads a request's head and answers it; gives what was asked.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &str) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let Ok(byte) = stream.read_u8().await else { return String::new() };
+        head.push(byte);
+    }
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    String::from_utf8(head).unwrap()
+}
+
+/// A TLS server under a certificate of its own for `localhost`.
+async fn tls_server() -> (u16, CertificateDer<'static>, tokio::task::JoinHandle<()>) {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{SET}", SET.len());
+                answer(stream, &text).await;
+            }
+        }
+    });
+    (port, cert.der().clone(), serving)
+}
+
+fn fetcher(reach: Reach, trusted: &CertificateDer<'static>) -> Fetcher {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let fetcher = Fetcher::new(reach);
+    assert!(fetcher.tls.set(trusting(roots).unwrap()).is_ok());
+    fetcher
+}
+
+fn at(url: &str) -> JwksUri {
+    JwksUri::parse(url, Reach::InternetAndLoopback).unwrap()
+}
+
+#[tokio::test]
+async fn over_tls_the_certificate_must_be_trusted_and_of_the_name() {
+    let (port, certificate, serving) = tls_server().await;
+    let trusting = fetcher(Reach::InternetAndLoopback, &certificate);
+    let fetched = trusting.fetch(&at(&format!("https://localhost:{port}/keys"))).await.unwrap();
+    assert_eq!(fetched.text, SET);
+    let other_name = trusting.fetch(&at(&format!("https://127.0.0.1:{port}/keys"))).await;
+    assert!(matches!(other_name, Err(FetchError::Tls(_))));
+    let other = generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.der().clone();
+    let distrusting = fetcher(Reach::InternetAndLoopback, &other);
+    let refused = distrusting.fetch(&at(&format!("https://localhost:{port}/keys"))).await;
+    assert!(matches!(refused, Err(FetchError::Tls(_))));
+    serving.abort();
+}
+
+/// The URL was good when it was written; what its name leads to decides.
+#[tokio::test]
+async fn a_name_that_leads_to_an_address_out_of_reach_is_not_connected_to() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let fetcher = Fetcher::new(Reach::Internet);
+    for host in ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
+        let Ok(uri) = JwksUri::parse(&format!("https://{host}:{port}/keys"), Reach::InternetAndLoopback)
+        else {
+            continue;
+        };
+        let refused = fetcher.fetch(&uri).await;
+        assert!(matches!(refused, Err(FetchError::OutOfReach | FetchError::Name(_))), "{host}");
+    }
+    let connected = timeout(Duration::ZERO, listener.accept()).await;
+    assert!(connected.is_err(), "somebody connected");
+}
+
+#[tokio::test]
+async fn the_request_names_its_host_and_no_more() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let served = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        // Without a length, the end of the connection is the end of the answer.
+        answer(stream, &format!("HTTP/1.1 200 OK\r\nCache-Control: public, max-age=7\r\n\r\n{SET}")).await
+    });
+    let source = Fetcher::new(Reach::InternetAndLoopback);
+    let fetched = source.fetch(&at(&format!("http://localhost:{port}/keys?a=b"))).await.unwrap();
+    assert_eq!((fetched.text.as_str(), fetched.max_age), (SET, Some(Duration::from_secs(7))));
+    let head = served.await.unwrap();
+    assert!(head.starts_with("GET /keys?a=b HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains(&format!("host: localhost:{port}\r\n")), "{head}");
+    assert!(!head.to_ascii_lowercase().contains("authorization"), "{head}");
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_are_fetched_at_once() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let uri = at(&format!("http://{}/", listener.local_addr().unwrap()));
+    let fetcher = Fetcher::new(Reach::InternetAndLoopback);
+    tokio::time::pause();
+    let all = join_all((0..JWKS_FETCHES_AT_ONCE_MAX + 5).map(|_| fetcher.fetch(&uri)));
+    let mut connected = Vec::new();
+    let accepting = async {
+        while let Ok((stream, _)) = listener.accept().await {
+            connected.push(stream);
+        }
+    };
+    tokio::select! {
+        all = all => assert!(all.iter().all(|one| matches!(one, Err(FetchError::TooSlow)))),
+        () = accepting => {}
+    }
+    assert_eq!(connected.len(), JWKS_FETCHES_AT_ONCE_MAX);
+}
+
+#[test]
+fn cache_control_is_read_for_what_matters() {
+    let age = |values: &[&'static str]| {
+        let values = values.iter().map(|value| (CACHE_CONTROL, HeaderValue::from_static(value)));
+        max_age(&values.collect()).map(|age| age.as_secs())
+    };
+    for (values, seconds) in [
+        (&[][..], None),
+        (&["public"], None),
+        (&["public, max-age=60"], Some(60)),
+        (&["Max-Age=\"60\""], Some(60)),
+        (&["max-age=60, must-revalidate", "no-cache"], Some(0)),
+        (&["no-store"], Some(0)),
+        (&["max-age=-1"], Some(0)),
+        (&["max-age=99999999999999"], Some(0)),
+        (&["max-age"], Some(0)),
+    ] {
+        assert_eq!(age(values), seconds, "{values:?}");
+    }
+}
