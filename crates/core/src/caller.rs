@@ -143,6 +143,16 @@ impl Caller {
             && self.scope.allows(interaction, resource_type)
     }
 
+    /// Whether a token of the caller may say that it may do this: to resources of a type of this server, or,
+    /// without one, of types that other FHIR servers keep. Of those only a policy says something here.
+    #[must_use]
+    pub fn may_be_granted(&self, interaction: Interaction, resource_type: Option<ResourceType>) -> bool {
+        match resource_type {
+            Some(resource_type) => self.may(interaction, resource_type),
+            None => self.policy.as_ref().is_none_or(|policy| policy.allows_elsewhere(interaction)),
+        }
+    }
+
     /// Whether the caller may do this with that resource, which is within its reach. For `Create` that is
     /// the resource as it would be.
     ///

@@ -37,6 +37,8 @@ pub struct ClientAccess {
     pub grant_types: Option<Vec<String>>,
     /// `ClientApplication.defaultScope`.
     pub default_scope: Option<String>,
+    /// What its registration binds it to for good (RFC 7591); `None` where an admin made it.
+    pub scope_bound: Option<Scope>,
     /// Until when tokens of this client may be alive that have been revoked.
     pub revoked_until: Option<Timestamp>,
     /// Its membership in its project, if it has one.
@@ -259,7 +261,7 @@ impl ClientAccess {
             project: self.project.id,
             role,
             policy: membership.policy.clone(),
-            scope,
+            scope: scope.bound_by(self.scope_bound.as_ref()),
             proof,
             by_token: true,
             token: None,

@@ -159,6 +159,12 @@ impl AccessPolicy {
         self.rules.iter().any(|rule| rule.covers(interaction, resource_type))
     }
 
+    /// Whether a rule about all types allows the interaction with resources that other FHIR servers keep.
+    #[must_use]
+    pub fn allows_elsewhere(&self, interaction: Interaction) -> bool {
+        self.rules.iter().any(|rule| rule.resource_type.is_none() && rule.covers_interaction(interaction))
+    }
+
     /// What the first rule says that allows the interaction with that resource; `None` if none does.
     #[must_use]
     pub fn rule(&self, interaction: Interaction, subject: &Subject<'_>) -> Option<Allowed<'_>> {
@@ -249,10 +255,12 @@ impl PolicyRule {
     }
 
     fn covers(&self, interaction: Interaction, resource_type: ResourceType) -> bool {
+        self.is_about(resource_type) && self.covers_interaction(interaction)
+    }
+
+    fn covers_interaction(&self, interaction: Interaction) -> bool {
         let named = |codes: &Vec<String>| codes.iter().any(|code| code == interaction.as_str());
-        self.is_about(resource_type)
-            && (interaction.is_reading() || !self.read_only)
-            && self.interactions.as_ref().is_none_or(named)
+        (interaction.is_reading() || !self.read_only) && self.interactions.as_ref().is_none_or(named)
     }
 }
 

@@ -129,7 +129,8 @@ mod tests {
             scope: Some(Scope::parse("system/Practitioner.rs openid").unwrap()),
         };
         assert!(bound.allow_grant("client_credentials") && !bound.allow_grant("authorization_code"));
-        assert!(bound.allow_scope(&Scope::parse("openid").unwrap()));
+        assert!(bound.allow_scope(&Scope::parse("system/Practitioner.rs").unwrap()));
+        assert!(!bound.allow_scope(&Scope::parse("openid").unwrap()), "it would bind less");
         assert!(!bound.allow_scope(&Scope::parse("openid system/*.rs").unwrap()));
     }
 }

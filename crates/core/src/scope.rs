@@ -119,45 +119,74 @@ impl Scope {
         self.text.is_empty()
     }
 
+    /// Whether resource scopes are named, so that the bearer may do no more than they say.
+    #[must_use]
+    pub const fn is_restricted(&self) -> bool {
+        self.restricted
+    }
+
     /// Whether a scope is named, letter for letter.
     #[must_use]
     pub fn has(&self, word: &str) -> bool {
         self.text.split(' ').any(|named| named == word)
     }
 
-    /// Whether everything that is named here is named there.
+    /// Whether everything that is named here is named there, and binds no less: without any resource scope
+    /// a bearer may do all that its role allows.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
-        self.text.split(' ').all(|named| named.is_empty() || other.has(named))
+        (self.restricted || !other.restricted)
+            && self.text.split(' ').all(|named| named.is_empty() || other.has(named))
+    }
+
+    /// The scope as it binds a client that is bound from outside: where it names no resource scopes, those
+    /// of the bound apply.
+    #[must_use]
+    pub fn bound_by(self, bound: Option<&Self>) -> Self {
+        match bound {
+            Some(bound) if bound.restricted && !self.restricted => bound.clone(),
+            _ => self,
+        }
     }
 
     /// What of this is granted to somebody who may do what `may` says (RFC 6749 §3.3).
     ///
-    /// Resource scopes of the other context are not granted, and of those about one resource type of
-    /// this server as much as `may` allows: `system/Project.cruds` may become `system/Project.rs`.
-    /// Those about `*`, and about types that other FHIR servers keep, pass as they are: other servers
-    /// read tokens too, and here a token never allows more than `may`. Words that are not known are left out.
+    /// Resource scopes of the other context are not granted, and of the others as much as `may` allows:
+    /// `system/Project.cruds` may become `system/Project.rs`. Types that other FHIR servers keep, of which
+    /// `may` is asked as `None`, are judged too: those servers read tokens. What may be had of `*` only for
+    /// some types becomes a scope for each of them. Words that are not known are left out.
     ///
     /// `None` if nothing is left. That is so too where resource scopes were asked for and none is left:
     /// without any, the token would be bound less than was asked for.
     #[must_use]
-    pub fn granted(&self, to: Grantee, may: impl Fn(Interaction, ResourceType) -> bool) -> Option<Self> {
+    pub fn granted(
+        &self,
+        to: Grantee,
+        may: impl Fn(Interaction, Option<ResourceType>) -> bool,
+    ) -> Option<Self> {
         let mut words: Vec<Cow<'_, str>> = Vec::new();
         for word in self.text.split(' ') {
             let granted = match Context::of(word) {
-                None => is_known(word).then_some(Cow::Borrowed(word)),
-                Some(_) => ResourceScope::parse(word).and_then(|scope| scope.granted(word, to, &may)),
+                None => is_known(word).then_some(Cow::Borrowed(word)).into_iter().collect(),
+                Some(_) => {
+                    ResourceScope::parse(word).map(|scope| scope.granted(word, to, &may)).unwrap_or_default()
+                }
             };
-            words.extend(granted.filter(|word| !words.contains(word)));
+            for word in granted {
+                if !words.contains(&word) {
+                    words.push(word);
+                }
+            }
         }
         self.of_these(&words.join(" "))
     }
 
-    /// What of this is named there, too; as with [`Scope::granted`], `None` if nothing is left.
+    /// What of this is named there, too; as with [`Scope::granted`], `None` if nothing is left. A bound
+    /// with resource scopes leaves nothing of a scope without any, which would bind less.
     #[must_use]
     pub fn only(&self, of: &Self) -> Option<Self> {
         let words: Vec<&str> = self.text.split(' ').filter(|word| of.has(word)).collect();
-        self.of_these(&words.join(" "))
+        self.of_these(&words.join(" ")).filter(|left| left.restricted || !of.restricted)
     }
 
     fn of_these(&self, words: &str) -> Option<Self> {
@@ -265,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_is_granted_is_no_more_than_one_may() {
-        let reads = |interaction: Interaction, _| interaction.is_reading();
+        let reads = |interaction: Interaction, _: Option<ResourceType>| interaction.is_reading();
         let granted = |text: &str| {
             scope(text).granted(Grantee::Client, reads).map(|granted| granted.as_str().to_owned())
         };
@@ -283,11 +312,9 @@ mod tests {
             ("system/ClientApplication.u system/Project.r", Some("system/Project.r")),
             ("system/ClientApplication.crs?name=x", Some("system/ClientApplication.rs?name=x")),
             ("system/ClientApplication.rs?colour=red", None),
-            (
-                "system/Patient.cruds?_id=x system/Observation.write",
-                Some("system/Patient.cruds?_id=x system/Observation.write"),
-            ),
-            ("system/*.cruds", Some("system/*.cruds")),
+            ("system/Patient.cruds?_id=x system/Observation.write", Some("system/Patient.rs?_id=x")),
+            ("system/*.cruds", Some("system/*.rs")),
+            ("system/*.write", None),
             // Only `openid` would be left, and that binds less than what was asked for.
             ("openid user/ClientApplication.rs", None),
             ("openid system/ClientApplication.sr", None),
@@ -308,9 +335,34 @@ mod tests {
         let bound = scope("openid system/Project.rs");
         let only = |text: &str| scope(text).only(&bound).map(|left| left.as_str().to_owned());
         assert_eq!(only("openid system/Project.rs system/*.*").as_deref(), Some("openid system/Project.rs"));
-        assert_eq!(only("openid").as_deref(), Some("openid"));
+        assert_eq!(only("openid"), None, "it would bind less than the bound");
         assert_eq!(only("openid system/*.*"), None);
         assert_eq!(only("email"), None);
+        let free = scope("openid email");
+        assert_eq!(scope("openid").only(&free), Some(scope("openid")));
+        assert!(scope("openid").is_within(&free) && !scope("openid").is_within(&bound));
+        assert!(scope("system/Project.rs").is_within(&bound));
+
+        assert_eq!(scope("openid").bound_by(Some(&bound)), bound);
+        assert_eq!(scope("").bound_by(Some(&bound)), bound);
+        assert_eq!(scope("system/Project.rs").bound_by(Some(&bound)), scope("system/Project.rs"));
+        assert_eq!(scope("openid").bound_by(Some(&free)), scope("openid"));
+        assert_eq!(scope("openid").bound_by(None), scope("openid"));
+    }
+
+    #[test]
+    fn of_everything_those_types_are_granted_that_may_be_had() {
+        let reads_projects = |interaction: Interaction, kind: Option<ResourceType>| {
+            interaction.is_reading() && kind == Some(Project)
+        };
+        let granted = |text: &str| {
+            scope(text).granted(Grantee::Client, reads_projects).map(|granted| granted.as_str().to_owned())
+        };
+        assert_eq!(granted("system/*.cruds").as_deref(), Some("system/Project.rs"));
+        assert_eq!(granted("system/*.s").as_deref(), Some("system/Project.s"));
+        assert_eq!(granted("system/*.*").as_deref(), Some("system/Project.rs"));
+        assert_eq!(granted("system/Patient.rs"), None);
+        assert_eq!(granted("system/*.cu"), None);
     }
 
     #[test]
@@ -330,7 +382,7 @@ mod tests {
         ) {
             let asked = scope(&words.join(" "));
             let all = [Create, Read, Update, Delete, Search];
-            let may = |interaction: Interaction, _: ResourceType| {
+            let may = |interaction: Interaction, _: Option<ResourceType>| {
                 let same = |one: &Interaction| *one == interaction;
                 all.iter().position(same).is_some_and(|position| may[position])
             };

@@ -9,6 +9,7 @@ use keyrelay_core::client::{ClientAccess, MembershipAccess, ProjectAccess};
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::policy::AccessPolicy;
+use keyrelay_core::scope::Scope;
 use keyrelay_core::time::Timestamp;
 use serde_json::Value;
 
@@ -30,7 +31,7 @@ fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
         "SELECT c.id, c.name, c.active, c.token_lifetime_ms, c.grant_types, c.default_scope, \
          c.active_id, c.active_proof, NULL, c.active_created, c.retiring_id, c.retiring_proof, NULL, c.retiring_created, \
          m.id, m.active, m.admin, m.policy_id, m.profile_type, m.profile_id, r.version_id, r.content, \
-         p.id, p.name, p.active, p.super_admin, p.secret_once, c.revoked_until \
+         p.id, p.name, p.active, p.super_admin, p.secret_once, c.revoked_until, c.scope_bound \
          FROM client c JOIN project p ON p.id = c.project_id \
          LEFT JOIN membership m ON m.client_id = c.id AND m.project_id = c.project_id \
          LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
@@ -58,7 +59,14 @@ fn read(row: &Row) -> Result<ClientAccess, StoreError> {
             secret_visibility: visibility(row.boolean(26)?),
         },
         revoked_until: row.opt_int(27)?.map(Timestamp::from_epoch_ms),
+        scope_bound: scope_bound(row.opt_text(28)?)?,
     })
+}
+
+/// Reads the scope that binds a registered client.
+pub(crate) fn scope_bound(text: Option<String>) -> Result<Option<Scope>, StoreError> {
+    let scope = text.map(|text| Scope::parse(&text)).transpose();
+    scope.map_err(|_| StoreError::Corrupt { what: "the scope of a registration" })
 }
 
 /// Reads a membership from eight columns: `id, active, admin, policy_id, profile_type, profile_id` and

@@ -4,9 +4,9 @@
 use keyrelay_core::id::{ClientId, ProjectId, RegistrationGrantId, ResourceId};
 use keyrelay_core::limits::REGISTRATION_GRANTS_LISTED_MAX;
 use keyrelay_core::registration::{AuthMethod, Registration, RegistrationBounds};
-use keyrelay_core::scope::Scope;
 use keyrelay_core::time::Timestamp;
 
+use crate::access::scope_bound;
 use crate::change::args;
 use crate::database::{Arg, Row};
 use crate::{Change, Conflict, Store, StoreError};
@@ -43,10 +43,9 @@ fn read_grant(row: &Row) -> Result<RegistrationGrant, StoreError> {
 
 /// Reads bounds from two columns.
 fn read_bounds(row: &Row, at: usize) -> Result<RegistrationBounds, StoreError> {
-    let scope = row.opt_text(at + 1)?.map(|text| Scope::parse(&text)).transpose();
     Ok(RegistrationBounds {
         grant_types: row.opt_text(at)?.map(|types| types.split(' ').map(str::to_owned).collect()),
-        scope: scope.map_err(|_| StoreError::Corrupt { what: "the scope of a registration" })?,
+        scope: scope_bound(row.opt_text(at + 1)?)?,
     })
 }
 
@@ -133,8 +132,16 @@ impl Change {
         );
     }
 
-    /// Keeps what a registration adds to a client.
+    /// Keeps what a registration adds to a client. The scope that binds it is in the client's own row, too:
+    /// that is what is read with every request.
     pub fn create_registration(&mut self, registration: &Registration) {
+        if let Some(scope) = &registration.bounds.scope {
+            self.push(
+                "UPDATE client SET scope_bound = $1 WHERE id = $2",
+                args![scope.as_str(), registration.client],
+                Some(Conflict::Version),
+            );
+        }
         let mut args = bounds_args(&registration.bounds);
         args.extend(args![
             registration.client,

@@ -134,28 +134,42 @@ impl<'a> ResourceScope<'a> {
         (name == "*" || is_type).then_some(Self { context, name, permissions, query })
     }
 
-    /// What of it is granted; see [`super::Scope::granted`].
+    /// What of it is granted, one word or, of `*`, several; see [`super::Scope::granted`].
     pub(super) fn granted(
         &self,
         word: &'a str,
         to: Grantee,
-        may: impl Fn(Interaction, ResourceType) -> bool,
-    ) -> Option<Cow<'a, str>> {
+        may: impl Fn(Interaction, Option<ResourceType>) -> bool,
+    ) -> Vec<Cow<'a, str>> {
         if !self.context.is_for(to) {
-            return None;
+            return Vec::new();
         }
-        let Ok(own) = self.name.parse::<ResourceType>() else { return Some(Cow::Borrowed(word)) };
-        Rule::read(self)?;
-        let granted = self.permissions.within(|interaction| may(interaction, own));
+        let within =
+            |kind: Option<ResourceType>| self.permissions.within(|interaction| may(interaction, kind));
+        let own = self.name.parse::<ResourceType>().ok();
+        if own.is_some() && Rule::read(self).is_none() {
+            return Vec::new();
+        }
+        let granted = within(own);
+        let mut words: Vec<_> = self.with(word, self.name, granted).into_iter().collect();
+        if self.name == "*" && granted != self.permissions {
+            let more = ResourceType::ALL.iter().filter(|kind| within(Some(**kind)) != granted);
+            words.extend(more.filter_map(|kind| self.with(word, kind.as_str(), within(Some(*kind)))));
+        }
+        words
+    }
+
+    /// The same about that type, with these permissions; `None` without any.
+    fn with(&self, word: &'a str, name: &str, granted: Permissions) -> Option<Cow<'a, str>> {
         let letters = granted.letters();
         if letters.is_empty() {
             return None;
         }
-        if granted == self.permissions {
+        if granted == self.permissions && name == self.name {
             return Some(Cow::Borrowed(word));
         }
         let (context, _) = word.split_once('/')?;
         let query = self.query.map_or_else(String::new, |query| format!("?{query}"));
-        Some(Cow::Owned(format!("{context}/{}.{letters}{query}", self.name)))
+        Some(Cow::Owned(format!("{context}/{name}.{letters}{query}")))
     }
 }

@@ -276,8 +276,7 @@ impl Visit<'_> {
 
     async fn consent(&self, session: SessionId) -> Result<Response, NotLoggedIn> {
         let access = flow::waiting(self.app, session, Stage::Consent).await?;
-        let scopes: Vec<ScopeLine<'_>> =
-            access.session.scope.as_str().split_ascii_whitespace().map(ScopeLine::of).collect();
+        let scopes = ScopeLine::all(&access.session.scope);
         let project = access.project.as_ref().and_then(|project| project.name.as_deref());
         let template = ui::Consent {
             base: self.app.config.base_url.as_str(),

@@ -10,7 +10,6 @@ use http::{HeaderMap, Method};
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SessionId};
 use keyrelay_core::limits::{AUTHORIZE_PARAMETER_BYTES_MAX, EMAIL_BYTES_MAX};
 use keyrelay_core::password::PlainPassword;
-use keyrelay_core::scope::Scope;
 use keyrelay_core::session::{Session, Stage};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -23,9 +22,6 @@ use crate::error::Outcome;
 use crate::fhir::Content;
 use crate::headers::{JSON, NO_STORE};
 use crate::limiter::Attempt;
-
-/// What a person is granted whose application names no scope.
-const SCOPE_DEFAULT: &str = "openid";
 
 /// The answer to a step. A code in it grants something, so it is written at the last moment.
 struct LoginAnswer<'a> {
@@ -146,10 +142,9 @@ async fn read(app: &App, body: &Map<String, Value>) -> Result<LoginRequest, Outc
             ProjectId::parse(id).ok_or_else(|| Outcome::invalid_at("projectId", "projectId is not an id"))
         })
         .transpose()?;
-    let scope = Scope::parse(text(body, "scope")?.unwrap_or(SCOPE_DEFAULT))
-        .map_err(|error| Outcome::invalid_at("scope", error.to_string()))?;
-    let bound = client.as_ref().and_then(|client| client.bound.as_ref());
-    let scope = for_people(&scope, bound).ok_or_else(|| Outcome::invalid_at("scope", NOTHING))?;
+    let scope = for_people(text(body, "scope")?, client.as_ref());
+    let scope = scope.map_err(|error| Outcome::invalid_at("scope", error.to_string()))?;
+    let scope = scope.ok_or_else(|| Outcome::invalid_at("scope", NOTHING))?;
     let code_challenge = challenge(body)?;
     if client.is_some() && code_challenge.is_none() {
         return Err(Outcome::invalid_at("codeChallenge", "codeChallenge is needed, by the method S256"));

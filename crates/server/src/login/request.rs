@@ -3,7 +3,7 @@
 
 use keyrelay_core::id::{ClientId, ProjectId};
 use keyrelay_core::limits::AUTHORIZE_PARAMETER_BYTES_MAX;
-use keyrelay_core::scope::{Grantee, Scope};
+use keyrelay_core::scope::{BadScope, Grantee, Scope};
 use serde_json::Value;
 
 use crate::App;
@@ -28,8 +28,7 @@ pub(super) struct LoginClient {
 /// The client of that id, if people may log in through it now.
 pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>, Outcome> {
     let Some(id) = ClientId::parse(id) else { return Ok(None) };
-    let (state, access, registration) =
-        tokio::try_join!(app.store.client(id), app.store.access(id), app.store.registration(id))?;
+    let (state, access) = tokio::try_join!(app.store.client(id), app.store.access(id))?;
     let Some((state, access)) = state.zip(access) else { return Ok(None) };
     if !access.active || !access.project.active || !access.allows_grant("authorization_code") {
         return Ok(None);
@@ -47,7 +46,7 @@ pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>
         project: access.project.id,
         redirect_uris,
         default_scope: access.default_scope.clone(),
-        bound: registration.and_then(|registration| registration.bounds.scope),
+        bound: access.scope_bound.clone(),
         allows_refresh: access.allows_grant("refresh_token"),
         needs_pkce: !(is_confidential && pkce_optional),
     }))
@@ -57,13 +56,24 @@ pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>
 pub(super) const NOTHING: &str =
     "Nothing of the scope can be granted to a person: resource scopes begin with user/ or patient/";
 
-/// What of a scope somebody can be asked to agree to. How much of it is granted is decided with each token.
-pub(super) fn for_people(asked: &Scope, bound: Option<&Scope>) -> Option<Scope> {
+/// The scope of a login that names none, and whose client has no default one.
+const SCOPE_DEFAULT: &str = "openid";
+
+/// What of a scope somebody can be asked to agree to: of what the client asks for, or else of its default
+/// scope, or of what its registration binds it to. How much of it is granted is decided with each token.
+pub(super) fn for_people(
+    asked: Option<&str>,
+    client: Option<&LoginClient>,
+) -> Result<Option<Scope>, BadScope> {
+    let bound = client.and_then(|client| client.bound.as_ref());
+    let default = client.and_then(|client| client.default_scope.as_deref());
+    let asked = asked.or(default).or(bound.map(Scope::as_str)).unwrap_or(SCOPE_DEFAULT);
+    let asked = Scope::parse(asked)?;
     let asked = match bound {
-        Some(bound) => asked.only(bound)?,
-        None => asked.clone(),
+        Some(bound) => asked.only(bound),
+        None => Some(asked),
     };
-    asked.granted(Grantee::Person, |_, _| true)
+    Ok(asked.and_then(|asked| asked.granted(Grantee::Person, |_, _| true)))
 }
 
 /// Whether a text can be an S256 challenge: 256 bits in base64url (RFC 7636 §4.2).
@@ -199,9 +209,9 @@ fn wanted(app: &App, client: &LoginClient, parameters: &Parameters) -> Result<Wa
     if get("prompt") == Some("none") {
         return Err(error("login_required", "The person must log in"));
     }
-    let asked = get("scope").or(client.default_scope.as_deref()).unwrap_or("openid");
-    let scope = Scope::parse(asked).map_err(|bad| error("invalid_scope", bad.to_string()))?;
-    let scope = for_people(&scope, client.bound.as_ref()).ok_or_else(|| error("invalid_scope", NOTHING))?;
+    let scope = for_people(get("scope"), Some(client));
+    let scope = scope.map_err(|bad| error("invalid_scope", bad.to_string()))?;
+    let scope = scope.ok_or_else(|| error("invalid_scope", NOTHING))?;
     let wants = scope.has("offline_access") || scope.has("online_access");
     Ok(Wanted {
         refreshable: wants && client.allows_refresh,

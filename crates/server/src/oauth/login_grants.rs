@@ -150,7 +150,9 @@ fn again(caller: &Caller, asked: Option<&Scope>) -> Result<Scope, OAuthError> {
         Some(asked) if asked.is_within(&caller.scope) || asked.is_within(&all) => {
             granted(caller, asked, Grantee::Person)
         }
-        Some(_) => Err(OAuthError::invalid_scope("scope names more than was granted")),
+        Some(_) => Err(OAuthError::invalid_scope(
+            "scope names more than was granted, or leaves out the resource scopes that bind the token",
+        )),
     }
 }
 

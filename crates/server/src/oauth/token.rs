@@ -90,32 +90,29 @@ async fn grant(app: &App, from: IpAddr, headers: &HeaderMap, mut form: Form) -> 
             if !proved.access.allows_grant(&grant_type) {
                 return Err(OAuthError::unauthorized_client());
             }
-            let scope = scope_of_client(app, &proved, scope, from).await?;
+            let scope = scope_of_client(&proved, scope, from)?;
             issue::to_client(app, &proved.access, proved.proof, &scope)
         }
     }
 }
 
 /// What a client is granted that acts in its own name: of what it asks for, or else of its default scope,
-/// as much as it may have. Without either there is nothing to decide: that is the hot path.
-async fn scope_of_client(
-    app: &App,
-    proved: &Proved,
-    asked: Option<Scope>,
-    from: IpAddr,
-) -> Result<Scope, OAuthError> {
+/// or of what its registration binds it to, as much as it may have. Without any of these there is nothing
+/// to decide: that is the hot path.
+fn scope_of_client(proved: &Proved, asked: Option<Scope>, from: IpAddr) -> Result<Scope, OAuthError> {
     let unreadable = |error: BadScope| OAuthError::invalid_scope(error.to_string());
     let access = &proved.access;
     let asked = match (asked.filter(|scope| !scope.is_empty()), &access.default_scope) {
-        (Some(asked), _) => asked,
+        (Some(asked), _) => Some(asked),
         // No scope at all would bind nothing, so one that cannot be read is an error.
-        (None, Some(default)) => Scope::parse(default).map_err(unreadable)?,
-        (None, None) => return Scope::parse(SCOPE_DEFAULT).map_err(unreadable),
+        (None, Some(default)) => Some(Scope::parse(default).map_err(unreadable)?),
+        (None, None) => None,
     };
-    let registration = app.store.registration(access.client).await?;
-    let asked = match registration.and_then(|registration| registration.bounds.scope) {
-        Some(bound) => asked.only(&bound).ok_or_else(nothing_granted)?,
-        None => asked,
+    let asked = match (asked, &access.scope_bound) {
+        (Some(asked), Some(bound)) => asked.only(bound).ok_or_else(nothing_granted)?,
+        (Some(asked), None) => asked,
+        (None, Some(bound)) => bound.clone(),
+        (None, None) => return Scope::parse(SCOPE_DEFAULT).map_err(unreadable),
     };
     let caller = access.admit(Some(from), proved.proof.id, asked);
     let caller = caller.map_err(|_| OAuthError::invalid_client(false))?;
@@ -124,12 +121,14 @@ async fn scope_of_client(
 
 /// What a caller may have of a scope (RFC 6749 §3.3).
 pub(super) fn granted(caller: &Caller, asked: &Scope, to: Grantee) -> Result<Scope, OAuthError> {
-    asked.granted(to, |interaction, kind| caller.may(interaction, kind)).ok_or_else(nothing_granted)
+    asked
+        .granted(to, |interaction, kind| caller.may_be_granted(interaction, kind))
+        .ok_or_else(nothing_granted)
 }
 
 fn nothing_granted() -> OAuthError {
     OAuthError::invalid_scope(
-        "Nothing of the scope can be granted: system/ is for clients, user/ and patient/ for people, and each only as far as role and access policy go",
+        "Nothing of the scope can be granted: system/ is for clients, user/ and patient/ for people, and each only as far as role, access policy and registration go",
     )
 }
 

@@ -6,6 +6,7 @@ use askama::Template;
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderValue, StatusCode};
+use keyrelay_core::scope::Scope;
 
 use crate::headers::NO_STORE;
 
@@ -60,7 +61,18 @@ pub(crate) struct ScopeLine<'a> {
 }
 
 impl<'a> ScopeLine<'a> {
-    pub(crate) fn of(text: &'a str) -> Self {
+    /// All that somebody is asked to agree to. Without resource scopes a token may do whatever the person
+    /// may, and that has no word of its own.
+    pub(crate) fn all(scope: &'a Scope) -> Vec<Self> {
+        let everything = (!scope.is_restricted()).then_some(Self {
+            words: "Do everything that you may do here",
+            text: "",
+            show_text: false,
+        });
+        everything.into_iter().chain(scope.as_str().split_ascii_whitespace().map(Self::of)).collect()
+    }
+
+    fn of(text: &'a str) -> Self {
         let words = match text {
             "openid" => "Know that it is you",
             "profile" | "fhirUser" => "See your name and your record as a user",

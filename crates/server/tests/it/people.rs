@@ -334,7 +334,7 @@ async fn a_person_is_granted_what_a_person_may_have() {
         ("", granted),
         (granted, granted),
         ("user/ClientApplication.cruds", "user/ClientApplication.rs"),
-        ("openid", "openid"),
+        ("openid user/Patient.rs", "openid user/Patient.rs"),
     ] {
         let form = [
             ("grant_type", "refresh_token"),
@@ -345,6 +345,17 @@ async fn a_person_is_granted_what_a_person_may_have() {
         let answer = test.token(As::Anonymous, &form).await.expect(200);
         assert_eq!(answer.text_at("/scope"), expected, "{asked}");
         token = answer.text_at("/refresh_token");
+    }
+    // Without a resource scope the token would be bound by nothing but the person's role.
+    for wider in ["openid", "offline_access openid"] {
+        let form = [
+            ("grant_type", "refresh_token"),
+            ("client_id", &client),
+            ("refresh_token", &token),
+            ("scope", wider),
+        ];
+        let answer = test.token(As::Anonymous, &form).await;
+        assert_eq!((answer.status.as_u16(), answer.text_at("/error").as_str()), (400, "invalid_scope"));
     }
     let answer =
         test.request(As::Anonymous, Method::GET, &authorize_path(&client, "&scope=system/*.rs")).send().await;
@@ -420,6 +431,12 @@ async fn consent_is_asked_of_the_browser_that_logged_in_and_for_what_was_shown()
     let page = submit(&test, &path, "", &form).await.expect(200);
     let cookie = cookie_of(&page);
     assert!(page.header("set-cookie").contains("HttpOnly; SameSite=Lax"));
+    // Without resource scopes a token is bound by nothing but the person's role, and that is said.
+    let everything = "Do everything that you may do here";
+    assert!(page.text.contains(everything) && page.text.contains("Know that it is you"), "{}", page.text);
+    let narrow = authorize_path(&client, "&scope=openid+user/Practitioner.rs");
+    let narrow = submit(&test, &narrow, "", &form).await.expect(200);
+    assert!(!narrow.text.contains(everything) && narrow.text.contains("user/Practitioner.rs"));
     let allow = [("step", "consent"), ("decision", "allow")];
     submit(&test, &path, "", &allow).await.expect(400);
     // Agreed to `openid`; another scope, or another application, was not asked about.

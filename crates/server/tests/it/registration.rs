@@ -224,6 +224,34 @@ async fn a_token_that_was_revoked_or_is_none_registers_nobody() {
 }
 
 #[tokio::test]
+async fn the_scope_of_its_token_binds_a_registered_client_however_it_comes_in() {
+    let test = TestApp::start().await;
+    let token = initial(&test, &json!({ "scope": "openid system/Practitioner.rs" })).await;
+    let made = Registered::of(&register(&test, &token, &robot()).await.expect(201));
+    let ask = async |scope: &str| {
+        let form = [("grant_type", "client_credentials"), ("scope", scope)];
+        test.token(&made.client, &form).await
+    };
+    // An admin may take the default scope away, and the bound stays.
+    let unset = json!([{ "op": "remove", "path": "/defaultScope" }]);
+    test.patch(&test.admin, &made.client.path(), &unset).await.expect(200);
+    assert_eq!(ask("").await.expect(200).text_at("/scope"), "openid system/Practitioner.rs");
+    // Without a resource scope a token would be bound by the role alone.
+    refused(&ask("openid").await, 400, "invalid_scope");
+    // By Basic no scope is asked for at all.
+    test.get(&made.client, "Practitioner").await.expect(200);
+    test.get(&made.client, "Project").await.refused(403, "forbidden");
+    let bearer = As::Bearer(ask("").await.text_at("/access_token"));
+    test.get(&bearer, "Practitioner").await.expect(200);
+    test.get(&bearer, "Project").await.refused(403, "forbidden");
+
+    let mut unbound = robot();
+    unbound["scope"] = json!("openid");
+    let token = initial(&test, &json!({ "scope": "openid system/Practitioner.rs" })).await;
+    refused(&register(&test, &token, &unbound).await, 400, "invalid_client_metadata");
+}
+
+#[tokio::test]
 async fn what_is_registered_stays_within_the_bounds_of_its_token() {
     let test = TestApp::start().await;
     let policy = json!({

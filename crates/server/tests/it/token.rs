@@ -316,6 +316,12 @@ async fn no_more_is_granted_than_one_may_have() {
         granted(&test, &test.admin, asked).await,
         "system/ClientApplication.ru?name=a system/Project.rs"
     );
+    // Other FHIR servers read tokens too: of their types a policy allows what it allows of all.
+    assert_eq!(granted(&test, &test.admin, "system/Patient.rs").await, "invalid_scope");
+    assert_eq!(
+        granted(&test, &test.admin, "system/*.ru").await,
+        "system/Project.r system/ClientApplication.ru"
+    );
     // A default scope is a wish as any other.
     patch(&test, &test.member.path(), "defaultScope", json!(["user/*.rs", "system/ClientApplication.crs"]))
         .await
