@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use keyrelay_core::audit::{SecretAction, SecretEvent};
-use keyrelay_core::caller::{AdminOf, Caller, SecretAuthority};
+use keyrelay_core::caller::{AdminOf, Caller, SecretAuthority, Withheld};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::fhir::search::index_entries;
@@ -21,6 +21,7 @@ use keyrelay_store::{Change, ClientRow, ClientState, ResourceVersion};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::access::not_to_write;
 use super::render::{ShownSecrets, stored_resource};
 use super::versions::Act;
 use crate::App;
@@ -32,6 +33,9 @@ use crate::oauth::{JwksUri, check_jwks, check_trust_store};
 /// keeps them from ever being a secret, and from being stored if a patch copies them elsewhere.
 pub(super) const KEPT: [(&str, &str); 2] =
     [("secret", "\u{0}kept secret"), ("retiringSecret", "\u{0}kept retiringSecret")];
+
+/// The elements that let a client in as its secret does: whoever writes one can become the client.
+const PROOFS: [&str; 3] = ["jwks", "jwksUri", "certificateTrustStore"];
 
 /// The secret fields of a body.
 #[derive(Debug, Default)]
@@ -192,6 +196,27 @@ fn admin(caller: &Caller, project: ProjectId) -> Result<AdminOf<ProjectId>, Outc
         Outcome::forbidden("Only an admin of the project may write a client's secret")
             .at("ClientApplication.secret")
     })
+}
+
+/// Checks that what a client proves itself by is only changed by who may write its secret too. What a client
+/// publishes of itself (RFC 7592) does not come through here.
+pub(super) fn check_proofs(
+    caller: &Caller,
+    project: ProjectId,
+    before: Option<&Map<String, Value>>,
+    after: &Map<String, Value>,
+    withheld: &Withheld<'_>,
+) -> Result<(), Outcome> {
+    let differs = |name: &&&str| before.and_then(|before| before.get(**name)) != after.get(**name);
+    let Some(name) = PROOFS.iter().find(differs) else { return Ok(()) };
+    if caller.admin_of(project).is_none() {
+        let text = "Only an admin of the project may write what a client proves itself by";
+        return Err(Outcome::forbidden(text).at(format!("ClientApplication.{name}")));
+    }
+    if withheld.keeps("secret") {
+        return Err(not_to_write(ResourceType::ClientApplication, name));
+    }
+    Ok(())
 }
 
 /// Checks a value that an admin chose.

@@ -73,6 +73,9 @@ impl Draft {
     ) -> Result<(), Outcome> {
         let withheld = access::of_new(act, kind, id, project, &self.resource)?;
         self.check_secrets(|name| withheld.keeps(name))?;
+        if kind == ResourceType::ClientApplication {
+            client_application::check_proofs(act.caller, project, None, &self.resource, &withheld)?;
+        }
         if !act.caller.is_withheld_from(kind) {
             return Ok(());
         }
@@ -452,7 +455,11 @@ async fn decide_update(
     let project = current.project.ok_or_else(Outcome::not_found)?;
     let particulars = particulars(act, resource_type, id, project, &draft, Some(&before.resource)).await?;
     let moved = match &client {
-        Some(state) => client_application::replace(act, state, &draft.secrets).await?,
+        Some(state) => {
+            let (was, is) = (Some(&before.resource), &draft.resource);
+            client_application::check_proofs(act.caller, project, was, is, &before.withheld)?;
+            client_application::replace(act, state, &draft.secrets).await?
+        }
         None => None,
     };
     if moved.is_some() {

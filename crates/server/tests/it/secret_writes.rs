@@ -5,6 +5,8 @@ use keyrelay_server::SecretPolicy;
 use serde_json::{Value, json};
 
 use crate::app::{Answer, Credentials, TestApp};
+use crate::assertion::Key;
+use crate::mtls::any_authority;
 
 const CHOSEN: &str = "12345678901234567890123456789012";
 
@@ -248,4 +250,54 @@ async fn a_patch_neither_copies_nor_moves_nor_removes_a_secret() {
     let operations = json!([{ "op": "replace", "path": "/secret", "value": CHOSEN }]);
     test.patch(&test.admin, &client.path(), &operations).await.expect(200);
     assert!(test.lets_in(&client.id, CHOSEN).await);
+}
+
+/// The elements that let a client in as its secret does.
+const PROOFS: [&str; 3] = ["jwks", "jwksUri", "certificateTrustStore"];
+
+/// Values that are good, but for who writes them.
+fn proof(name: &str) -> Value {
+    match name {
+        "jwks" => json!(json!({ "keys": [Key::es384().jwk("mine")] }).to_string()),
+        "jwksUri" => json!("https://keys.example.test/jwks"),
+        _ => json!(any_authority()),
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_write_a_secret_writes_no_key_either() {
+    let (test, client) = stage().await;
+    test.put_under_policy(&test.member, &json!({ "resource": [{ "resourceType": "ClientApplication" }] }))
+        .await;
+    let blind = test.make_client(&test.project, "Blind").await;
+    test.make_admin(&blind).await;
+    let rules = json!([{ "resourceType": "ClientApplication", "readonlyFields": ["secret"] }]);
+    test.put_under_policy(&blind, &json!({ "resource": rules })).await;
+    for name in PROOFS {
+        let (path, value) = (format!("/{name}"), proof(name));
+        let add = json!([{ "op": "add", "path": path, "value": value }]);
+        let new = json!({ "resourceType": "ClientApplication", name: value });
+        for who in [&test.member, &blind] {
+            let mut whole = test.get(who, &client.path()).await.expect(200).json();
+            whole[name] = value.clone();
+            for answer in [
+                test.patch(who, &test.admin.path(), &add).await,
+                test.put(who, &client.path(), &whole).await,
+                test.post(who, "ClientApplication", &new).await,
+            ] {
+                answer.refused(403, "forbidden");
+                assert_eq!(answer.text_at("/issue/0/expression/0"), format!("ClientApplication.{name}"));
+            }
+        }
+        test.patch(&test.admin, &client.path(), &add).await.expect(200);
+        // One that is there stays with everything else that is written, and nobody else takes it away.
+        for who in [&test.member, &blind] {
+            let mut whole = test.get(who, &client.path()).await.expect(200).json();
+            whole["description"] = json!(format!("{name} by {}", who.id));
+            test.put(who, &client.path(), &whole).await.expect(200);
+            let remove = json!([{ "op": "remove", "path": path }]);
+            test.patch(who, &client.path(), &remove).await.refused(403, "forbidden");
+        }
+        test.patch(&test.admin, &client.path(), &json!([{ "op": "remove", "path": path }])).await.expect(200);
+    }
 }
