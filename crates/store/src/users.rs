@@ -161,11 +161,23 @@ impl Change {
         );
     }
 
-    /// Counts a wrong password or code.
-    pub fn count_login_failure(&mut self, id: UserId, now: Timestamp) {
+    /// Counts an attempt as a failure, if so many are counted as were read: of attempts at the same time, each
+    /// counts on what the one before left.
+    pub fn count_login_failure(&mut self, id: UserId, failures: u32, now: Timestamp) {
         self.push(
-            "UPDATE user_account SET failures = failures + 1, last_failure = $1 WHERE id = $2",
-            args![now, id],
+            "UPDATE user_account SET failures = failures + 1, last_failure = $1 WHERE id = $2 AND failures = $3",
+            args![now, id, i64::from(failures)],
+            Some(Conflict::Version),
+        );
+    }
+
+    /// Takes back the one failure that was counted for an attempt at the account as it was `before`. Others stay,
+    /// and if there was none since, so does the time of the last one.
+    pub fn take_back_login_failure(&mut self, before: &UserAccount) {
+        self.push(
+            "UPDATE user_account SET failures = failures - 1, \
+             last_failure = CASE WHEN failures = $1 + 1 THEN $2 ELSE last_failure END WHERE id = $3 AND failures > 0",
+            args![i64::from(before.failures), before.last_failure, before.row.id],
             None,
         );
     }

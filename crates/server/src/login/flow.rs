@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SessionId};
-use keyrelay_core::lockout;
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
@@ -15,6 +14,7 @@ use keyrelay_core::ticket::TicketKind;
 use keyrelay_core::totp::TotpKey;
 use keyrelay_store::{Change, Conflict, MembershipChoice, StoreError, UserAccount};
 
+use super::attempts;
 use crate::App;
 use crate::error::Outcome;
 
@@ -86,22 +86,20 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     let ambiguous = found.len() > 1 && request.project.is_none();
     let account = if ambiguous || found.is_empty() { None } else { Some(found.swap_remove(0)) };
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let waits = |account: &UserAccount| lockout::wait(account.failures, account.last_failure, now).is_some();
-    // Every attempt is a failure until it is known to be none. Written while the password is hashed, so that
-    // only the hash takes time, which an unknown person's takes too.
+    // Counted while the password is hashed, so that only the hash takes time, which an unknown person's takes too.
     let counted = async {
-        match account.as_ref().filter(|account| !waits(account)) {
-            Some(account) => count_failure(app, account).await,
-            None => Ok(()),
+        match account {
+            Some(account) => attempts::count(app, account).await.map(Some),
+            None => Ok(None),
         }
     };
     let done = app.passwords.verify_while(hash, request.password, counted).await;
     let (right, counted) = done.map_err(|_| StoreError::Busy)?;
-    counted?;
-    let Some(account) = account else { return Err(refuse(app, from, "unknown person")) };
-    if waits(&account) {
-        return Err(refuse(app, from, "account waits after failures"));
-    }
+    let account = match counted? {
+        None => return Err(refuse(app, from, "unknown person")),
+        Some(Err(_)) => return Err(refuse(app, from, "account waits after failures")),
+        Some(Ok(account)) => account,
+    };
     if !right {
         return Err(refuse(app, from, "wrong password"));
     }
@@ -129,25 +127,23 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     };
     let session = Session { revision: 0, ..session };
     let mut change = Change::new();
-    change.forgive_login_failures(account.row.id);
+    if account.totp_confirmed {
+        // Earlier failures may be wrong codes, which the password alone forgives nobody.
+        change.take_back_login_failure(&account);
+    } else {
+        change.forgive_login_failures(account.row.id);
+    }
     change.create_session(&session);
     app.store.commit(change).await?;
     Ok(session)
 }
 
-/// Counts, logs, and says the one thing that is said.
+/// Counts against the address, logs, and says the one thing that is said.
 fn refuse(app: &App, from: IpAddr, why: &'static str) -> NotLoggedIn {
     app.metrics.refused.inc();
     app.limiter.count(from, ClientId::NIL, app.now());
     tracing::info!(%from, why, "a person was not let in");
     NotLoggedIn::Refused
-}
-
-/// Counts against an account.
-async fn count_failure(app: &App, account: &UserAccount) -> Result<(), StoreError> {
-    let mut change = Change::new();
-    change.count_login_failure(account.row.id, app.now());
-    app.store.commit(change).await
 }
 
 /// What follows when it is certain who it is.
@@ -190,17 +186,15 @@ pub(super) async fn second_factor(
     consent: bool,
     from: IpAddr,
 ) -> Result<Session, NotLoggedIn> {
-    let now = app.now();
-    if let Some(wait) = app.limiter.blocks(from, now) {
+    if let Some(wait) = app.limiter.blocks(from, app.now()) {
         return Err(NotLoggedIn::Throttled(wait));
     }
     let access = waiting(app, session, Stage::SecondFactor).await?;
     let account = app.store.user(access.user.id).await?.ok_or(NotLoggedIn::NoLogin)?;
-    if lockout::wait(account.failures, account.last_failure, now).is_some() {
+    let Ok(account) = attempts::count(app, account).await? else {
         return Err(refuse(app, from, "account waits after failures"));
-    }
+    };
     let Some(step) = accepted_step(app, &account, token) else {
-        count_failure(app, &account).await?;
         return Err(refuse(app, from, "wrong code"));
     };
     let choices = app.store.memberships_of(account.row.id, project).await?;

@@ -2,6 +2,7 @@
 //! code. [`flow`] knows the steps; `json` is how Medplum's clients take them, `authorize` how a
 //! browser does.
 
+mod attempts;
 mod authorize;
 mod flow;
 mod json;

@@ -6,11 +6,11 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method};
 use keyrelay_core::caller::{Caller, Login};
-use keyrelay_core::lockout;
 use keyrelay_core::totp::TotpKey;
 use keyrelay_store::{Change, UserAccount};
 use serde_json::{Value, json};
 
+use super::attempts;
 use super::flow::accepted_step;
 use crate::App;
 use crate::auth::{self, ClientAddress};
@@ -101,16 +101,12 @@ async fn with_code(
     let token = body.get("token").and_then(Value::as_str);
     let token = token.ok_or_else(|| Outcome::invalid_at("token", "token must be the code of the app"))?;
     let (_, account) = account(app, &caller).await?;
-    if let Some(wait) = lockout::wait(account.failures, account.last_failure, app.now()) {
-        return Err(Outcome::throttled(wait));
-    }
-    let mut change = Change::new();
-    change.require(&caller);
+    let account = attempts::count(app, account).await?.map_err(Outcome::throttled)?;
     let Some(step) = accepted_step(app, &account, token) else {
-        change.count_login_failure(account.row.id, app.now());
-        app.store.commit(change).await?;
         return Err(Outcome::invalid_at("token", "The code is not valid"));
     };
+    let mut change = Change::new();
+    change.require(&caller);
     let answer = then(&account, &mut change, step);
     app.store.commit(change).await?;
     Ok(told(answer.to_string()))

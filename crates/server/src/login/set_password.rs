@@ -11,7 +11,6 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use keyrelay_core::id::UserId;
 use keyrelay_core::limits::TOKEN_FORM_BYTES_MAX;
-use keyrelay_core::lockout;
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::ticket::TicketKind;
@@ -19,6 +18,7 @@ use keyrelay_store::{Change, Conflict, StoreError, UserAccount};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::attempts;
 use super::authorize::is_own_form;
 use crate::App;
 use crate::auth;
@@ -155,20 +155,15 @@ async fn change(app: &App, from: IpAddr, request: Request) -> Result<Response, O
     };
     let (old, new) = (password("oldPassword")?, password("newPassword")?);
     let account = app.store.user(login.user).await?.ok_or_else(Outcome::login)?;
-    if let Some(wait) = lockout::wait(account.failures, account.last_failure, app.now()) {
-        return Err(Outcome::throttled(wait));
-    }
     let problem = new.check(&account.row.email);
     problem.map_err(|problem| Outcome::invalid_at("newPassword", format!("The new password {problem}")))?;
-    let right =
-        app.passwords.verify(account.password_hash.clone(), old).await.map_err(|_| Outcome::busy())?;
-    let mut change = Change::new();
-    change.require(&caller);
+    let account = attempts::count(app, account).await?.map_err(Outcome::throttled)?;
+    let right = app.passwords.verify(account.password_hash, old).await.map_err(|_| Outcome::busy())?;
     if !right {
-        change.count_login_failure(login.user, app.now());
-        app.store.commit(change).await?;
         return Err(Outcome::invalid_at("oldPassword", "This is not your password"));
     }
+    let mut change = Change::new();
+    change.require(&caller);
     change.set_password(login.user, hash(app, new).await?, None);
     change.end_sessions_of(login.user, Some(login.session));
     app.store.commit(change).await?;

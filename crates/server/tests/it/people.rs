@@ -6,35 +6,32 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keyrelay_core::limits::{CODE_LIFETIME, LOGIN_FAILURES_FREE, REFRESH_GRACE, SET_PASSWORD_LIFETIME};
-use keyrelay_core::time::Clock;
-use keyrelay_core::totp::TotpKey;
+use keyrelay_core::limits::{CODE_LIFETIME, LOGIN_FAILURES_FREE, REFRESH_GRACE};
 use reqwest::Method;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
 use crate::app::{Answer, As, Credentials, TestApp};
 
-const EMAIL: &str = "ann@example.test";
+pub const EMAIL: &str = "ann@example.test";
 pub const PASSWORD: &str = "four plain words here";
-const REDIRECT: &str = "https://app.example.test/back";
-const VERIFIER: &str = "0123456789-0123456789-0123456789-0123456789";
+pub const REDIRECT: &str = "https://app.example.test/back";
+pub const VERIFIER: &str = "0123456789-0123456789-0123456789-0123456789";
 
 fn challenge() -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, VERIFIER.as_bytes()))
 }
 
 /// Where a link leads, below the base URL.
-fn path_of(link: &str) -> &str {
+pub fn path_of(link: &str) -> &str {
     link.splitn(4, '/').nth(3).unwrap()
 }
 
-async fn invite(test: &TestApp, body: &Value) -> Answer {
+pub async fn invite(test: &TestApp, body: &Value) -> Answer {
     let path = format!("admin/projects/{}/invite", test.project);
     test.request(&test.admin, Method::POST, &path).json(body).send().await
 }
 
-fn ann() -> Value {
+pub fn ann() -> Value {
     json!({ "resourceType": "Practitioner", "firstName": "Ann", "lastName": "Doe", "email": EMAIL })
 }
 
@@ -47,12 +44,12 @@ pub async fn make_ann(test: &TestApp, admin: bool) -> Value {
 }
 
 /// A public application of the project.
-async fn make_app(test: &TestApp) -> String {
+pub async fn make_app(test: &TestApp) -> String {
     let body = json!({ "resourceType": "ClientApplication", "name": "Viewer", "redirectUris": [REDIRECT] });
     test.post(&test.admin, "ClientApplication", &body).await.expect(201).text_at("/id")
 }
 
-async fn json_post(test: &TestApp, who: impl Into<As>, path: &str, body: &Value) -> Answer {
+pub async fn json_post(test: &TestApp, who: impl Into<As>, path: &str, body: &Value) -> Answer {
     test.request(who, Method::POST, path).body("application/json", body.to_string()).send().await
 }
 
@@ -66,7 +63,7 @@ pub async fn redeem(test: &TestApp, code: &str) -> Answer {
 }
 
 /// A login without an application, and its token.
-async fn token(test: &TestApp) -> As {
+pub async fn token(test: &TestApp) -> As {
     let code = log_in(test, PASSWORD).await.expect(200).text_at("/code");
     As::Bearer(redeem(test, &code).await.expect(200).text_at("/access_token"))
 }
@@ -80,7 +77,7 @@ fn authorize_path(client: &str, more: &str) -> String {
 }
 
 /// What a browser does with a form, without following where it leads.
-async fn submit(test: &TestApp, path: &str, cookie: &str, form: &[(&str, &str)]) -> Answer {
+pub async fn submit(test: &TestApp, path: &str, cookie: &str, form: &[(&str, &str)]) -> Answer {
     let request = test.request(As::Anonymous, Method::POST, path).form(form);
     request.header("cookie", cookie).header("origin", &format!("http://{}", test.address)).send().await
 }
@@ -100,7 +97,7 @@ fn returned(answer: &Answer, name: &str) -> String {
 }
 
 /// Logs in by the pages, up to the code.
-async fn browse(test: &TestApp, client: &str, more: &str) -> String {
+pub async fn browse(test: &TestApp, client: &str, more: &str) -> String {
     let path = authorize_path(client, more);
     let page = test.request(As::Anonymous, Method::GET, &path).send().await.expect(200);
     assert!(page.text.contains("Viewer") && !page.text.contains("<script"));
@@ -113,7 +110,7 @@ async fn browse(test: &TestApp, client: &str, more: &str) -> String {
     returned(&answer, "code")
 }
 
-async fn redeem_for(test: &TestApp, client: &str, code: &str, verifier: &str, redirect: &str) -> Answer {
+pub async fn redeem_for(test: &TestApp, client: &str, code: &str, verifier: &str, redirect: &str) -> Answer {
     let form = [
         ("grant_type", "authorization_code"),
         ("client_id", client),
@@ -129,7 +126,7 @@ async fn refresh(test: &TestApp, client: &str, token: &str) -> Answer {
     test.token(As::Anonymous, &form).await
 }
 
-fn claims(token: &str) -> Value {
+pub fn claims(token: &str) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
 }
 
@@ -173,20 +170,6 @@ async fn an_invited_person_sets_a_password_once_and_logs_in() {
     assert_eq!(me["role"], "member");
     // Invited again, the person is a member already.
     invite(&test, &ann()).await.refused(409, "conflict");
-}
-
-#[tokio::test]
-async fn a_link_is_over_when_it_is_too_old_or_replaced() {
-    let test = TestApp::start().await;
-    let link = invite(&test, &ann()).await.expect(200).text_at("/extension/0/valueUrl");
-    test.clock.advance(SET_PASSWORD_LIFETIME);
-    test.request(As::Anonymous, Method::GET, path_of(&link)).send().await.expect(404);
-    for wrong in ["x", "krp_", "krp_AAAA", "%00", "krp_%ff"] {
-        test.request(As::Anonymous, Method::GET, &format!("auth/setpassword/{wrong}"))
-            .send()
-            .await
-            .expect(404);
-    }
 }
 
 #[tokio::test]
@@ -447,56 +430,6 @@ async fn consent_is_asked_of_the_browser_that_logged_in_and_for_what_was_shown()
     let denied = submit(&test, &path, &cookie, &[("step", "consent"), ("decision", "deny")]).await;
     assert_eq!(returned(&denied, "error"), "access_denied");
     submit(&test, &path, &cookie, &allow).await.expect(400);
-}
-
-#[tokio::test]
-async fn a_second_factor_is_asked_for_once_it_is_confirmed() {
-    let test = TestApp::start().await;
-    make_ann(&test, false).await;
-    let bearer = token(&test).await;
-    let status = test.request(&bearer, Method::GET, "auth/mfa/status").send().await.expect(200);
-    let uri = status.text_at("/enrollUri");
-    let secret = uri.split("secret=").nth(1).unwrap().split('&').next().unwrap();
-    let key = TotpKey::from_bytes(Zeroizing::new(base32(secret)));
-    let code = |key: &TotpKey| {
-        let now = test.clock.now();
-        let found = (0..1_000_000)
-            .map(|n| format!("{n:06}"))
-            .find(|code| key.accepts(code, now, None) == Some(now.epoch_seconds() / 30));
-        found.unwrap()
-    };
-    json_post(&test, &bearer, "auth/mfa/enroll", &json!({ "token": "000000" })).await.expect(400);
-    let first = code(&key);
-    json_post(&test, &bearer, "auth/mfa/enroll", &json!({ "token": first })).await.expect(200);
-
-    let begun = log_in(&test, PASSWORD).await.expect(200);
-    assert_eq!(begun.json()["mfaRequired"], true);
-    assert_eq!(begun.json()["code"], Value::Null);
-    let login = begun.text_at("/login");
-    // A code counts once.
-    json_post(&test, As::Anonymous, "auth/mfa/verify", &json!({ "login": login, "token": first }))
-        .await
-        .expect(400);
-    test.clock.advance(Duration::from_mins(1));
-    let body = json!({ "login": login, "token": code(&key) });
-    let done = json_post(&test, As::Anonymous, "auth/mfa/verify", &body).await.expect(200);
-    redeem(&test, &done.text_at("/code")).await.expect(200);
-    json_post(&test, As::Anonymous, "auth/mfa/verify", &body).await.expect(400);
-}
-
-fn base32(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let (mut buffer, mut bits) = (0_u32, 0);
-    for b in text.bytes() {
-        buffer = buffer << 5 | u32::from(if b.is_ascii_uppercase() { b - b'A' } else { b - b'2' + 26 });
-        bits += 5;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push(u8::try_from(buffer >> bits & 0xff).unwrap());
-        }
-        buffer &= (1 << bits) - 1;
-    }
-    bytes
 }
 
 #[tokio::test]

@@ -1,0 +1,136 @@
+//! The second factor: set up by the person only, asked for once it is confirmed, and no easier to guess
+//! for somebody who knows the password.
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac::{HMAC_SHA1_FOR_LEGACY_USE_ONLY, Key, sign};
+use futures_util::future::join_all;
+use keyrelay_core::limits::LOGIN_FAILURES_FREE;
+use keyrelay_core::time::Clock;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::app::{Answer, As, TestApp};
+use crate::people::{PASSWORD, json_post, log_in, make_ann, redeem, token};
+
+/// An authenticator app (RFC 6238), by its own reckoning.
+pub struct Authenticator(Key);
+
+impl Authenticator {
+    /// Sets one up for a person who is logged in.
+    pub async fn enrol(test: &TestApp, bearer: &As) -> Self {
+        let this = Self::offered(test, bearer).await;
+        json_post(test, bearer, "auth/mfa/enroll", &json!({ "token": this.code(test) })).await.expect(200);
+        this
+    }
+
+    async fn offered(test: &TestApp, bearer: &As) -> Self {
+        let status = test.request(bearer, Method::GET, "auth/mfa/status").send().await.expect(200);
+        let uri = status.text_at("/enrollUri");
+        let secret = uri.split("secret=").nth(1).unwrap().split('&').next().unwrap();
+        Self(Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, &base32(secret)))
+    }
+
+    pub fn code(&self, test: &TestApp) -> String {
+        self.code_at(test.clock.now().epoch_seconds() / 30)
+    }
+
+    /// A code that is not accepted now.
+    pub fn wrong_code(&self, test: &TestApp) -> String {
+        let now = test.clock.now().epoch_seconds() / 30;
+        let near: Vec<String> = (now - 1..=now + 1).map(|step| self.code_at(step)).collect();
+        let mut codes = (0..10).map(|n| format!("{n:06}"));
+        codes.find(|code| !near.contains(code)).unwrap()
+    }
+
+    fn code_at(&self, step: i64) -> String {
+        let tag = sign(&self.0, &step.to_be_bytes());
+        let bytes = tag.as_ref();
+        let offset = usize::from(bytes[19] & 0x0f);
+        let word = u32::from_be_bytes(bytes[offset..offset + 4].try_into().unwrap());
+        format!("{:06}", (word & 0x7fff_ffff) % 1_000_000)
+    }
+}
+
+fn base32(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (mut buffer, mut bits) = (0_u32, 0);
+    for b in text.bytes() {
+        buffer = buffer << 5 | u32::from(if b.is_ascii_uppercase() { b - b'A' } else { b - b'2' + 26 });
+        bits += 5;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push(u8::try_from(buffer >> bits & 0xff).unwrap());
+        }
+        buffer &= (1 << bits) - 1;
+    }
+    bytes
+}
+
+async fn verify(test: &TestApp, login: &str, code: &str) -> Answer {
+    let body = json!({ "login": login, "token": code });
+    json_post(test, As::Anonymous, "auth/mfa/verify", &body).await
+}
+
+/// A person with a second factor, whose codes count from now on.
+async fn stage() -> (TestApp, Authenticator) {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let authenticator = Authenticator::enrol(&test, &token(&test).await).await;
+    test.clock.advance(Duration::from_mins(1));
+    (test, authenticator)
+}
+
+#[tokio::test]
+async fn a_second_factor_is_asked_for_once_it_is_confirmed() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let bearer = token(&test).await;
+    let authenticator = Authenticator::offered(&test, &bearer).await;
+    let wrong = json!({ "token": authenticator.wrong_code(&test) });
+    json_post(&test, &bearer, "auth/mfa/enroll", &wrong).await.expect(400);
+    assert_eq!(log_in(&test, PASSWORD).await.expect(200).json()["mfaRequired"], Value::Null);
+    let first = authenticator.code(&test);
+    json_post(&test, &bearer, "auth/mfa/enroll", &json!({ "token": first })).await.expect(200);
+
+    let begun = log_in(&test, PASSWORD).await.expect(200);
+    assert_eq!(begun.json()["mfaRequired"], true);
+    assert_eq!(begun.json()["code"], Value::Null);
+    let login = begun.text_at("/login");
+    // A code counts once.
+    verify(&test, &login, &first).await.expect(400);
+    test.clock.advance(Duration::from_mins(1));
+    let code = authenticator.code(&test);
+    let done = verify(&test, &login, &code).await.expect(200);
+    redeem(&test, &done.text_at("/code")).await.expect(200);
+    verify(&test, &login, &code).await.expect(400);
+}
+
+#[tokio::test]
+async fn the_password_alone_forgives_no_wrong_code() {
+    let (test, authenticator) = stage().await;
+    for _ in 0..LOGIN_FAILURES_FREE {
+        let login = log_in(&test, PASSWORD).await.expect(200).text_at("/login");
+        verify(&test, &login, &authenticator.wrong_code(&test)).await.expect(400);
+    }
+    log_in(&test, PASSWORD).await.refused(400, "invalid");
+    test.clock.advance(Duration::from_secs(1));
+    // After the wait, password and code are accepted, one right after the other.
+    let login = log_in(&test, PASSWORD).await.expect(200).text_at("/login");
+    verify(&test, &login, &authenticator.code(&test)).await.expect(200);
+    // And with both, all is forgiven.
+    let login = log_in(&test, PASSWORD).await.expect(200).text_at("/login");
+    verify(&test, &login, &authenticator.wrong_code(&test)).await.expect(400);
+    log_in(&test, PASSWORD).await.expect(200);
+}
+
+#[tokio::test]
+async fn codes_that_are_guessed_at_once_are_not_judged_at_once() {
+    let (test, authenticator) = stage().await;
+    let login = log_in(&test, PASSWORD).await.expect(200).text_at("/login");
+    let wrong = authenticator.wrong_code(&test);
+    join_all((0..20).map(|_| verify(&test, &login, &wrong))).await;
+    // More were not counted than are free, for the others were not compared.
+    test.clock.advance(Duration::from_secs(1));
+    verify(&test, &login, &authenticator.code(&test)).await.expect(200);
+}
