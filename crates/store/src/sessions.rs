@@ -151,6 +151,17 @@ impl Store {
             .collect()
     }
 
+    /// The membership of a person in a project, active or not.
+    pub async fn membership_of(
+        &self,
+        user: UserId,
+        project: ProjectId,
+    ) -> Result<Option<MembershipId>, StoreError> {
+        let sql = "SELECT id FROM membership WHERE user_id = $1 AND project_id = $2";
+        let rows = self.0.database.fetch(sql, args![user, project]).await?;
+        rows.first().map(|row| row.id(0, MembershipId::parse, "membership.id")).transpose()
+    }
+
     /// Whether an access token was revoked. Asked only while [`revoked_until`] of its client says so.
     ///
     /// [`revoked_until`]: keyrelay_core::client::ClientAccess::revoked_until

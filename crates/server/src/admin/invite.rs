@@ -1,5 +1,6 @@
 //! `POST /admin/projects/{id}/invite`: makes a person a member of a project. No mail is sent: the admin
-//! who invites is given a link, and hands it on. Whoever has the link sets the password, once.
+//! who invites is given a link, and hands it on. Whoever has the link sets the password, once. Who is invited
+//! again stays the member that it is, and gets another link: while there is no password, or on `upsert`.
 
 use std::net::IpAddr;
 
@@ -27,7 +28,7 @@ use crate::App;
 use crate::auth;
 use crate::error::Outcome;
 use crate::fhir::{
-    Act, Content, Rendered, check_change, check_new, email, first_version, is_there, stored_resource,
+    Act, Content, Rendered, check_change, check_new, email, first_version, is_there, seen, stored_resource,
 };
 use crate::headers::{FHIR_JSON, NO_STORE};
 use crate::limiter::Attempt;
@@ -75,8 +76,11 @@ struct Invitation {
     email: String,
     external_id: Option<String>,
     password: Option<PlainPassword>,
-    admin: bool,
+    /// `None` says nothing, which for a new membership is `false`.
+    admin: Option<bool>,
     policy: Option<ResourceId>,
+    /// Whether a person who has a password may set another one.
+    upsert: bool,
 }
 
 async fn answer(app: &App, from: IpAddr, project: &str, request: Request) -> Result<Rendered, Outcome> {
@@ -136,6 +140,11 @@ fn read(mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
             .at("scope"));
         }
     }
+    let upsert = match body.get("upsert") {
+        None => false,
+        Some(Value::Bool(flag)) => *flag,
+        Some(_) => return Err(Outcome::invalid_at("upsert", "upsert must be true or false")),
+    };
     let membership = body.get("membership");
     let setting =
         |name: &str| membership.and_then(|membership| membership.get(name)).or_else(|| body.get(name));
@@ -151,8 +160,9 @@ fn read(mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
         email,
         external_id: text("externalId")?,
         password,
-        admin: setting("admin").and_then(Value::as_bool).unwrap_or(false),
+        admin: setting("admin").and_then(Value::as_bool),
         policy: policy.transpose()?,
+        upsert,
     })
 }
 
@@ -172,6 +182,16 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
         None => make_user(act, project, &invitation, &name, &mut change)?,
     };
     let has_password = known.as_ref().is_some_and(|account| account.password_hash.is_some());
+    let may_set_password = !has_password || invitation.upsert;
+    let membership = match app.store.membership_of(user, project).await? {
+        Some(_) if !may_set_password => {
+            return Err(Outcome::conflict(
+                "The person is a member already, and has a password: with upsert = true, there is a link that sets another one",
+            ));
+        }
+        Some(membership) => same_member(act, membership, &invitation).await?,
+        None => make_member(act, project, user, &name, &invitation, &mut change)?,
+    };
     let link = match invitation.password {
         Some(_) if has_password => {
             return Err(Outcome::conflict(
@@ -182,14 +202,51 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
             change.set_password(user, hash(app, password).await?, None);
             None
         }
-        None if has_password => None,
-        None => {
+        None if may_set_password => {
             let link = known.as_ref().map_or(0, |account| account.password_link).saturating_add(1);
             change.open_password_link(user, link, act.now.plus(SET_PASSWORD_LIFETIME));
             Some(app.keyring.issue_ticket(TicketKind::SetPassword, user.uuid(), link))
         }
+        None => None,
     };
-    let practitioner = ResourceId::random(app.entropy.as_ref());
+    let answer = Rendered::serialize(&WithLink { app, membership: &membership, link: link.as_ref() })?;
+    app.store.commit(change).await?;
+    tracing::info!(%user, %project, by = %act.caller.profile, "a person was invited");
+    Ok(answer)
+}
+
+/// The membership of a person who has one in the project. An invitation does not change it, so it must not say
+/// that it is another.
+async fn same_member(
+    act: Act<'_>,
+    membership: MembershipId,
+    invitation: &Invitation,
+) -> Result<Map<String, Value>, Outcome> {
+    let found = act.app.store.resource(ResourceType::ProjectMembership, membership.into()).await?;
+    let resource = seen(act.caller, &found.ok_or_else(Outcome::not_found)?)?;
+    let is_admin = resource.get("admin").and_then(Value::as_bool).unwrap_or(false);
+    let policy = resource.get("accessPolicy").and_then(|policy| policy.get("reference"));
+    let wants = invitation.policy.map(|policy| format!("AccessPolicy/{policy}"));
+    let same_policy = wants.is_none_or(|wants| policy.and_then(Value::as_str) == Some(wants.as_str()));
+    if same_policy && invitation.admin.is_none_or(|admin| admin == is_admin) {
+        Ok(resource)
+    } else {
+        Err(Outcome::conflict(
+            "The person is a member already, with another admin or accessPolicy: change the ProjectMembership, or leave them out",
+        ))
+    }
+}
+
+/// A new membership, and the Practitioner in whose name the person acts.
+fn make_member(
+    act: Act<'_>,
+    project: ProjectId,
+    user: UserId,
+    name: &str,
+    invitation: &Invitation,
+    change: &mut Change,
+) -> Result<Map<String, Value>, Outcome> {
+    let practitioner = ResourceId::random(act.app.entropy.as_ref());
     let resource = json!({
         "resourceType": "Practitioner",
         "name": [{ "given": [invitation.first_name], "family": invitation.last_name }],
@@ -197,17 +254,18 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
     });
     let resource = checked(resource)?;
     check_new(act, ResourceType::Practitioner, practitioner, project, &resource)?;
-    first_version(act, ResourceType::Practitioner, practitioner, project, resource, &mut change);
+    first_version(act, ResourceType::Practitioner, practitioner, project, resource, change);
     let profile = Profile { resource_type: ResourceType::Practitioner, id: practitioner };
 
-    let membership = MembershipId::random(app.entropy.as_ref());
+    let membership = MembershipId::random(act.app.entropy.as_ref());
+    let admin = invitation.admin.unwrap_or(false);
     let mut resource = json!({
         "resourceType": "ProjectMembership",
         "project": { "reference": format!("Project/{project}") },
         "user": { "reference": format!("User/{user}"), "display": name },
         "profile": { "reference": profile.to_string(), "display": name },
         "userName": invitation.email,
-        "admin": invitation.admin,
+        "admin": admin,
     });
     if let (Some(map), Some(policy)) = (resource.as_object_mut(), invitation.policy) {
         map.insert("accessPolicy".to_owned(), json!({ "reference": format!("AccessPolicy/{policy}") }));
@@ -215,7 +273,7 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
     let resource = checked(resource)?;
     let kind = ResourceType::ProjectMembership;
     check_new(act, kind, membership.into(), project, &resource)?;
-    let version = first_version(act, kind, membership.into(), project, resource, &mut change);
+    let version = first_version(act, kind, membership.into(), project, resource, change);
     change.put_membership(&MembershipRow {
         id: membership,
         project,
@@ -223,14 +281,10 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
         user: Some(user),
         profile: Some(profile),
         active: true,
-        admin: invitation.admin,
+        admin,
         policy: invitation.policy,
     });
-    let answer =
-        Rendered::serialize(&WithLink { app, membership: &stored_resource(&version)?, link: link.as_ref() })?;
-    app.store.commit(change).await?;
-    tracing::info!(%user, %project, by = %act.caller.profile, "a person was invited");
-    Ok(answer)
+    stored_resource(&version)
 }
 
 fn make_user(

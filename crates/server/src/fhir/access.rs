@@ -78,6 +78,11 @@ pub(crate) fn check_change(caller: &Caller, version: Option<&ResourceVersion>) -
     view_found(caller, Interaction::Update, version).map(drop).map_err(refused)
 }
 
+/// What a caller sees of a resource, for routes beside the FHIR ones.
+pub(crate) fn seen(caller: &Caller, version: &ResourceVersion) -> Result<Map<String, Value>, Outcome> {
+    view(caller, Interaction::Read, version).map(|view| view.visible())
+}
+
 /// Whether a caller may leave a resource like that behind.
 pub(super) fn check_outcome(
     caller: &Caller,

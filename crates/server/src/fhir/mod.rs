@@ -36,7 +36,7 @@ use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
 use crate::router::FHIR_BASE;
-pub(crate) use access::{check_change, check_new, own};
+pub(crate) use access::{check_change, check_new, own, seen};
 pub(crate) use client_application::{fresh_secret, record_move, row as client_row};
 pub(crate) use conformance::Conformance;
 pub(crate) use membership::is_there;

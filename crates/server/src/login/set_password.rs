@@ -1,5 +1,6 @@
 //! How a password comes to be: by a link that an admin was given for an invited person and that works
-//! once, or by the person, who knows the one before. Either ends the person's other logins.
+//! once, or by the person, who knows the one before. Either ends the person's other logins. The link is for
+//! who has lost what one logs in with, so it removes the second factor too.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -90,6 +91,7 @@ async fn answer(app: &App, ticket: Option<PlainSecret>, request: Request) -> Res
     let hash = hash(app, password).await?;
     let mut change = Change::new();
     change.set_password(account.row.id, hash, Some(link));
+    change.set_second_factor(account.row.id, None);
     change.end_sessions_of(account.row.id, None);
     match app.store.commit(change).await {
         Ok(()) => {

@@ -10,6 +10,7 @@ mod client_auth;
 mod conformance;
 mod cors;
 mod forged;
+mod invitations;
 mod jwks_uri;
 mod jwt;
 mod matrix;

@@ -1,0 +1,117 @@
+//! Invitations again: a link that lapsed or was lost is replaced, and an admin resets what a person has
+//! lost, without a second membership.
+
+use keyrelay_core::limits::SET_PASSWORD_LIFETIME;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::app::{Answer, As, TestApp};
+use crate::people::{PASSWORD, ann, invite, log_in, make_ann, path_of, submit, token};
+use crate::second_factor::Authenticator;
+
+const OTHER_PASSWORD: &str = "four other plain words";
+
+fn again(name: &str, value: Value) -> Value {
+    let mut body = ann();
+    body[name] = value;
+    body
+}
+
+fn link_of(answer: &Answer) -> String {
+    path_of(&answer.text_at("/extension/0/valueUrl")).to_owned()
+}
+
+async fn open(test: &TestApp, path: &str) -> u16 {
+    test.request(As::Anonymous, Method::GET, path).send().await.status.as_u16()
+}
+
+async fn set(test: &TestApp, path: &str, password: &str) {
+    submit(test, path, "", &[("password", password), ("again", password)]).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_link_is_over_when_it_is_too_old_or_replaced() {
+    let test = TestApp::start().await;
+    let first = invite(&test, &ann()).await.expect(200);
+    test.clock.advance(SET_PASSWORD_LIFETIME);
+    assert_eq!(open(&test, &link_of(&first)).await, 404);
+    for wrong in ["x", "krp_", "krp_AAAA", "%00", "krp_%ff"] {
+        assert_eq!(open(&test, &format!("auth/setpassword/{wrong}")).await, 404);
+    }
+    let second = invite(&test, &ann()).await.expect(200);
+    assert_eq!(open(&test, &link_of(&first)).await, 404);
+    assert_eq!(open(&test, &link_of(&second)).await, 200);
+    let third = invite(&test, &ann()).await.expect(200);
+    assert_eq!(open(&test, &link_of(&second)).await, 404);
+    set(&test, &link_of(&third), PASSWORD).await;
+    log_in(&test, PASSWORD).await.expect(200);
+
+    // It is the same member all along.
+    let told = |answer: &Answer| {
+        let mut body = answer.json();
+        body.as_object_mut().unwrap().remove("extension");
+        body
+    };
+    assert_eq!((told(&second), told(&third)), (told(&first), told(&first)));
+    for kind in ["User", "Practitioner"] {
+        assert_eq!(test.get(&test.admin, kind).await.expect(200).resources().len(), 1, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn an_invitation_that_was_not_taken_yet_may_come_with_a_password() {
+    let test = TestApp::start().await;
+    let first = invite(&test, &ann()).await.expect(200);
+    let second = invite(&test, &again("password", json!(PASSWORD))).await.expect(200);
+    assert_eq!(second.text_at("/id"), first.text_at("/id"));
+    assert_eq!(open(&test, &link_of(&first)).await, 404);
+    log_in(&test, PASSWORD).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_admin_resets_password_and_second_factor_by_a_link() {
+    let test = TestApp::start().await;
+    let membership = make_ann(&test, false).await;
+    let bearer = token(&test).await;
+    Authenticator::enrol(&test, &bearer).await;
+    let said = invite(&test, &ann()).await.refused(409, "conflict");
+    assert!(said.contains("upsert"), "{said}");
+    invite(&test, &again("upsert", json!("yes"))).await.refused(400, "invalid");
+
+    let answer = invite(&test, &again("upsert", json!(true))).await.expect(200);
+    assert_eq!(answer.json()["id"], membership["id"]);
+    // Until the link is used, nothing has changed.
+    assert_eq!(log_in(&test, PASSWORD).await.expect(200).json()["mfaRequired"], true);
+    test.get(&bearer, "Practitioner").await.expect(200);
+    set(&test, &link_of(&answer), OTHER_PASSWORD).await;
+    test.get(&bearer, "Practitioner").await.refused(401, "login");
+    log_in(&test, PASSWORD).await.refused(400, "invalid");
+    log_in(&test, OTHER_PASSWORD).await.expect(200).text_at("/code");
+}
+
+#[tokio::test]
+async fn an_invitation_changes_no_membership() {
+    let test = TestApp::start().await;
+    invite(&test, &ann()).await.expect(200);
+    let policy = json!({ "resourceType": "AccessPolicy", "name": "Any" });
+    let policy = test.post(&test.admin, "AccessPolicy", &policy).await.expect(201).text_at("/id");
+    let reference = json!({ "reference": format!("AccessPolicy/{policy}") });
+    for (name, value) in [("admin", json!(true)), ("accessPolicy", reference.clone())] {
+        let said = invite(&test, &again(name, value)).await.refused(409, "conflict");
+        assert!(said.contains("ProjectMembership"), "{said}");
+    }
+    invite(&test, &again("admin", json!(false))).await.expect(200);
+}
+
+/// What an admin may not do to an account by hand it may not do by a link.
+#[tokio::test]
+async fn who_may_not_change_the_account_renews_no_link() {
+    let test = TestApp::start().await;
+    invite(&test, &ann()).await.expect(200);
+    let rules = json!({ "resource": [
+        { "resourceType": "*", "interaction": ["create", "read", "search"] },
+    ] });
+    test.put_under_policy(&test.admin, &rules).await;
+    invite(&test, &ann()).await.refused(403, "forbidden");
+    invite(&test, &again("upsert", json!(true))).await.refused(403, "forbidden");
+}
