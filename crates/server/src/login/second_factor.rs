@@ -1,5 +1,6 @@
 //! `/auth/mfa/*`: a person who is logged in sets up an authenticator app, or removes it. The key is kept
-//! sealed; it counts only once a code made from it was right.
+//! sealed; it counts only once a code made from it was right. Only a login of the person's own may do it: an
+//! application that could would shut its user out of all others.
 
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -23,9 +24,14 @@ fn told(body: String) -> Response {
     ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body).into_response()
 }
 
-/// The account of a caller who is a person.
+/// The account of a caller who is a person, and not an application that acts for one.
 async fn account(app: &App, caller: &Caller) -> Result<(Login, UserAccount), Outcome> {
     let login = caller.login.ok_or_else(|| Outcome::forbidden("Only a person has a second factor"))?;
+    if caller.client.is_some() {
+        return Err(Outcome::forbidden(
+            "An application does not set up a second factor for its user: log in without clientId",
+        ));
+    }
     let account = app.store.user(login.user).await?.ok_or_else(Outcome::login)?;
     Ok((login, account))
 }

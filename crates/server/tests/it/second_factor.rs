@@ -11,7 +11,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::app::{Answer, As, TestApp};
-use crate::people::{PASSWORD, json_post, log_in, make_ann, redeem, token};
+use crate::people::{
+    PASSWORD, REDIRECT, VERIFIER, browse, json_post, log_in, make_ann, make_app, redeem, redeem_for, token,
+};
 
 /// An authenticator app (RFC 6238), by its own reckoning.
 pub struct Authenticator(Key);
@@ -133,4 +135,27 @@ async fn codes_that_are_guessed_at_once_are_not_judged_at_once() {
     // More were not counted than are free, for the others were not compared.
     test.clock.advance(Duration::from_secs(1));
     verify(&test, &login, &authenticator.code(&test)).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_application_sets_up_no_second_factor_for_its_user() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let client = make_app(&test).await;
+    let code = browse(&test, &client, "&scope=openid+user/*.cruds").await;
+    let granted = redeem_for(&test, &client, &code, VERIFIER, REDIRECT).await.expect(200);
+    let application = As::Bearer(granted.text_at("/access_token"));
+    let own = token(&test).await;
+    let authenticator = Authenticator::offered(&test, &own).await;
+    let body = json!({ "token": authenticator.code(&test) });
+    for answer in [
+        test.request(&application, Method::GET, "auth/mfa/status").send().await,
+        json_post(&test, &application, "auth/mfa/enroll", &body).await,
+        json_post(&test, &application, "auth/mfa/disable", &body).await,
+    ] {
+        let said = answer.refused(403, "forbidden");
+        assert!(said.contains("without clientId") && !answer.text.contains("secret="), "{said}");
+    }
+    assert_eq!(log_in(&test, PASSWORD).await.expect(200).json()["mfaRequired"], Value::Null);
+    json_post(&test, &own, "auth/mfa/enroll", &body).await.expect(200);
 }
