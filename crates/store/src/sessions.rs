@@ -1,12 +1,14 @@
 //! Logins of people: the read that decides whether what came from one still works, in groups as on
 //! the token path, and the writes that move one on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyrelay_core::caller::Profile;
 use keyrelay_core::client::ProjectAccess;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SessionId, TokenId, UserId};
+use keyrelay_core::policy::AccessPolicy;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::session::{Session, SessionAccess, SessionClient, Stage, UserAccess};
 use keyrelay_core::time::Timestamp;
@@ -118,6 +120,8 @@ pub struct MembershipChoice {
     pub project_name: Option<String>,
     /// In whose name it lets the person act.
     pub profile: Profile,
+    /// The policy that it is under.
+    pub policy: Option<Arc<AccessPolicy>>,
 }
 
 impl Store {
@@ -133,19 +137,23 @@ impl Store {
         user: UserId,
         project: Option<ProjectId>,
     ) -> Result<Vec<MembershipChoice>, StoreError> {
-        let sql = "SELECT m.id, p.id, p.name, m.profile_type, m.profile_id FROM membership m \
-                   JOIN project p ON p.id = m.project_id \
+        let sql = "SELECT m.id, m.active, m.admin, m.policy_id, m.profile_type, m.profile_id, r.version_id, r.content, \
+                   p.id, p.name FROM membership m JOIN project p ON p.id = m.project_id \
+                   LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
                    WHERE m.user_id = $1 AND m.active AND p.active AND ($2 = '' OR p.id = $2) \
                    ORDER BY p.name, m.id LIMIT 100";
         let project = project.map_or(String::new(), |id| id.to_string());
         let rows = self.0.database.fetch(sql, vec![Arg::from(user), Arg::from(project)]).await?;
         rows.iter()
             .map(|row| {
+                let membership =
+                    membership(row, 0)?.ok_or(StoreError::Corrupt { what: "membership.profile_id" })?;
                 Ok(MembershipChoice {
-                    id: row.id(0, MembershipId::parse, "membership.id")?,
-                    project: row.id(1, ProjectId::parse, "project.id")?,
-                    project_name: row.opt_text(2)?,
-                    profile: profile(row, 3)?.ok_or(StoreError::Corrupt { what: "membership.profile_id" })?,
+                    id: membership.id,
+                    project: row.id(8, ProjectId::parse, "project.id")?,
+                    project_name: row.opt_text(9)?,
+                    profile: membership.profile,
+                    policy: membership.policy,
                 })
             })
             .collect()

@@ -152,7 +152,7 @@ impl Visit<'_> {
             "membership" => {
                 let session = self.waiting(Stage::Membership).await?.session.id;
                 let chosen = MembershipId::parse(&fields.membership).ok_or(NotLoggedIn::NoLogin)?;
-                self.next(flow::membership(self.app, session, chosen, project, true).await?).await
+                self.next(flow::membership(self.app, session, chosen, project, true, self.from).await?).await
             }
             "consent" => {
                 let waiting = self.waiting(Stage::Consent).await?;
@@ -223,7 +223,7 @@ impl Visit<'_> {
             Stage::SecondFactor => Ok(self.second_factor(None)),
             Stage::Membership => {
                 let project = Some(self.asked.client.project);
-                let choices = self.app.store.memberships_of(session.user, project).await?;
+                let choices = flow::choices(self.app, session.user, project, self.from).await?;
                 let named = |choice: keyrelay_store::MembershipChoice| {
                     let name = choice.project_name.unwrap_or_else(|| choice.project.to_string());
                     (choice.id.to_string(), name)

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SessionId};
+use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SessionId, UserId};
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
@@ -103,9 +103,9 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     if !right {
         return Err(refuse(app, from, "wrong password"));
     }
-    let choices = app.store.memberships_of(account.row.id, request.project).await?;
+    let choices = choices(app, account.row.id, request.project, from).await?;
     if !account.row.active || choices.is_empty() {
-        return Err(refuse(app, from, "account is off or has no membership"));
+        return Err(refuse(app, from, "account is off or has no membership for this address"));
     }
     let session = Session {
         nonce: request.nonce,
@@ -144,6 +144,19 @@ fn refuse(app: &App, from: IpAddr, why: &'static str) -> NotLoggedIn {
     app.limiter.count(from, ClientId::NIL, app.now());
     tracing::info!(%from, why, "a person was not let in");
     NotLoggedIn::Refused
+}
+
+/// The memberships that a person may log in as from an address. Later on, an application's server may be who
+/// asks, so this is where the person's own address counts.
+pub(super) async fn choices(
+    app: &App,
+    user: UserId,
+    project: Option<ProjectId>,
+    from: IpAddr,
+) -> Result<Vec<MembershipChoice>, StoreError> {
+    let mut choices = app.store.memberships_of(user, project).await?;
+    choices.retain(|choice| choice.policy.as_ref().is_none_or(|policy| policy.allows_address(from)));
+    Ok(choices)
 }
 
 /// What follows when it is certain who it is.
@@ -197,9 +210,9 @@ pub(super) async fn second_factor(
     let Some(step) = accepted_step(app, &account, token) else {
         return Err(refuse(app, from, "wrong code"));
     };
-    let choices = app.store.memberships_of(account.row.id, project).await?;
+    let choices = choices(app, account.row.id, project, from).await?;
     if choices.is_empty() {
-        return Err(NotLoggedIn::Refused);
+        return Err(refuse(app, from, "no membership for this address"));
     }
     let before = access.session.revision;
     let next = after_second_factor(app, access.session, &choices, consent);
@@ -227,9 +240,10 @@ pub(super) async fn membership(
     chosen: MembershipId,
     project: Option<ProjectId>,
     consent: bool,
+    from: IpAddr,
 ) -> Result<Session, NotLoggedIn> {
     let access = waiting(app, session, Stage::Membership).await?;
-    let choices = app.store.memberships_of(access.user.id, project).await?;
+    let choices = choices(app, access.user.id, project, from).await?;
     if !choices.iter().any(|choice| choice.id == chosen) {
         return Err(NotLoggedIn::NoLogin);
     }

@@ -45,9 +45,9 @@ impl Serialize for LoginAnswer<'_> {
     }
 }
 
-async fn answer(app: &App, session: &Session) -> Result<Response, Outcome> {
+async fn answer(app: &App, session: &Session, from: IpAddr) -> Result<Response, Outcome> {
     let memberships = match session.stage {
-        Stage::Membership => memberships(app, session).await?,
+        Stage::Membership => memberships(app, session, from).await?,
         _ => Vec::new(),
     };
     let body = serde_json::to_string(&LoginAnswer { app, session, memberships });
@@ -55,9 +55,9 @@ async fn answer(app: &App, session: &Session) -> Result<Response, Outcome> {
     Ok(([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body).into_response())
 }
 
-async fn memberships(app: &App, session: &Session) -> Result<Vec<Value>, Outcome> {
+async fn memberships(app: &App, session: &Session, from: IpAddr) -> Result<Vec<Value>, Outcome> {
     let project = project_of(app, session.client).await?;
-    let choices = app.store.memberships_of(session.user, project).await?;
+    let choices = flow::choices(app, session.user, project, from).await?;
     Ok(choices
         .into_iter()
         .map(|choice| {
@@ -114,7 +114,7 @@ pub(crate) async fn login(
         let body = body(&method, headers, request).await?;
         let request = read(&app, &body).await?;
         let session = flow::begin(&app, request, from).await?;
-        answer(&app, &session).await
+        answer(&app, &session, from).await
     };
     done.await.unwrap_or_else(Outcome::into_response)
 }
@@ -192,7 +192,7 @@ fn session_id(body: &Map<String, Value>) -> Result<SessionId, Outcome> {
 /// `POST /auth/profile`: chooses the membership.
 pub(crate) async fn profile(
     State(app): State<App>,
-    _: Attempt,
+    Attempt(from): Attempt,
     method: Method,
     headers: HeaderMap,
     request: Request,
@@ -204,8 +204,8 @@ pub(crate) async fn profile(
         let session = session_id(&body)?;
         let waiting = flow::waiting(&app, session, Stage::Membership).await?;
         let project = project_of(&app, waiting.session.client).await?;
-        let session = flow::membership(&app, session, chosen, project, false).await?;
-        answer(&app, &session).await
+        let session = flow::membership(&app, session, chosen, project, false, from).await?;
+        answer(&app, &session, from).await
     };
     done.await.unwrap_or_else(Outcome::into_response)
 }
@@ -230,7 +230,7 @@ async fn verify(app: &App, session: SessionId, token: &str, from: IpAddr) -> Res
     let waiting = flow::waiting(app, session, Stage::SecondFactor).await?;
     let project = project_of(app, waiting.session.client).await?;
     match flow::second_factor(app, session, token, project, false, from).await {
-        Ok(session) => answer(app, &session).await,
+        Ok(session) => answer(app, &session, from).await,
         Err(NotLoggedIn::Refused) => Err(Outcome::invalid_at("token", "The code is not valid")),
         Err(error) => Err(error.into()),
     }
