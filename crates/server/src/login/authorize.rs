@@ -137,14 +137,11 @@ impl Visit<'_> {
             Ok(fields) => fields,
             Err(outcome) => return Ok(message(self.app, outcome.status, "The form could not be read.")),
         };
-        let project = Some(self.asked.client.project);
         match fields.step.as_str() {
             "sign-in" => self.password(fields).await,
             "second-factor" => {
                 let session = self.waiting(Stage::SecondFactor).await?.session.id;
-                match flow::second_factor(self.app, session, fields.token.trim(), project, true, self.from)
-                    .await
-                {
+                match flow::second_factor(self.app, session, fields.token.trim(), true, self.from).await {
                     Err(NotLoggedIn::Refused) => Ok(self.second_factor(Some("That code is not right."))),
                     moved => self.next(moved?).await,
                 }
@@ -152,7 +149,7 @@ impl Visit<'_> {
             "membership" => {
                 let session = self.waiting(Stage::Membership).await?.session.id;
                 let chosen = MembershipId::parse(&fields.membership).ok_or(NotLoggedIn::NoLogin)?;
-                self.next(flow::membership(self.app, session, chosen, project, true, self.from).await?).await
+                self.next(flow::membership(self.app, session, chosen, true, self.from).await?).await
             }
             "consent" => {
                 let waiting = self.waiting(Stage::Consent).await?;

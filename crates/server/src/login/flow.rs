@@ -60,7 +60,10 @@ impl From<StoreError> for NotLoggedIn {
 impl From<NotLoggedIn> for Outcome {
     fn from(error: NotLoggedIn) -> Self {
         match error {
-            NotLoggedIn::Refused => Self::invalid("Email or password is invalid"),
+            // The hint is for everybody, so that it tells nobody which addresses have several accounts.
+            NotLoggedIn::Refused => Self::invalid(
+                "Email or password is invalid. Who has accounts in several projects says which one: projectId",
+            ),
             NotLoggedIn::NoLogin => {
                 Self::invalid("There is no such login, it is over, or it is at another step: log in again")
             }
@@ -82,7 +85,8 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
         return Err(NotLoggedIn::Throttled(wait));
     }
     let mut found = app.store.users_by_email(&request.email, request.project).await?;
-    // Without a project, two accounts of one address cannot be told apart.
+    found.retain(|account| account.row.active);
+    // Without a project, two accounts of one address cannot be told apart: each has a password of its own.
     let ambiguous = found.len() > 1 && request.project.is_none();
     let account = if ambiguous || found.is_empty() { None } else { Some(found.swap_remove(0)) };
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
@@ -96,7 +100,7 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     let done = app.passwords.verify_while(hash, request.password, counted).await;
     let (right, counted) = done.map_err(|_| StoreError::Busy)?;
     let account = match counted? {
-        None => return Err(refuse(app, from, "unknown person")),
+        None => return Err(refuse(app, from, "unknown person, or account is off")),
         Some(Err(_)) => return Err(refuse(app, from, "account waits after failures")),
         Some(Ok(account)) => account,
     };
@@ -104,8 +108,8 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
         return Err(refuse(app, from, "wrong password"));
     }
     let choices = choices(app, account.row.id, request.project, from).await?;
-    if !account.row.active || choices.is_empty() {
-        return Err(refuse(app, from, "account is off or has no membership for this address"));
+    if choices.is_empty() {
+        return Err(refuse(app, from, "no membership for this address"));
     }
     let session = Session {
         nonce: request.nonce,
@@ -121,7 +125,8 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
         )
     };
     let session = if account.totp_confirmed {
-        session
+        // Where a project was named, it need not be named again.
+        Session { membership: only(&choices), ..session }
     } else {
         after_second_factor(app, session, &choices, request.consent)
     };
@@ -146,6 +151,11 @@ fn refuse(app: &App, from: IpAddr, why: &'static str) -> NotLoggedIn {
     NotLoggedIn::Refused
 }
 
+/// The project that a login through a client is for.
+fn project_of(access: &SessionAccess) -> Option<ProjectId> {
+    access.client.as_ref().map(|client| client.project)
+}
+
 /// The memberships that a person may log in as from an address. Later on, an application's server may be who
 /// asks, so this is where the person's own address counts.
 pub(super) async fn choices(
@@ -161,9 +171,17 @@ pub(super) async fn choices(
 
 /// What follows when it is certain who it is.
 fn after_second_factor(app: &App, session: Session, choices: &[MembershipChoice], consent: bool) -> Session {
+    match only(choices) {
+        Some(only) => after_membership(app, Session { membership: Some(only), ..session }, consent),
+        None => session.at(Stage::Membership),
+    }
+}
+
+/// The membership that leaves no choice.
+fn only(choices: &[MembershipChoice]) -> Option<MembershipId> {
     match choices {
-        [only] => after_membership(app, Session { membership: Some(only.id), ..session }, consent),
-        _ => session.at(Stage::Membership),
+        [only] => Some(only.id),
+        _ => None,
     }
 }
 
@@ -195,7 +213,6 @@ pub(super) async fn second_factor(
     app: &App,
     session: SessionId,
     token: &str,
-    project: Option<ProjectId>,
     consent: bool,
     from: IpAddr,
 ) -> Result<Session, NotLoggedIn> {
@@ -210,7 +227,8 @@ pub(super) async fn second_factor(
     let Some(step) = accepted_step(app, &account, token) else {
         return Err(refuse(app, from, "wrong code"));
     };
-    let choices = choices(app, account.row.id, project, from).await?;
+    let mut choices = choices(app, account.row.id, project_of(&access), from).await?;
+    choices.retain(|choice| access.session.membership.is_none_or(|known| known == choice.id));
     if choices.is_empty() {
         return Err(refuse(app, from, "no membership for this address"));
     }
@@ -238,12 +256,11 @@ pub(super) async fn membership(
     app: &App,
     session: SessionId,
     chosen: MembershipId,
-    project: Option<ProjectId>,
     consent: bool,
     from: IpAddr,
 ) -> Result<Session, NotLoggedIn> {
     let access = waiting(app, session, Stage::Membership).await?;
-    let choices = choices(app, access.user.id, project, from).await?;
+    let choices = choices(app, access.user.id, project_of(&access), from).await?;
     if !choices.iter().any(|choice| choice.id == chosen) {
         return Err(NotLoggedIn::NoLogin);
     }

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method};
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SessionId};
+use keyrelay_core::id::{MembershipId, ProjectId, SessionId};
 use keyrelay_core::limits::{AUTHORIZE_PARAMETER_BYTES_MAX, EMAIL_BYTES_MAX};
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::session::{Session, Stage};
@@ -56,8 +56,8 @@ async fn answer(app: &App, session: &Session, from: IpAddr) -> Result<Response, 
 }
 
 async fn memberships(app: &App, session: &Session, from: IpAddr) -> Result<Vec<Value>, Outcome> {
-    let project = project_of(app, session.client).await?;
-    let choices = flow::choices(app, session.user, project, from).await?;
+    // A login through a client has no choice: it is for one project, where a person is a member once.
+    let choices = flow::choices(app, session.user, None, from).await?;
     Ok(choices
         .into_iter()
         .map(|choice| {
@@ -69,13 +69,6 @@ async fn memberships(app: &App, session: &Session, from: IpAddr) -> Result<Vec<V
             })
         })
         .collect())
-}
-
-async fn project_of(app: &App, client: Option<ClientId>) -> Result<Option<ProjectId>, Outcome> {
-    match client {
-        Some(client) => Ok(app.store.access(client).await?.map(|access| access.project.id)),
-        None => Ok(None),
-    }
 }
 
 /// Reads the body of a step.
@@ -202,9 +195,7 @@ pub(crate) async fn profile(
         let chosen = MembershipId::parse(required(&body, "profile")?)
             .ok_or_else(|| Outcome::invalid_at("profile", "profile must be the id of a membership"))?;
         let session = session_id(&body)?;
-        let waiting = flow::waiting(&app, session, Stage::Membership).await?;
-        let project = project_of(&app, waiting.session.client).await?;
-        let session = flow::membership(&app, session, chosen, project, false, from).await?;
+        let session = flow::membership(&app, session, chosen, false, from).await?;
         answer(&app, &session, from).await
     };
     done.await.unwrap_or_else(Outcome::into_response)
@@ -227,9 +218,7 @@ pub(crate) async fn verify_second_factor(
 }
 
 async fn verify(app: &App, session: SessionId, token: &str, from: IpAddr) -> Result<Response, Outcome> {
-    let waiting = flow::waiting(app, session, Stage::SecondFactor).await?;
-    let project = project_of(app, waiting.session.client).await?;
-    match flow::second_factor(app, session, token, project, false, from).await {
+    match flow::second_factor(app, session, token, false, from).await {
         Ok(session) => answer(app, &session, from).await,
         Err(NotLoggedIn::Refused) => Err(Outcome::invalid_at("token", "The code is not valid")),
         Err(error) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! Signing in: from which addresses, and how many guesses are judged.
+//! Signing in: from which addresses, to which of several projects, and how many guesses are judged.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::app::{Answer, As, ELSEWHERE, TestApp};
-use crate::people::{EMAIL, PASSWORD, ann, json_post, log_in, make_ann, token};
+use crate::people::{EMAIL, PASSWORD, ann, claims, invite, json_post, log_in, make_ann, redeem, token};
 use crate::second_factor::Authenticator;
 
 async fn post_elsewhere(test: &TestApp, path: &str, body: &Value) -> Answer {
@@ -18,6 +18,10 @@ async fn post_elsewhere(test: &TestApp, path: &str, body: &Value) -> Answer {
 
 fn login() -> Value {
     json!({ "email": EMAIL, "password": PASSWORD })
+}
+
+fn login_to(project: &str) -> Value {
+    json!({ "email": EMAIL, "password": PASSWORD, "projectId": project })
 }
 
 /// Lets a member in from everywhere but [`ELSEWHERE`].
@@ -111,4 +115,52 @@ async fn only_memberships_that_are_open_from_here_can_be_chosen() {
     let body = json!({ "login": begun.text_at("/login"), "profile": membership["id"] });
     post_elsewhere(&test, "auth/profile", &body).await.refused(400, "invalid");
     json_post(&test, As::Anonymous, "auth/profile", &body).await.expect(200).text_at("/code");
+}
+
+#[tokio::test]
+async fn a_project_that_was_named_is_not_asked_for_again() {
+    let test = TestApp::start().await;
+    let membership = ann_of_two_projects(&test).await;
+    let chosen = json_post(&test, As::Anonymous, "auth/login", &login_to(&test.project)).await.expect(200);
+    let bearer = redeem(&test, &chosen.text_at("/code")).await.expect(200).text_at("/access_token");
+    let profile = |token: &str| claims(token)["profile"].clone();
+    assert_eq!(profile(&bearer), membership["profile"]["reference"]);
+
+    let authenticator = Authenticator::enrol(&test, &As::Bearer(bearer)).await;
+    test.clock.advance(Duration::from_mins(1));
+    let begun = json_post(&test, As::Anonymous, "auth/login", &login_to(&test.project)).await.expect(200);
+    let body = json!({ "login": begun.text_at("/login"), "token": authenticator.code(&test) });
+    let done = json_post(&test, As::Anonymous, "auth/mfa/verify", &body).await.expect(200);
+    let bearer = redeem(&test, &done.text_at("/code")).await.expect(200).text_at("/access_token");
+    assert_eq!(profile(&bearer), membership["profile"]["reference"]);
+    // Without a name, there is a choice after the second factor.
+    test.clock.advance(Duration::from_mins(1));
+    let begun = log_in(&test, PASSWORD).await.expect(200);
+    let body = json!({ "login": begun.text_at("/login"), "token": authenticator.code(&test) });
+    let done = json_post(&test, As::Anonymous, "auth/mfa/verify", &body).await.expect(200);
+    assert_eq!(done.json()["memberships"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn accounts_of_two_projects_are_told_apart_by_the_project() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let path = format!("admin/projects/{}/invite", test.other_project);
+    let mut body = ann();
+    body["password"] = json!(PASSWORD);
+    let other = test.request(&test.stranger, Method::POST, &path).json(&body).send().await.expect(200);
+    // It says what may be missing, to everybody, so that nobody learns who has two accounts.
+    let unnamed = log_in(&test, PASSWORD).await;
+    assert!(unnamed.refused(400, "invalid").contains("projectId"));
+    let nobody = json!({ "email": "nobody@example.test", "password": PASSWORD });
+    assert_eq!(json_post(&test, As::Anonymous, "auth/login", &nobody).await.text, unnamed.text);
+    for project in [&test.project, &test.other_project] {
+        let begun = json_post(&test, As::Anonymous, "auth/login", &login_to(project)).await.expect(200);
+        redeem(&test, &begun.text_at("/code")).await.expect(200);
+    }
+    // One that was switched off stands in nobody's way.
+    let off = json!([{ "op": "add", "path": "/active", "value": false }]);
+    test.patch(&test.stranger, &other.text_at("/user/reference"), &off).await.expect(200);
+    log_in(&test, PASSWORD).await.expect(200);
+    invite(&test, &ann()).await.refused(409, "conflict");
 }
