@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::fhir::ResourceType;
 use crate::fhir::search::Filter;
+use crate::id::VersionId;
 use crate::limits::{CRITERIA_VALUES_MAX, POLICY_FIELDS_MAX, POLICY_RULES_MAX};
 
 pub use criteria::{BadCriteria, Criteria, Subject};
@@ -67,6 +68,7 @@ impl Interaction {
 pub struct AccessPolicy {
     rules: Vec<PolicyRule>,
     addresses: Vec<AddressRule>,
+    version: Option<VersionId>,
 }
 
 #[derive(Clone, Debug)]
@@ -140,8 +142,11 @@ impl AccessPolicy {
         }
         let rules = list("resource").iter().enumerate().map(|(n, rule)| PolicyRule::read(n, rule));
         let addresses = list("ipAccessRule").iter().enumerate().map(|(n, rule)| AddressRule::read(n, rule));
-        let policy =
-            Self { rules: rules.collect::<Result<_, _>>()?, addresses: addresses.collect::<Result<_, _>>()? };
+        let policy = Self {
+            rules: rules.collect::<Result<_, _>>()?,
+            addresses: addresses.collect::<Result<_, _>>()?,
+            version: None,
+        };
         let values: usize =
             policy.rules.iter().filter_map(|rule| rule.criteria.as_ref()).map(Criteria::cost).sum();
         if values > CRITERIA_VALUES_MAX {
@@ -151,6 +156,18 @@ impl AccessPolicy {
             return Err(bad("AccessPolicy.resource.criteria", problem));
         }
         Ok(policy)
+    }
+
+    /// The same, as that version of the resource said it.
+    #[must_use]
+    pub fn of_version(self, version: VersionId) -> Self {
+        Self { version: Some(version), ..self }
+    }
+
+    /// The version of the resource that said it; none for one that is not there.
+    #[must_use]
+    pub const fn version(&self) -> Option<VersionId> {
+        self.version
     }
 
     /// Whether any rule allows the interaction with some resource of that type.

@@ -104,7 +104,7 @@ fn policy(row: &Row, at: usize) -> Result<Arc<AccessPolicy>, StoreError> {
     }
     let resource = row.opt_text(at + 1)?.and_then(|json| serde_json::from_str::<Value>(&json).ok());
     let policy = resource.and_then(|resource| AccessPolicy::from_resource(resource.as_object()?).ok());
-    let policy = Arc::new(policy.unwrap_or_else(AccessPolicy::deny_all));
+    let policy = Arc::new(policy.unwrap_or_else(AccessPolicy::deny_all).of_version(version));
     PARSED.with_borrow_mut(|parsed| {
         if parsed.len() >= POLICIES_MAX {
             parsed.clear();

@@ -136,8 +136,8 @@ impl Change {
         self.statements.push(Statement { sql: Cow::Borrowed(sql), args, effect });
     }
 
-    /// Makes the change depend on its author: who has been shut out, or has another role by now, changes
-    /// nothing, however long ago the request began.
+    /// Makes the change depend on its author: who has been shut out, or has another role or another version of
+    /// its policy by now, changes nothing, however long ago the request began.
     pub fn require(&mut self, caller: &Caller) {
         if let Some(login) = caller.login {
             return self.require_login(caller, login);
@@ -145,9 +145,11 @@ impl Change {
         self.statements.push(Statement {
             sql: Cow::Borrowed(
                 "SELECT 1 FROM client c JOIN membership m ON m.client_id = c.id JOIN project p ON p.id = c.project_id \
+                 LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
                  WHERE c.id = $1 AND m.id = $2 AND c.active AND m.active AND p.active AND m.admin = $3 \
                  AND p.super_admin = $4 AND ($5 OR c.active_id = $6 OR c.retiring_id = $6) \
-                 AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id = $7)",
+                 AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id = $7) \
+                 AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $8",
             ),
             args: args![
                 caller.client,
@@ -157,6 +159,7 @@ impl Change {
                 caller.by_token,
                 caller.proof,
                 caller.token,
+                policy_text(caller),
             ],
             effect: Effect::FindsOne(Conflict::Caller),
         });
@@ -168,8 +171,10 @@ impl Change {
                 "SELECT 1 FROM session s JOIN user_account u ON u.id = s.user_id \
                  JOIN membership m ON m.id = s.membership_id AND m.user_id = s.user_id \
                  JOIN project p ON p.id = m.project_id LEFT JOIN client c ON c.id = s.client_id \
+                 LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
                  WHERE s.id = $1 AND m.id = $2 AND s.stage = $3 AND u.active AND m.active AND p.active AND m.admin = $4 \
-                 AND p.super_admin = $5 AND (s.client_id IS NULL OR c.active)",
+                 AND p.super_admin = $5 AND (s.client_id IS NULL OR c.active) \
+                 AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $6",
             ),
             args: args![
                 login.session,
@@ -177,6 +182,7 @@ impl Change {
                 Stage::Granted.as_str(),
                 caller.role != Role::Member,
                 caller.role == Role::SuperAdmin,
+                policy_text(caller),
             ],
             effect: Effect::FindsOne(Conflict::Caller),
         });
@@ -442,6 +448,15 @@ impl Change {
             args![used.secret, used.client, used.uses, used.first, used.last],
             None,
         );
+    }
+}
+
+/// The version of the policy that a caller was let in under, as [`Change::require`] compares it: '' without a
+/// policy, 'gone' where there is none behind the reference.
+fn policy_text(caller: &Caller) -> String {
+    match &caller.policy {
+        None => String::new(),
+        Some(policy) => policy.version().map_or_else(|| "gone".to_owned(), |version| version.to_string()),
     }
 }
 

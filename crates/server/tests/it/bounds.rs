@@ -195,3 +195,58 @@ async fn nobody_locks_itself_out() {
     }
     assert!(test.lets_in(&test.admin.id, &test.admin.secret).await);
 }
+
+/// Makes a policy; gives its path.
+async fn policy(test: &TestApp, rules: &Value) -> String {
+    let body = json!({
+        "resourceType": "AccessPolicy",
+        "meta": { "project": format!("Project/{}", test.project) },
+        "resource": rules,
+    });
+    format!(
+        "AccessPolicy/{}",
+        test.post(&test.super_admin, "AccessPolicy", &body).await.expect(201).text_at("/id")
+    )
+}
+
+#[tokio::test]
+async fn a_policy_that_comes_before_the_body_binds_what_the_body_changes() {
+    let test = TestApp::start().await;
+    let victim = test.make_client(&test.project, "Victim").await;
+    let rotate = format!("/fhir/R4/ClientApplication/{}/$rotate-secret", victim.id);
+    let body = json!({ "secret": victim.secret });
+    let strict = policy(&test, &json!([{ "resourceType": "*", "readonly": true }])).await;
+    let free = policy(&test, &json!([{ "resourceType": "*" }])).await;
+    let put_under =
+        |path: &str| json!([{ "op": "add", "path": "/accessPolicy", "value": { "reference": path } }]);
+    let unchanged = async || {
+        let read = test.get(&test.super_admin, &victim.path()).await.expect(200);
+        assert_eq!(read.text_at("/secret"), victim.secret);
+    };
+    let As::Bearer(token) = test.bearer(&test.admin).await else { unreachable!() };
+
+    let attach = async { test.patch_membership(&test.admin, &put_under(&strict)).await };
+    let answer = with_late_body(&test, &rotate, &token, &body, attach).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    unchanged().await;
+
+    // The same by another version of the policy.
+    test.patch_membership(&test.admin, &put_under(&free)).await;
+    let narrow = json!([{ "op": "add", "path": "/resource/0/readonly", "value": true }]);
+    let change = async { drop(test.patch(&test.super_admin, &free, &narrow).await.expect(200)) };
+    let answer = with_late_body(&test, &rotate, &token, &body, change).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    unchanged().await;
+
+    // One that is gone allows nothing; one that stays as it is binds nobody anew.
+    let widen = json!([{ "op": "remove", "path": "/resource/0/readonly" }]);
+    test.patch(&test.super_admin, &free, &widen).await.expect(200);
+    let remove = async { drop(test.delete(&test.super_admin, &free).await.expect(200)) };
+    let answer = with_late_body(&test, &rotate, &token, &body, remove).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    unchanged().await;
+    let free = policy(&test, &json!([{ "resourceType": "*" }])).await;
+    test.patch_membership(&test.admin, &put_under(&free)).await;
+    let answer = with_late_body(&test, &rotate, &token, &body, async {}).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
