@@ -310,10 +310,12 @@ impl Change {
         self.set_slots(row.id, slots, 0);
     }
 
-    /// Changes the narrow row of a client; its secrets stay.
+    /// Changes the narrow row of a client; its secrets stay. Where it names no grant types, those count that bound
+    /// its registration, if it registered itself.
     pub fn update_client(&mut self, row: &ClientRow) {
         self.push(
-            "UPDATE client SET project_id = $1, name = $2, active = $3, token_lifetime_ms = $4, grant_types = $5, \
+            "UPDATE client SET project_id = $1, name = $2, active = $3, token_lifetime_ms = $4, grant_types = \
+             COALESCE($5, (SELECT g.grant_types FROM client_registration g WHERE g.client_id = client.id)), \
              default_scope = $6, refresh_lifetime_ms = $7 WHERE id = $8",
             client_args(row),
             Some(Conflict::Version),

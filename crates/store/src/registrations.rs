@@ -172,4 +172,28 @@ impl Change {
             Some(Conflict::Caller),
         );
     }
+
+    /// Bounds a client that registered itself to what an admin wrote; what is `None` stays as it was. Nothing
+    /// happens to any other client.
+    pub fn bound_registration(
+        &mut self,
+        client: ClientId,
+        grant_types: Option<&[String]>,
+        scope: Option<&str>,
+    ) {
+        if let Some(scope) = scope {
+            self.push(
+                "UPDATE client SET scope_bound = $1 WHERE id = $2 \
+                 AND EXISTS (SELECT 1 FROM client_registration g WHERE g.client_id = client.id)",
+                args![scope, client],
+                None,
+            );
+        }
+        self.push(
+            "UPDATE client_registration SET grant_types = COALESCE($1, grant_types), scope = COALESCE($2, scope) \
+             WHERE client_id = $3",
+            args![grant_types.map(|types| types.join(" ")), scope.map(str::to_owned), client],
+            None,
+        );
+    }
 }

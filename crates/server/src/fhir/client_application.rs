@@ -330,6 +330,23 @@ pub(super) async fn replace(
     Ok(Some(state.slots.clone().replace(slot)))
 }
 
+/// Bounds a client that manages itself (RFC 7592) to what an admin writes of its grant types and its scope: it
+/// may not undo that.
+pub(super) fn bound_by_admin(
+    act: Act<'_>,
+    row: &ClientRow,
+    before: &Map<String, Value>,
+    after: &Map<String, Value>,
+    change: &mut Change,
+) {
+    let differs = |name: &str| before.get(name) != after.get(name);
+    let grant_types = row.grant_types.as_deref().filter(|_| differs("grantType"));
+    let scope = row.default_scope.as_deref().filter(|_| differs("defaultScope"));
+    if act.caller.admin_of(row.project).is_some() && (grant_types.is_some() || scope.is_some()) {
+        change.bound_registration(row.id, grant_types, scope);
+    }
+}
+
 /// Adds a direct replacement to a change, with its AuditEvent.
 pub(super) fn move_secrets(act: Act<'_>, moved: &Moved, state: &ClientState, change: &mut Change) {
     if let Some(admin) = state.resource.project.and_then(|project| act.caller.admin_of(project)) {

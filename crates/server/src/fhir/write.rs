@@ -477,6 +477,9 @@ async fn decide_update(
     let (next, resource) = next_version(act, current, draft.resource);
     check_outcome(act.caller, &next, &resource)?;
     let mut change = act.change();
+    if let Particulars::Client(row) = &particulars {
+        client_application::bound_by_admin(act, row, &before.resource, &resource, &mut change);
+    }
     change.update(next.clone(), current.version, Some(&index_entries(resource_type, &resource)));
     put_row(&particulars, &mut change);
     let client = client.map(|mut state| {

@@ -16,7 +16,7 @@ use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::ClientId;
 use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
-use keyrelay_core::registration::{AuthMethod, Registration};
+use keyrelay_core::registration::{AuthMethod, Registration, RegistrationBounds};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::SlotKind;
 use keyrelay_core::ticket::{Ticket, TicketKind};
@@ -97,11 +97,10 @@ impl<'a> Visit<'a> {
     /// Reads everything anew. Whatever is missing or does not fit, the answer is the same.
     async fn admitted(&self) -> Result<Managed, OAuthError> {
         let store = &self.app.store;
-        let (registration, access, state) = tokio::try_join!(
-            store.registration(self.client),
-            store.access(self.client),
-            store.client(self.client)
-        )?;
+        let (access, state) = tokio::try_join!(store.access(self.client), store.client(self.client))?;
+        // Read last: an admin who narrows it makes a new version of the client too, so that what is decided on
+        // this one is within bounds that go with it, or changes nothing.
+        let registration = store.registration(self.client).await?;
         let state = state.filter(|state| !state.resource.deleted);
         let no = |why| not_let_in(self.app, self.client, self.from, why);
         let (Some(registration), Some(access), Some(state)) = (registration, access, state) else {
@@ -116,6 +115,9 @@ impl<'a> Visit<'a> {
             let managed = self.admitted().await?;
             let act = Act::now(self.app, &managed.caller, self.from);
             self.check_version(&managed)?;
+            if managed.registration.bounds != update.bounds {
+                return Err(OAuthError::busy());
+            }
             let Decided { change, body, version } = managed.decide(act, &update)?;
             let Some(change) = change else { return Ok(reply(StatusCode::OK, body, version)) };
             if committed(self.app, change).await.map_err(|outcome| OAuthError::metadata(&outcome))? {
@@ -181,6 +183,8 @@ impl Wish {
 /// The body of an update.
 struct Update {
     metadata: Metadata,
+    /// What it was held to.
+    bounds: RegistrationBounds,
     /// The secret that the client takes for the current one.
     secret: Option<PlainSecret>,
     wish: Wish,
@@ -215,7 +219,8 @@ impl Update {
             }
         };
         let metadata = Metadata::read(&body, &managed.registration.bounds)?;
-        Ok(Self { metadata, secret, wish, new_token })
+        let bounds = managed.registration.bounds.clone();
+        Ok(Self { metadata, bounds, secret, wish, new_token })
     }
 }
 

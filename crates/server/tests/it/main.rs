@@ -22,6 +22,7 @@ mod people;
 mod policies;
 mod privilege;
 mod registration;
+mod registration_bounds;
 mod resources;
 mod rotate_secret;
 mod routes;

@@ -18,7 +18,7 @@ async fn issue(test: &TestApp, who: impl Into<As>, body: &Value) -> Answer {
 }
 
 /// An initial access token of the project's admin.
-async fn initial(test: &TestApp, body: &Value) -> As {
+pub async fn initial(test: &TestApp, body: &Value) -> As {
     As::Bearer(issue(test, &test.admin, body).await.expect(201).text_at("/initial_access_token"))
 }
 
@@ -26,23 +26,23 @@ async fn send(test: &TestApp, who: impl Into<As>, method: Method, path: &str, bo
     test.request(who, method, path).body("application/json", body.to_string()).send().await
 }
 
-async fn register(test: &TestApp, token: &As, body: &Value) -> Answer {
+pub async fn register(test: &TestApp, token: &As, body: &Value) -> Answer {
     send(test, token, Method::POST, "oauth2/register", body).await
 }
 
-fn robot() -> Value {
+pub fn robot() -> Value {
     json!({ "client_name": "Nightly export", "grant_types": ["client_credentials"] })
 }
 
 /// A client that registered itself, and what lets it manage itself.
-struct Registered {
-    client: Credentials,
-    path: String,
-    token: As,
+pub struct Registered {
+    pub client: Credentials,
+    pub path: String,
+    pub token: As,
 }
 
 impl Registered {
-    fn of(answer: &Answer) -> Self {
+    pub fn of(answer: &Answer) -> Self {
         let id = answer.text_at("/client_id");
         let path = answer.text_at("/registration_client_uri");
         Self {
@@ -52,7 +52,7 @@ impl Registered {
         }
     }
 
-    async fn new(test: &TestApp) -> Self {
+    pub async fn new(test: &TestApp) -> Self {
         let token = initial(test, &json!({})).await;
         Self::of(&register(test, &token, &robot()).await.expect(201))
     }
@@ -62,7 +62,7 @@ impl Registered {
     }
 
     /// Sends the metadata of [`robot`], with more.
-    async fn put(&self, test: &TestApp, more: &Value) -> Answer {
+    pub async fn put(&self, test: &TestApp, more: &Value) -> Answer {
         let mut body = robot();
         body["client_id"] = json!(self.client.id);
         for (name, value) in more.as_object().unwrap() {
@@ -82,7 +82,7 @@ impl Registered {
 }
 
 #[track_caller]
-fn refused(answer: &Answer, status: u16, error: &str) -> String {
+pub fn refused(answer: &Answer, status: u16, error: &str) -> String {
     assert_eq!(answer.status, status, "{}", answer.text);
     assert_eq!(answer.text_at("/error"), error, "{}", answer.text);
     assert_eq!(answer.header("cache-control"), "no-store");
@@ -90,7 +90,7 @@ fn refused(answer: &Answer, status: u16, error: &str) -> String {
 }
 
 #[track_caller]
-fn not_let_in(answer: &Answer) {
+pub fn not_let_in(answer: &Answer) {
     refused(answer, 401, "invalid_token");
     assert!(answer.header("www-authenticate").starts_with("Bearer"), "{:?}", answer.headers);
 }
