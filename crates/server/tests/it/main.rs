@@ -3,6 +3,7 @@
 
 mod app;
 mod assertion;
+mod authenticator;
 mod bearer;
 mod bounds;
 mod bundles;
@@ -13,11 +14,14 @@ mod forged;
 mod invitations;
 mod jwks_uri;
 mod jwt;
+mod login_grants;
+mod logins;
 mod matrix;
 mod mtls;
 mod network;
 mod nodes;
 mod openapi;
+mod pages;
 mod people;
 mod policies;
 mod privilege;

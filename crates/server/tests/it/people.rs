@@ -68,7 +68,7 @@ pub async fn token(test: &TestApp) -> As {
     As::Bearer(redeem(test, &code).await.expect(200).text_at("/access_token"))
 }
 
-fn authorize_path(client: &str, more: &str) -> String {
+pub fn authorize_path(client: &str, more: &str) -> String {
     let challenge = challenge();
     format!(
         "oauth2/authorize?response_type=code&client_id={client}&redirect_uri={REDIRECT}&state=xyz&nonce=n1\
@@ -82,12 +82,12 @@ pub async fn submit(test: &TestApp, path: &str, cookie: &str, form: &[(&str, &st
     request.header("cookie", cookie).header("origin", &format!("http://{}", test.address)).send().await
 }
 
-fn cookie_of(answer: &Answer) -> String {
+pub fn cookie_of(answer: &Answer) -> String {
     answer.header("set-cookie").split(';').next().unwrap_or_default().to_owned()
 }
 
 /// A parameter of the redirect.
-fn returned(answer: &Answer, name: &str) -> String {
+pub fn returned(answer: &Answer, name: &str) -> String {
     assert_eq!(answer.status, 303, "{}", answer.text);
     let location = answer.header("location");
     assert!(location.starts_with(REDIRECT), "{location}");
@@ -121,7 +121,7 @@ pub async fn redeem_for(test: &TestApp, client: &str, code: &str, verifier: &str
     test.token(As::Anonymous, &form).await
 }
 
-async fn refresh(test: &TestApp, client: &str, token: &str) -> Answer {
+pub async fn refresh(test: &TestApp, client: &str, token: &str) -> Answer {
     let form = [("grant_type", "refresh_token"), ("client_id", client), ("refresh_token", token)];
     test.token(As::Anonymous, &form).await
 }
@@ -131,7 +131,7 @@ pub fn claims(token: &str) -> Value {
 }
 
 #[track_caller]
-fn grant_refused(answer: &Answer) {
+pub fn grant_refused(answer: &Answer) {
     assert_eq!(answer.status, 400, "{}", answer.text);
     assert_eq!(answer.text_at("/error"), "invalid_grant");
 }
