@@ -139,7 +139,7 @@ async fn read(app: &App, body: &Map<String, Value>) -> Result<LoginRequest, Outc
     let scope = scope.map_err(|error| Outcome::invalid_at("scope", error.to_string()))?;
     let scope = scope.ok_or_else(|| Outcome::invalid_at("scope", NOTHING))?;
     let code_challenge = challenge(body)?;
-    if client.is_some() && code_challenge.is_none() {
+    if client.as_ref().is_some_and(|client| client.needs_pkce) && code_challenge.is_none() {
         return Err(Outcome::invalid_at("codeChallenge", "codeChallenge is needed, by the method S256"));
     }
     let redirect_uri = text(body, "redirectUri")?.map(str::to_owned);

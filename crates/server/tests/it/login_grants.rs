@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::app::{Answer, As, Credentials, TestApp};
 use crate::assertion::Key;
 use crate::people::{
-    EMAIL, PASSWORD, REDIRECT, VERIFIER, authorize_path, browse, claims, cookie_of, grant_refused, log_in,
-    make_ann, make_app, redeem, redeem_for, refresh, returned, submit,
+    EMAIL, PASSWORD, REDIRECT, VERIFIER, authorize_path, browse, claims, cookie_of, grant_refused, json_post,
+    log_in, make_ann, make_app, redeem, redeem_for, refresh, returned, submit,
 };
 
 /// How a client sends its secret.
@@ -315,4 +315,25 @@ async fn of_redemptions_at_once_one_wins_and_what_it_gave_ends() {
         test.get(&As::Bearer(won[0].text_at("/access_token")), "Practitioner").await.refused(401, "login");
         grant_refused(&refresh(&test, &client, &won[0].text_at("/refresh_token")).await);
     }
+}
+
+#[tokio::test]
+async fn an_application_without_pages_may_do_without_a_verifier_on_the_same_terms() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let confidential = make_confidential(&test, json!({})).await;
+    let public = make_app(&test).await;
+    let ask = async |client: &str| {
+        let body = json!({ "email": EMAIL, "password": PASSWORD, "clientId": client });
+        json_post(&test, As::Anonymous, "auth/login", &body).await
+    };
+    for id in [&confidential.id, &public] {
+        ask(id).await.refused(400, "invalid");
+        let optional = json!([{ "op": "add", "path": "/pkceOptional", "value": true }]);
+        test.patch(&test.admin, &format!("ClientApplication/{id}"), &optional).await.expect(200);
+    }
+    ask(&public).await.refused(400, "invalid");
+    let code = ask(&confidential.id).await.expect(200).text_at("/code");
+    let form = [("grant_type", "authorization_code"), ("code", code.as_str())];
+    send(&test, "oauth2/token", &confidential, Way::Basic, &form).await.expect(200);
 }
