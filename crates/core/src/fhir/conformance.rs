@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::schema::ResourceType;
 
 pub use capability::{Conformance, OauthEndpoint, capability_statement};
-pub use operation::{ROTATE_SECRET, operation_definitions};
+pub use operation::{Operation, operation_definitions};
 pub use search_parameter::search_parameters;
 pub use structure::structure_definitions;
 

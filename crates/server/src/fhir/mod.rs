@@ -28,6 +28,7 @@ use http::header::{HeaderMap, IF_MATCH};
 use http::{HeaderName, Method};
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::conformance::Operation;
 use keyrelay_core::id::ResourceId;
 use keyrelay_core::policy::Interaction;
 use percent_encoding::percent_decode_str;
@@ -177,11 +178,15 @@ async fn instance(
             read::vread(app, caller, resource_type, resource_id()?, version, extended).await
         }
         (["_history", ..], _) if rest.len() <= 2 => Err(Outcome::method_not_allowed(READ_METHODS)),
-        (["$rotate-secret"], method) if resource_type == ResourceType::ClientApplication => {
+        ([segment], method) if let Some(operation) = Operation::called(resource_type, segment) => {
             if method != Method::POST {
                 return Err(Outcome::method_not_allowed(OPERATION_METHODS));
             }
-            rotate_secret::rotate_secret(app, caller, id, request, content).await
+            match operation {
+                Operation::RotateSecret => {
+                    rotate_secret::rotate_secret(app, caller, id, request, content).await
+                }
+            }
         }
         _ => Err(Outcome::not_found()),
     }

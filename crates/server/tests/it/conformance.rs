@@ -83,6 +83,46 @@ async fn the_operation_is_defined_where_the_statement_says() {
     assert_eq!(test.get(&test.member, url.split_once("/R4/").unwrap().1).await.status, 200, "{url}");
 }
 
+/// Statement, definitions and routing know the same operations.
+#[tokio::test]
+async fn an_operation_is_answered_where_it_is_claimed_and_nowhere_else() {
+    let test = TestApp::start().await;
+    let statement = metadata(&test).await;
+    let definitions = test.get(&test.member, "OperationDefinition").await.expect(200).resources();
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (mut types, mut claimed, mut defined) = (Vec::new(), Vec::new(), Vec::new());
+    for resource in list(&statement["rest"][0]["resource"]) {
+        types.push(word(&resource["type"]));
+        for operation in list(&resource["operation"]) {
+            let [name, url] = ["name", "definition"].map(|element| word(&operation[element]));
+            claimed.push([word(&resource["type"]), name, url]);
+        }
+    }
+    for definition in &definitions {
+        let (code, url) = (word(&definition["code"]), word(&definition["url"]));
+        defined.extend(list(&definition["resource"]).iter().map(|on| [word(on), code.clone(), url.clone()]));
+        let at = |level: &str| definition[level] == true;
+        let mut places = vec![(format!("${code}"), at("system"))];
+        for name in &types {
+            let is_on = list(&definition["resource"]).contains(&json!(name));
+            places.push((format!("{name}/${code}"), is_on && at("type")));
+            places.push((format!("{name}/{}/${code}", test.member.id), is_on && at("instance")));
+        }
+        // What changes something is there for POST only, which is what GET is told.
+        assert!(at("affectsState"), "{code} can be asked for by GET: say here what the answer is");
+        for (path, is_there) in places {
+            let answer = test.get(&test.super_admin, &path).await;
+            let expected = if is_there { (405, "POST") } else { (404, "") };
+            assert_eq!((answer.status.as_u16(), answer.header("allow")), expected, "{path}");
+        }
+    }
+    claimed.sort();
+    defined.sort();
+    assert_eq!(claimed, defined);
+    test.get(&test.super_admin, &format!("{}/$nothing", test.member.path())).await.refused(404, "not-found");
+}
+
 #[tokio::test]
 async fn definitions_are_searched_but_not_written_and_not_for_strangers() {
     let test = TestApp::start().await;

@@ -1,12 +1,13 @@
 //! Who may do what: every route, by every kind of caller, against the table in `matrix.txt`. A route, a
-//! method of a route, or a resource type that has no row fails the test, and so does a status that is
-//! not the one in the table.
+//! method of a route, a resource type, or an interaction or operation of the `CapabilityStatement` that has
+//! no row fails the test, and so does a status that is not the one in the table.
 
 use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::conformance::{Conformance, Operation, capability_statement, definition_id};
 use keyrelay_core::limits::LOGIN_ATTEMPT_FORGIVEN_AFTER;
 use keyrelay_server::{ROUTES, Route};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::{Answer, As, Credentials, TestApp};
 
@@ -143,6 +144,9 @@ impl Target {
                     .pointer("/entry/0/resource/id")
                     .map_or_else(String::new, |id| id.as_str().unwrap().to_owned()),
             ),
+            ("{structure}", definition_id(ResourceType::StructureDefinition, "ClientApplication")),
+            ("{operation}", definition_id(ResourceType::OperationDefinition, Operation::RotateSecret.code())),
+            ("{parameter}", definition_id(ResourceType::SearchParameter, "ClientApplication-name")),
             ("{serial}", serial.to_string()),
             ("{token}", own),
         ];
@@ -206,19 +210,21 @@ fn is_of(route: &str, path: &str) -> bool {
             (None, None) => return true,
             (Some(_), Some(name)) if name.starts_with("{*") => return true,
             (Some(segment), Some(name)) if segment == name => {}
-            (Some(segment), Some(name)) if name.starts_with('{') && segment.starts_with(|c| c != '_') => {}
+            (Some(segment), Some(name)) if name.starts_with('{') && !segment.starts_with(['_', '$']) => {}
             _ => return false,
         }
     }
 }
 
+/// Fails the test unless the table has a row for a method of a route, with that in its body.
+fn must_have_row(method: &str, route: &str, body: &str) {
+    let is_it = |row: &Row| row.method == method && is_of(route, row.path) && row.body.contains(body);
+    assert!(rows().iter().any(is_it), "matrix.txt has no row for {method} {route} {body}");
+}
+
 #[test]
 fn every_route_and_method_has_a_row() {
-    let rows = rows();
-    let has_row = |method: &str, route: &str| {
-        let told = rows.iter().any(|row| row.method == method && is_of(route, row.path));
-        assert!(told, "matrix.txt has no row for {method} {route}");
-    };
+    let has_row = |method: &str, route: &str| must_have_row(method, route, "");
     for Route { path, methods } in ROUTES {
         for method in *methods {
             has_row(method, path);
@@ -227,6 +233,51 @@ fn every_route_and_method_has_a_row() {
     for kept in ResourceType::ALL.into_iter().filter(|known| !known.is_conformance()) {
         for (method, rest) in INTERACTIONS {
             has_row(method, &format!("/fhir/R4/{kept}{rest}"));
+        }
+    }
+}
+
+/// How an interaction with a resource type is asked for (FHIR R4 §3.1.0): the method, and what follows the
+/// type.
+fn request_of(interaction: &str) -> (&'static str, &'static str) {
+    match interaction {
+        "read" => ("GET", "/{}"),
+        "vread" => ("GET", "/{}/_history/{}"),
+        "update" => ("PUT", "/{}"),
+        "patch" => ("PATCH", "/{}"),
+        "delete" => ("DELETE", "/{}"),
+        "history-instance" => ("GET", "/{}/_history"),
+        "create" => ("POST", ""),
+        "search-type" => ("GET", ""),
+        other => panic!("{other} is new: say here how it is asked for, and in matrix.txt who may"),
+    }
+}
+
+fn texts<'a>(list: &'a Value, name: &'a str) -> impl Iterator<Item = &'a str> {
+    list.as_array().into_iter().flatten().map(move |element| element[name].as_str().unwrap())
+}
+
+/// All of FHIR is one route; what there is behind it, the statement says.
+#[test]
+fn everything_in_the_capability_statement_has_a_row() {
+    let statement = capability_statement(&Conformance {
+        base_url: "http://127.0.0.1/",
+        version: "0",
+        date_rfc3339: "2026-01-01T00:00:00Z",
+        oauth_endpoints: &[],
+    });
+    let rest = &statement["rest"][0];
+    for bundle in texts(&rest["interaction"], "code") {
+        must_have_row("POST", "/fhir/R4", &format!("\"type\":\"{bundle}\""));
+    }
+    for resource in rest["resource"].as_array().unwrap() {
+        let base = format!("/fhir/R4/{}", resource["type"].as_str().unwrap());
+        for interaction in texts(&resource["interaction"], "code") {
+            let (method, rest) = request_of(interaction);
+            must_have_row(method, &format!("{base}{rest}"), "");
+        }
+        for operation in texts(&resource["operation"], "name") {
+            must_have_row("POST", &format!("{base}/{{}}/${operation}"), "");
         }
     }
 }

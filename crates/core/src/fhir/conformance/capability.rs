@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::schema::{ResourceType, definition};
 use super::super::search::{Field, parameters};
-use super::{FHIR_VERSION, ROTATE_SECRET, definition_id, definition_url, fhir_base};
+use super::{FHIR_VERSION, Operation, definition_id, definition_url, fhir_base};
 
 /// An OAuth endpoint that clients find through the `CapabilityStatement`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,10 +153,12 @@ fn resource(base_url: &str, resource_type: ResourceType) -> Value {
         })
         .collect();
     members.insert("searchParam".to_owned(), params.into());
-    if resource_type == ResourceType::ClientApplication {
-        let url = definition_url(base_url, ResourceType::OperationDefinition, ROTATE_SECRET);
-        let operation = json!([{"name": ROTATE_SECRET, "definition": url}]);
-        members.insert("operation".to_owned(), operation);
+    let operations: Vec<Value> = Operation::on(resource_type)
+        .map(|operation| json!({"name": operation.code(), "definition": operation.definition_url(base_url)}))
+        .collect();
+    // An array without elements would not be valid.
+    if !operations.is_empty() {
+        members.insert("operation".to_owned(), operations.into());
     }
     statement
 }

@@ -92,7 +92,7 @@ fn ids_are_uuids_unique_and_constant() {
     assert_eq!(ids.len(), all.len());
     assert!(ids.iter().all(|id| uuid::Uuid::try_parse(id).is_ok()));
     assert_eq!(
-        definition_id(ResourceType::OperationDefinition, ROTATE_SECRET),
+        definition_id(ResourceType::OperationDefinition, Operation::RotateSecret.code()),
         "1f1d9fa0-352c-5957-99fc-862866514371"
     );
 }
