@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use keyrelay_core::id::SecretId;
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::{ManualClock, Timestamp};
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::jwt;
 use crate::openapi::Asked;
 
 /// A second address of this machine; requests come from 127.0.0.1 unless they say otherwise.
@@ -496,6 +498,17 @@ impl TestApp {
             http_elsewhere: self.http_elsewhere.clone(),
             running: Running::start(server, app),
         }
+    }
+
+    /// How often the proof that a token was got by (its `sid`) has let a client in, as it is written down.
+    pub async fn uses(&self, client: &Credentials, token: &As) -> i64 {
+        let proof = jwt::claims(token.text())["sid"].as_str().and_then(SecretId::parse).unwrap();
+        self.app.flush_usage().await;
+        let written = self.database.open().await.unwrap().usage(proof).await.unwrap();
+        written.map_or(0, |used| {
+            assert_eq!(used.client.to_string(), client.id);
+            used.uses
+        })
     }
 
     /// The server's own ES256 keys, taken from its database, oldest first: what is signed by one is

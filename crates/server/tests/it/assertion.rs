@@ -130,6 +130,37 @@ async fn each_kind_of_key_lets_a_client_in_beside_its_secret() {
     assert!(metrics.text.contains("secret_uses_total{slot=\"key\"} 3"), "{}", metrics.text);
 }
 
+/// Of a client on its way from a secret to keys, and from one key to the next, it can be seen when the
+/// last use of each was.
+#[tokio::test]
+async fn each_key_is_counted_for_itself_like_a_secret() {
+    let test = TestApp::start().await;
+    let (member, old, new) = (test.member.clone(), Key::es384(), Key::es384());
+    publish(&test, &member, &[old.jwk("k1"), new.jwk("k2")]).await;
+    let grant = async |key: &Key, kid: &str, jti: &str| {
+        let header = json!({ "alg": key.algorithm(), "kid": kid, "typ": "JWT" });
+        let answer = present(&test, &key.sign(&header, &claims(&test, &member.id, jti))).await;
+        As::Bearer(answer.expect(200).text_at("/access_token"))
+    };
+    let by_old = grant(&old, "k1", "1").await;
+    let by_new = grant(&new, "k2", "2").await;
+    for jti in ["3", "4"] {
+        grant(&new, "k2", jti).await;
+    }
+    let by_secret = test.bearer(&member).await;
+    for (token, uses) in [(&by_old, 1), (&by_new, 3), (&by_secret, 1)] {
+        assert_eq!(test.uses(&member, token).await, uses);
+    }
+    // The use of a token is none of its proof, and a refused assertion is none either.
+    test.get(&by_old, "Project").await.expect(200);
+    refused(&present(&test, &old.sign(&header(&old), &claims(&test, &member.id, "1"))).await, "again");
+    assert_eq!(test.uses(&member, &by_old).await, 1);
+    // The same key is the same after it was published anew.
+    publish(&test, &member, &[old.jwk("k1")]).await;
+    grant(&old, "k1", "5").await;
+    assert_eq!(test.uses(&member, &by_old).await, 2);
+}
+
 #[tokio::test]
 async fn an_assertion_is_accepted_once_also_after_a_restart() {
     let mut test = TestApp::start().await;

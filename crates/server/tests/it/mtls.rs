@@ -166,6 +166,25 @@ async fn a_certificate_of_a_trusted_authority_or_a_pinned_one_lets_in() {
 }
 
 #[tokio::test]
+async fn each_certificate_is_counted_for_itself_like_a_secret() {
+    let test = TestApp::start_configured(by_header).await;
+    let (root, member) = (Authority::new("Root"), test.member.clone());
+    trust(&test, &member, &[&root.certificate]).await.expect(200);
+    let (old, new) = (root.issue(|_| {}), root.issue(|_| {}));
+    let by_old = token_of(grant(&test, &member.id, &old, &[]).await);
+    for uses in 1..=3 {
+        let by_new = token_of(grant(&test, &member.id, &new, &[]).await);
+        assert_eq!(test.uses(&member, &by_new).await, uses);
+    }
+    let by_secret = test.bearer(&member).await;
+    assert_eq!(me(&test, &by_old, Some(&old)).await, 200);
+    grant(&test, &member.id, &self_signed(|_| {}), &[]).await.expect(401);
+    for token in [&by_old, &by_secret] {
+        assert_eq!(test.uses(&member, token).await, 1);
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_must_be_of_this_time_and_for_clients() {
     let test = TestApp::start_configured(by_header).await;
     let id = test.member.id.as_str();

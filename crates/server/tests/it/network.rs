@@ -1,6 +1,6 @@
 //! What the server makes of the network: the address of a client behind proxies, the `Host` header.
 
-use keyrelay_core::limits::FAILURES_PER_ADDRESS_MAX;
+use keyrelay_core::limits::{FAILURE_FORGIVEN_AFTER, FAILURES_PER_ADDRESS_MAX};
 use keyrelay_server::TrustedProxies;
 use reqwest::Method;
 use serde_json::json;
@@ -55,6 +55,54 @@ async fn a_trusted_proxy_tells_where_a_request_came_from() {
     let request = test.request_elsewhere(client, Method::GET, "auth/me");
     let from_no_proxy = request.header("x-forwarded-for", "198.51.100.1").send().await;
     assert_eq!(from_no_proxy.status, 401);
+}
+
+#[tokio::test]
+async fn address_rules_know_networks_of_both_kinds() {
+    let test = behind(&["127.0.0.1"]).await;
+    let client = test.make_client(&test.project, "Everywhere").await;
+    let rules = json!({ "ipAccessRule": [
+        { "value": "2001:db8:1:2::666", "action": "block" },
+        { "value": "2001:db8:1::/48", "action": "allow" },
+        { "value": "2001:db8:ffff:ffff:ffff:ffff:ffff:fff0/124", "action": "allow" },
+        { "value": "198.51.100.64/26", "action": "allow" },
+        { "value": "203.0.113.9", "action": "allow" },
+        { "value": "0.0.0.0/0", "action": "block" },
+        { "value": "::/0", "action": "block" },
+    ] });
+    test.put_under_policy(&client, &rules).await;
+    let who = As::from(&client);
+    for (from, status) in [
+        ("2001:db8:1::", 200),
+        ("2001:db8:1:ffff:ffff:ffff:ffff:ffff", 200),
+        ("2001:0DB8:0001:0002:0000:0000:0000:0001", 200),
+        ("[2001:db8:1:2::7]:4711", 200),
+        ("[2001:db8:1:2::7]", 200),
+        ("2001:db8:1:2::666", 401),
+        ("2001:db8:1:2:0:0:0:666", 401),
+        ("2001:db8:0:ffff:ffff:ffff:ffff:ffff", 401),
+        ("2001:db8:2::", 401),
+        ("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", 200),
+        ("2001:db8:ffff:ffff:ffff:ffff:ffff:ffef", 401),
+        ("198.51.100.64", 200),
+        ("198.51.100.127", 200),
+        ("198.51.100.63", 401),
+        ("198.51.100.128", 401),
+        ("203.0.113.9", 200),
+        ("203.0.113.8", 401),
+        // The same address, as a socket for both kinds writes it.
+        ("::ffff:198.51.100.64", 200),
+        ("::ffff:198.51.100.63", 401),
+        ("::1", 401),
+    ] {
+        assert_eq!(me(&test, &who, from).await, status, "{from}");
+        let form = [("grant_type", "client_credentials")];
+        let grant = test.request(&client, Method::POST, "oauth2/token").form(&form);
+        let grant = grant.header("x-forwarded-for", from).send().await;
+        assert_eq!(grant.status.as_u16(), status, "{from}");
+        // What is refused here is no guess.
+        test.clock.advance(FAILURE_FORGIVEN_AFTER * 2);
+    }
 }
 
 #[tokio::test]
