@@ -1,8 +1,13 @@
-"""requests-oauthlib. It leaves fetching the metadata to its user, and knows no signed assertions."""
+"""requests-oauthlib. It leaves fetching the metadata to its user, and signing assertions too."""
 
 import os
+import time
 import unittest
+import uuid
 from unittest import mock
+
+from joserfc import jwt
+from joserfc.jwk import ECKey, RSAKey
 
 from oauthlib.oauth2 import BackendApplicationClient
 from oauthlib.oauth2.rfc6749.errors import InvalidClientError, InvalidGrantError
@@ -48,6 +53,35 @@ class ClientCredentials(unittest.TestCase):
                 with self.assertRaises(InvalidClientError):
                     grant(client["secret"])
                 grant(rotated["secret"])
+
+
+    def test_signed_assertions_are_accepted_each_once(self):
+        for algorithm, key in (("RS384", RSAKey.generate_key(2048)), ("ES384", ECKey.generate_key("P-384"))):
+            with self.subTest(algorithm):
+                client = project.new_client()
+                project.publish_key(client, {**key.as_dict(private=False), "kid": "k1", "use": "sig"})
+                claims = {
+                    "iss": client["id"],
+                    "sub": client["id"],
+                    "aud": metadata["token_endpoint"],
+                    "exp": int(time.time()) + 240,
+                    "jti": str(uuid.uuid4()),
+                }
+                header = {"alg": algorithm, "kid": "k1", "typ": "JWT"}
+                assertion = jwt.encode(header, claims, key, algorithms=[algorithm])
+
+                def grant():
+                    session = OAuth2Session(client=BackendApplicationClient(client["id"]))
+                    return session.fetch_token(
+                        metadata["token_endpoint"],
+                        include_client_id=True,
+                        client_assertion_type="urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                        client_assertion=assertion,
+                    )
+
+                self.assertTrue(project.is_let_in(grant()["access_token"]))
+                with self.assertRaises(InvalidClientError):
+                    grant()
 
 
 class People(unittest.TestCase):
