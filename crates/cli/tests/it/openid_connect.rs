@@ -1,8 +1,13 @@
 //! `openidconnect`, a client library that knows nothing of Keyrelay, against the binary, configured by
-//! discovery alone. It has no signed assertions; `e2e` has the libraries that do.
+//! discovery alone. It makes no signed assertions, but takes one along; `e2e` has libraries that make them.
 
 use std::collections::HashMap;
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use keyrelay_core::time::{Clock, SystemClock};
 use openidconnect::core::{CoreAuthenticationFlow, CoreClient, CoreErrorResponseType, CoreProviderMetadata};
 use openidconnect::{
     AuthType, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointMaybeSet, EndpointNotSet,
@@ -161,6 +166,59 @@ async fn both_secrets_of_a_rotation_are_accepted_and_a_retired_one_is_not() {
             other => panic!("a retired secret is answered {other:?}"),
         }
         assert!(grant(text(&rotated, "secret")).await.is_ok());
+    }
+    assert!(stage.server.terminate().await.success());
+}
+
+/// Publishes a key of a client, and gives an assertion of who it is, signed by that key (RFC 7523).
+async fn assertion(stage: &Stage, client: &str) -> String {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let (x, y) = key.public_key().as_ref()[1..].split_at(48);
+    let jwk =
+        json!({ "kty": "EC", "crv": "P-384", "x": encode(x), "y": encode(y), "kid": "k1", "use": "sig" });
+    let published = json!({ "keys": [jwk] }).to_string();
+    let patch = json!([{ "op": "add", "path": "/jwks", "value": published }]).to_string();
+    let request = stage.http.patch(format!("{}fhir/R4/ClientApplication/{client}", stage.server.base));
+    let request = request.basic_auth(&stage.admin.0, Some(&stage.admin.1)).body(patch);
+    let answer = request.header("content-type", "application/json-patch+json").send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+
+    let claims = json!({
+        "iss": client,
+        "sub": client,
+        "aud": format!("{}oauth2/token", stage.server.base),
+        "exp": SystemClock.now().epoch_seconds() + 240,
+        "jti": "once",
+    });
+    let parts = [json!({ "alg": "ES384", "kid": "k1", "typ": "JWT" }), claims];
+    let signed = parts.map(|part| encode(part.to_string().as_bytes())).join(".");
+    let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+    format!("{signed}.{}", encode(signature.as_ref()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_assertion_that_it_is_given_is_taken_along_and_accepted_once() {
+    let stage = Stage::set().await;
+    let id = text(&stage.new_client().await, "id");
+    let assertion = assertion(&stage, &id).await;
+    let known = stage.discover(id, None).await;
+    let grant = async || {
+        let request = known.exchange_client_credentials().unwrap();
+        let request = request.add_extra_param(
+            "client_assertion_type",
+            "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        );
+        let request = request.add_extra_param("client_assertion", &assertion);
+        request.request_async(&|request| stage.call(request)).await
+    };
+    let token = grant().await.unwrap();
+    assert!(stage.is_let_in(token.access_token().secret()).await);
+    match grant().await {
+        Err(RequestTokenError::ServerResponse(refused)) => {
+            assert_eq!(refused.error(), &CoreErrorResponseType::InvalidClient);
+        }
+        other => panic!("an assertion that was used is answered {other:?}"),
     }
     assert!(stage.server.terminate().await.success());
 }
