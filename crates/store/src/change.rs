@@ -6,17 +6,17 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use keyrelay_core::caller::{Caller, Login, Profile, Role};
+use keyrelay_core::caller::{Caller, Profile};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::IndexEntry;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, UserId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::FORMER_SECRETS_MAX;
-use keyrelay_core::session::Stage;
 use keyrelay_core::slots::{SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
 
 use crate::Conflict;
+use crate::author::still_may;
 use crate::clients::proof;
 use crate::database::{Arg, Effect, Statement};
 use crate::search::{Search, found};
@@ -106,6 +106,8 @@ const INDEX_CHUNK: usize = 20;
 /// Statements that become durable together or not at all.
 #[derive(Default)]
 pub struct Change {
+    /// What its author must be, which is looked at before anything is changed.
+    author: Option<Statement>,
     statements: Vec<Statement>,
 }
 
@@ -128,7 +130,26 @@ impl Change {
     }
 
     pub(crate) fn into_statements(self) -> Vec<Statement> {
-        self.statements
+        self.author.into_iter().chain(self.statements).collect()
+    }
+
+    /// Adds all that another change of the same author does. The author is looked at once, and as it is before
+    /// either: what the one does to its rights does not keep the other from being made.
+    pub fn append(&mut self, other: Self) {
+        self.author = self.author.take().or(other.author);
+        self.statements.extend(other.statements);
+    }
+
+    /// How many statements it takes, apart from the look at its author.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.statements.len()
+    }
+
+    /// Whether it changes nothing and depends on nothing but its author.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.statements.is_empty()
     }
 
     pub(crate) fn push(&mut self, sql: &'static str, args: Vec<Arg>, changes_one: Option<Conflict>) {
@@ -139,53 +160,7 @@ impl Change {
     /// Makes the change depend on its author: who has been shut out, or has another role or another version of
     /// its policy by now, changes nothing, however long ago the request began.
     pub fn require(&mut self, caller: &Caller) {
-        if let Some(login) = caller.login {
-            return self.require_login(caller, login);
-        }
-        self.statements.push(Statement {
-            sql: Cow::Borrowed(
-                "SELECT 1 FROM client c JOIN membership m ON m.client_id = c.id JOIN project p ON p.id = c.project_id \
-                 LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
-                 WHERE c.id = $1 AND m.id = $2 AND c.active AND m.active AND p.active AND m.admin = $3 \
-                 AND p.super_admin = $4 AND ($5 OR c.active_id = $6 OR c.retiring_id = $6) \
-                 AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id = $7) \
-                 AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $8",
-            ),
-            args: args![
-                caller.client,
-                caller.membership,
-                caller.role != Role::Member,
-                caller.role == Role::SuperAdmin,
-                caller.by_token,
-                caller.proof,
-                caller.token,
-                policy_text(caller),
-            ],
-            effect: Effect::FindsOne(Conflict::Caller),
-        });
-    }
-
-    fn require_login(&mut self, caller: &Caller, login: Login) {
-        self.statements.push(Statement {
-            sql: Cow::Borrowed(
-                "SELECT 1 FROM session s JOIN user_account u ON u.id = s.user_id \
-                 JOIN membership m ON m.id = s.membership_id AND m.user_id = s.user_id \
-                 JOIN project p ON p.id = m.project_id LEFT JOIN client c ON c.id = s.client_id \
-                 LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
-                 WHERE s.id = $1 AND m.id = $2 AND s.stage = $3 AND u.active AND m.active AND p.active AND m.admin = $4 \
-                 AND p.super_admin = $5 AND (s.client_id IS NULL OR c.active) \
-                 AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $6",
-            ),
-            args: args![
-                login.session,
-                caller.membership,
-                Stage::Granted.as_str(),
-                caller.role != Role::Member,
-                caller.role == Role::SuperAdmin,
-                policy_text(caller),
-            ],
-            effect: Effect::FindsOne(Conflict::Caller),
-        });
+        self.author = Some(still_may(caller));
     }
 
     /// Makes the change depend on a search that finds nothing.
@@ -453,14 +428,6 @@ impl Change {
     }
 }
 
-/// The version of the policy that a caller was let in under, as [`Change::require`] compares it: '' without a
-/// policy, 'gone' where there is none behind the reference.
-fn policy_text(caller: &Caller) -> String {
-    match &caller.policy {
-        None => String::new(),
-        Some(policy) => policy.version().map_or_else(|| "gone".to_owned(), |version| version.to_string()),
-    }
-}
 
 fn client_args(row: &ClientRow) -> Vec<Arg> {
     let ms = |lifetime: Option<Duration>| {

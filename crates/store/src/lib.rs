@@ -6,6 +6,7 @@
 
 mod access;
 mod assertions;
+mod author;
 mod change;
 mod clients;
 mod database;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use keyrelay_core::caller::Profile;
+use keyrelay_core::caller::{Caller, Profile};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{SearchQuery, index_entries, matches, parse_query};
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, VersionId};
 use keyrelay_core::keyring::{Keyring, SecretVisibility};
 use keyrelay_core::limits::FORMER_SECRETS_MAX;
 use keyrelay_core::random::SeededEntropy;
+use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::{SecretSlots, SlotKind};
 use keyrelay_core::time::Timestamp;
@@ -245,6 +246,61 @@ async fn a_project_that_shows_secrets_once_keeps_no_ciphertext_even_in_a_race() 
         assert!(slot.unwrap().sealed.is_none());
     }
     assert_eq!(stage.accepts(&fresh).await, Some(SlotKind::Active));
+}
+
+/// The client of the stage, as an admin that its secret has let in.
+async fn author(stage: &Stage) -> Caller {
+    let mut change = Change::new();
+    change.put_membership(&MembershipRow {
+        id: MembershipId::random(&stage.entropy),
+        project: stage.project,
+        client: Some(stage.client),
+        user: None,
+        profile: Some(Profile::client(stage.client)),
+        active: true,
+        admin: true,
+        policy: None,
+    });
+    stage.store.commit(change).await.unwrap();
+    let access = stage.store.access(stage.client).await.unwrap().unwrap();
+    let proof = access.slots.active().unwrap().id;
+    Caller { by_token: false, ..access.admit(None, proof, Scope::default()).unwrap() }
+}
+
+/// What ends the proof of its author, and another change of that author; and what the other makes.
+async fn two_changes(stage: &Stage, author: &Caller) -> (Change, ResourceId) {
+    let before = stage.state().await;
+    let replaced = before.slots.replace(stage.slot(&PlainSecret::generate(&stage.entropy)));
+    let ended = replaced.ended.as_ref();
+    let mut first = Change::new();
+    first.require(author);
+    first.move_secrets(stage.client, &replaced.slots, ended, before.former_count, NOW);
+    let made = ResourceId::random(&stage.entropy);
+    let mut second = Change::new();
+    second.require(author);
+    second.create(stage.first(ResourceType::AccessPolicy, made, &json!({})), &[]);
+    first.append(second);
+    (first, made)
+}
+
+#[tokio::test]
+async fn two_changes_put_together_are_made_both_or_neither_by_an_author_as_it_was_before() {
+    let stage = Stage::open().await;
+    let author = author(&stage).await;
+    let (change, made) = two_changes(&stage, &author).await;
+    stage.store.commit(change).await.unwrap();
+    let found = stage.store.resource(ResourceType::AccessPolicy, made).await.unwrap();
+    assert!(found.is_some());
+    assert_eq!(stage.accepts(&stage.secret).await, None);
+    // By now nobody is let in by that proof.
+    let slots = stage.state().await.slots;
+    let (change, made) = two_changes(&stage, &author).await;
+    let refused = stage.store.commit(change).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::Caller))), "{refused:?}");
+    let found = stage.store.resource(ResourceType::AccessPolicy, made).await.unwrap();
+    assert!(found.is_none());
+    let kept = stage.state().await.slots;
+    assert_eq!(kept.active().map(|slot| slot.id), slots.active().map(|slot| slot.id));
 }
 
 #[tokio::test]
