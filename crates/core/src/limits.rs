@@ -104,6 +104,8 @@ pub const USAGE_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Entries in one Bundle.
 pub const BUNDLE_ENTRIES_MAX: usize = 100;
+/// Statements of one transaction Bundle: nobody else writes while they run.
+pub const TRANSACTION_STATEMENTS_MAX: usize = 2000;
 /// Rows in the search index for one resource.
 pub const INDEX_ROWS_MAX: usize = 500;
 /// Values in one search, over all its parameters.

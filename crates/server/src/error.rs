@@ -60,12 +60,13 @@ pub struct Outcome {
 struct OutcomeIssue {
     code: &'static str,
     text: String,
-    expression: Option<String>,
+    /// The elements at fault.
+    expression: Vec<String>,
 }
 
 impl Outcome {
     fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
-        let issues = vec![OutcomeIssue { code, text: text.into(), expression: None }];
+        let issues = vec![OutcomeIssue { code, text: text.into(), expression: Vec::new() }];
         Self { status, issues, allow: None, challenge: false, retry_after: None }
     }
 
@@ -91,7 +92,7 @@ impl Outcome {
             .map(|issue| OutcomeIssue {
                 code: issue.code.as_str(),
                 text: format!("{}: {}", issue.expression, issue.text),
-                expression: Some(issue.expression),
+                expression: vec![issue.expression],
             })
             .collect();
         Self { status: StatusCode::BAD_REQUEST, issues, allow: None, challenge: false, retry_after: None }
@@ -140,10 +141,16 @@ impl Outcome {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", text)
     }
 
-    /// 413, for an entry of a batch whose answers are large already.
+    /// 413, for an entry of a Bundle whose answers are large already.
     pub(crate) fn answer_too_large() -> Self {
         let text =
-            "The answers to the entries before this one are too large together: send it in another batch";
+            "The answers to the entries before this one are too large together: send it in another Bundle";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)
+    }
+
+    /// 413, for a transaction.
+    pub(crate) fn change_too_large(statements_max: usize) -> Self {
+        let text = format!("The transaction takes more than {statements_max} statements: divide it");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)
     }
 
@@ -177,7 +184,18 @@ impl Outcome {
     /// Names the element at fault.
     pub(crate) fn at(mut self, expression: impl Into<String>) -> Self {
         if let Some(issue) = self.issues.first_mut() {
-            issue.expression = Some(expression.into());
+            issue.expression = vec![expression.into()];
+        }
+        self
+    }
+
+    /// Names the entry of a transaction that is at fault, beside the element in it.
+    pub(crate) fn in_entry(mut self, n: usize) -> Self {
+        let entry = format!("Bundle.entry[{n}]");
+        for issue in &mut self.issues {
+            if !issue.expression.iter().any(|named| named.starts_with(&entry)) {
+                issue.expression.push(entry.clone());
+            }
         }
         self
     }
@@ -190,8 +208,8 @@ impl Outcome {
             .map(|issue| {
                 let mut value =
                     json!({ "severity": "error", "code": issue.code, "details": { "text": issue.text } });
-                if let (Some(map), Some(expression)) = (value.as_object_mut(), &issue.expression) {
-                    map.insert("expression".to_owned(), json!([expression]));
+                if let (Some(map), false) = (value.as_object_mut(), issue.expression.is_empty()) {
+                    map.insert("expression".to_owned(), json!(issue.expression));
                 }
                 value
             })
@@ -420,7 +438,7 @@ impl OAuthError {
             StatusCode::SERVICE_UNAVAILABLE => Self::busy(),
             StatusCode::PRECONDITION_FAILED => Self { status: outcome.status, ..Self::invalid_request(text) },
             status => {
-                let element = issue.and_then(|issue| issue.expression.as_deref()).unwrap_or_default();
+                let element = issue.and_then(|issue| issue.expression.first()).map_or("", String::as_str);
                 let is_redirect = element.starts_with("ClientApplication.redirectUri");
                 let error =
                     if is_redirect { Self::invalid_redirect_uri } else { Self::invalid_client_metadata };

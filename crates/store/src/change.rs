@@ -428,7 +428,6 @@ impl Change {
     }
 }
 
-
 fn client_args(row: &ClientRow) -> Vec<Arg> {
     let ms = |lifetime: Option<Duration>| {
         lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))

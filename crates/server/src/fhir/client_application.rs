@@ -238,8 +238,20 @@ fn check_chosen(app: &App, client: ClientId, secret: &PlainSecret) -> Result<(),
     Ok(())
 }
 
-pub(super) async fn visibility(app: &App, project: ProjectId) -> Result<SecretVisibility, Outcome> {
-    let found = app.store.resource(ResourceType::Project, project.into()).await?;
+/// A client with its secrets, under the setting that its project has, or is about to have.
+pub(super) async fn state(act: Act<'_>, id: ClientId) -> Result<ClientState, Outcome> {
+    let mut state = act.app.store.client(id).await?.ok_or_else(Outcome::not_found)?;
+    if let Some(visibility) = state.resource.project.and_then(|project| act.pending.visibility(project)) {
+        state.secret_visibility = visibility;
+    }
+    Ok(state)
+}
+
+pub(super) async fn visibility(act: Act<'_>, project: ProjectId) -> Result<SecretVisibility, Outcome> {
+    if let Some(visibility) = act.pending.visibility(project) {
+        return Ok(visibility);
+    }
+    let found = act.app.store.resource(ResourceType::Project, project.into()).await?;
     let Some(version) = found.filter(|version| !version.deleted) else {
         return Err(Outcome::invalid_at("ClientApplication.meta.project", "There is no such Project"));
     };
@@ -278,7 +290,7 @@ pub(super) async fn create(
     };
     admin(act.caller, row.project)?;
     check_chosen(act.app, row.id, secret)?;
-    let slot = slot_for(act, row.id, secret, visibility(act.app, row.project).await?);
+    let slot = slot_for(act, row.id, secret, visibility(act, row.project).await?);
     change.create_client(row, &SecretSlots::with_active(slot));
     Ok(ShownSecrets { secret: Some(secret.duplicate()), retiring: None })
 }

@@ -13,9 +13,9 @@ use keyrelay_core::fhir::search::{IndexEntry, index_entries, matches};
 use keyrelay_core::time::Timestamp;
 use serde_json::Value;
 
-use super::READ_METHODS;
 use super::render::Rendered;
 use super::request::{FhirRequest, Reply};
+use super::route::READ_METHODS;
 use super::search::{bundle, plain_entry, read_query};
 use crate::App;
 use crate::config::BaseUrl;
@@ -90,7 +90,7 @@ pub(super) fn capability_statement(app: &App, method: &Method) -> Response {
 pub(super) fn dispatch(
     app: &App,
     resource_type: ResourceType,
-    rest: &[&str],
+    rest: &[String],
     request: &FhirRequest,
 ) -> Result<Reply, Outcome> {
     if request.method != Method::GET {

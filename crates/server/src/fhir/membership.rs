@@ -4,10 +4,11 @@
 use keyrelay_core::caller::{Profile, Role};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, UserId};
-use keyrelay_store::MembershipRow;
+use keyrelay_store::{MembershipRow, UserRow};
 use serde_json::{Map, Value};
 
 use super::versions::Act;
+use super::write::Particulars;
 use crate::App;
 use crate::error::Outcome;
 
@@ -101,12 +102,15 @@ async fn member(act: Act<'_>, project: ProjectId, resource: &Map<String, Value>)
 /// Makes sure that a user can be a member: one of the project, or, if a Super Admin says so, one that is
 /// for every project.
 async fn must_be_user(act: Act<'_>, user: UserId, project: ProjectId) -> Result<(), Outcome> {
-    let account = act.app.store.user(user).await?;
-    let fits = account.is_some_and(|account| match account.row.project {
+    let fits = |row: &UserRow| match row.project {
         Some(own) => own == project,
         None => act.caller.role == Role::SuperAdmin,
-    });
-    if fits {
+    };
+    let is_fit = match act.pending.of(ResourceType::User, user.into()) {
+        Some(fate) => matches!(fate.particulars(), Some(Particulars::User(row, _)) if fits(row)),
+        None => act.app.store.user(user).await?.is_some_and(|account| fits(&account.row)),
+    };
+    if is_fit {
         Ok(())
     } else {
         Err(Outcome::invalid_at("ProjectMembership.user", "There is no such User in the project"))
@@ -141,10 +145,23 @@ pub(super) async fn must_exist(
     project: ProjectId,
     expression: &'static str,
 ) -> Result<(), Outcome> {
-    if is_there(act.app, resource_type, id, project).await? {
+    if will_be_there(act, resource_type, id, project).await? {
         Ok(())
     } else {
         Err(Outcome::invalid_at(expression, format!("There is no such {resource_type} in the project")))
+    }
+}
+
+/// Whether a resource is there, in the project, once everything is done that is done at the same time.
+pub(super) async fn will_be_there(
+    act: Act<'_>,
+    resource_type: ResourceType,
+    id: ResourceId,
+    project: ProjectId,
+) -> Result<bool, Outcome> {
+    match act.pending.is_there(resource_type, id, project) {
+        Some(is_there) => Ok(is_there),
+        None => is_there(act.app, resource_type, id, project).await,
     }
 }
 

@@ -1,5 +1,5 @@
 //! The FHIR API (R4). [`handle`] takes a request off HTTP, decides who asks, and hands it to
-//! [`dispatch`], which knows every interaction there is; a batch hands its entries to the same.
+//! [`dispatch`], which does every interaction that [`route`] knows; a batch hands its entries to the same.
 
 mod access;
 mod access_policy;
@@ -12,11 +12,13 @@ mod membership;
 mod new_client;
 mod parameters;
 mod patch;
+mod pending;
 mod project;
 mod read;
 mod render;
 mod request;
 mod rotate_secret;
+mod route;
 mod search;
 mod user;
 mod versions;
@@ -28,7 +30,6 @@ use http::header::{HeaderMap, IF_MATCH};
 use http::{HeaderName, Method};
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::fhir::conformance::Operation;
 use keyrelay_core::id::ResourceId;
 use keyrelay_core::policy::Interaction;
 use percent_encoding::percent_decode_str;
@@ -46,18 +47,11 @@ pub(crate) use render::{Rendered, ShownSecrets, stored_resource};
 pub(crate) use request::{Content, check_if_match, check_json, etag};
 use request::{FhirRequest, Reply};
 pub(crate) use rotate_secret::SecretMove;
+use route::{READ_METHODS, Route};
 pub(crate) use user::email;
 pub(crate) use versions::{Act, deletion, first_version, next_version};
+use write::Write;
 pub(crate) use write::{check_resource, committed, same_apart_from_meta};
-
-/// Methods of a resource type.
-const TYPE_METHODS: &str = "GET, POST";
-/// Methods of one resource.
-const INSTANCE_METHODS: &str = "GET, PUT, PATCH, DELETE";
-/// Methods of what can only be read.
-const READ_METHODS: &str = "GET";
-/// Methods of an operation that changes state (FHIR R4 §3.2.0.1).
-const OPERATION_METHODS: &str = "POST";
 
 /// Every path under the FHIR base.
 pub(crate) async fn handle(
@@ -104,91 +98,37 @@ pub(crate) async fn dispatch(
     request: &FhirRequest,
     content: Content,
 ) -> Result<Reply, Outcome> {
-    let segments: Vec<&str> = request.segments.iter().map(String::as_str).collect();
-    let Some((name, rest)) = segments.split_first() else { return Err(Outcome::not_found()) };
-    let resource_type: ResourceType = name.parse().map_err(|_| Outcome::not_found())?;
-    if resource_type.is_conformance() {
-        return conformance::dispatch(app, resource_type, rest, request);
-    }
-    match (rest, request.method.clone()) {
-        ([], Method::GET) => {
-            allow(caller, Interaction::Search, resource_type)?;
+    let resource_id = |id| ResourceId::parse(id).ok_or_else(Outcome::not_found);
+    let extended = request.extended;
+    match Route::of(request)? {
+        Route::Definitions(kind, rest) => conformance::dispatch(app, kind, rest, request),
+        Route::Search(kind) => {
+            allow(caller, Interaction::Search, kind)?;
             let query = request.query.clone().unwrap_or_default();
-            search::search(app, caller, resource_type, &query, request.extended).await
+            search::search(app, caller, kind, &query, extended).await
         }
-        ([], Method::POST) => {
-            allow(caller, Interaction::Create, resource_type)?;
-            write::create(app, caller, resource_type, request, content).await
-        }
-        ([], _) if !resource_type.is_writable() => Err(Outcome::method_not_allowed(READ_METHODS)),
-        ([], _) => Err(Outcome::method_not_allowed(TYPE_METHODS)),
-        (["_search"], Method::POST) => {
-            allow(caller, Interaction::Search, resource_type)?;
+        Route::SearchByForm(kind) => {
+            allow(caller, Interaction::Search, kind)?;
             let query = [request.query.clone().unwrap_or_default(), content.into_form().await?];
             let caller = &auth::again(app, caller, request.from).await?;
-            search::search(app, caller, resource_type, query.join("&").trim_matches('&'), request.extended)
-                .await
+            search::search(app, caller, kind, query.join("&").trim_matches('&'), extended).await
         }
-        (["_search"], _) => Err(Outcome::method_not_allowed(OPERATION_METHODS)),
-        ([id, rest @ ..], _) if !id.starts_with(['$', '_']) => {
-            instance(app, caller, resource_type, id, rest, request, content).await
+        Route::Read(kind, id) => {
+            allow(caller, Interaction::Read, kind)?;
+            read::read(app, caller, Interaction::Read, kind, resource_id(id)?, extended).await
         }
-        _ => Err(Outcome::not_found()),
-    }
-}
-
-async fn instance(
-    app: &App,
-    caller: &Caller,
-    resource_type: ResourceType,
-    id: &str,
-    rest: &[&str],
-    request: &FhirRequest,
-    content: Content,
-) -> Result<Reply, Outcome> {
-    let resource_id = || ResourceId::parse(id).ok_or_else(Outcome::not_found);
-    let extended = request.extended;
-    match (rest, request.method.clone()) {
-        ([], Method::GET) => {
-            allow(caller, Interaction::Read, resource_type)?;
-            read::read(app, caller, Interaction::Read, resource_type, resource_id()?, extended).await
+        Route::History(kind, id) => {
+            allow(caller, Interaction::History, kind)?;
+            read::history(app, caller, kind, resource_id(id)?, extended).await
         }
-        ([], Method::PUT) => {
-            allow(caller, Interaction::Update, resource_type)?;
-            let edit = write::Edit::put(caller, resource_type, id, content).await?;
-            write::update(app, caller, resource_type, resource_id()?, &edit, request).await
+        Route::Vread(kind, id, version) => {
+            allow(caller, Interaction::Vread, kind)?;
+            read::vread(app, caller, kind, resource_id(id)?, version, extended).await
         }
-        ([], Method::PATCH) => {
-            allow(caller, Interaction::Update, resource_type)?;
-            let edit = write::Edit::patch(content).await?;
-            write::update(app, caller, resource_type, resource_id()?, &edit, request).await
+        Route::Write(route) => {
+            let write = Write::read(app, caller, route, content).await?;
+            write.carry_out(app, caller, request).await
         }
-        ([], Method::DELETE) => {
-            allow(caller, Interaction::Delete, resource_type)?;
-            write::delete(app, caller, resource_type, resource_id()?, request).await
-        }
-        ([], _) if !resource_type.is_writable() => Err(Outcome::method_not_allowed(READ_METHODS)),
-        ([], _) => Err(Outcome::method_not_allowed(INSTANCE_METHODS)),
-        (["_history"], Method::GET) => {
-            allow(caller, Interaction::History, resource_type)?;
-            read::history(app, caller, resource_type, resource_id()?, extended).await
-        }
-        (["_history", version], Method::GET) => {
-            allow(caller, Interaction::Vread, resource_type)?;
-            read::vread(app, caller, resource_type, resource_id()?, version, extended).await
-        }
-        (["_history", ..], _) if rest.len() <= 2 => Err(Outcome::method_not_allowed(READ_METHODS)),
-        ([segment], method) if let Some(operation) = Operation::called(resource_type, segment) => {
-            if method != Method::POST {
-                return Err(Outcome::method_not_allowed(OPERATION_METHODS));
-            }
-            match operation {
-                Operation::RotateSecret => {
-                    rotate_secret::rotate_secret(app, caller, id, request, content).await
-                }
-            }
-        }
-        _ => Err(Outcome::not_found()),
     }
 }
 

@@ -46,7 +46,7 @@ impl NewClient {
             check_author(act, id, project, &resource)?;
         }
         let (secret, slots) = if with_secret {
-            let (secret, slot) = fresh_secret(act, id, visibility(act.app, project).await?);
+            let (secret, slot) = fresh_secret(act, id, visibility(act, project).await?);
             (Some(secret), SecretSlots::with_active(slot))
         } else {
             (None, SecretSlots::empty())

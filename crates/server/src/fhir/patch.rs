@@ -8,6 +8,7 @@ use keyrelay_core::limits::{BODY_BYTES_MAX, PATCH_OPERATIONS_MAX};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::bundle::Links;
 use super::client_application::KEPT;
 use crate::error::Outcome;
 
@@ -21,6 +22,22 @@ impl Patch {
         })?;
         if operations.len() > PATCH_OPERATIONS_MAX {
             return Err(Outcome::invalid(format!("A patch has at most {PATCH_OPERATIONS_MAX} operations")));
+        }
+        Ok(Self(operations))
+    }
+
+    /// The same with the links of its transaction put in place.
+    pub(super) fn linked(&self, links: &Links<'_>) -> Result<Self, Outcome> {
+        let mut operations = self.0.clone();
+        for operation in &mut operations {
+            let (path, value) = match operation {
+                PatchOperation::Add(add) => (&add.path, &mut add.value),
+                PatchOperation::Replace(replace) => (&replace.path, &mut replace.value),
+                PatchOperation::Test(test) => (&test.path, &mut test.value),
+                PatchOperation::Remove(_) | PatchOperation::Move(_) | PatchOperation::Copy(_) => continue,
+            };
+            let element = path.last().map(|token| token.decoded().into_owned()).unwrap_or_default();
+            links.put_into(&element, value)?;
         }
         Ok(Self(operations))
     }

@@ -81,7 +81,7 @@ impl Content {
             Self::Http { headers, body } => read(&headers, body, &PATCH_MEDIA).await?,
             Self::Json(_) => {
                 return Err(Outcome::invalid(
-                    "A patch in a batch is a Binary of application/json-patch+json",
+                    "A patch in a Bundle is a Binary of application/json-patch+json",
                 ));
             }
             Self::Empty => return Err(missing()),

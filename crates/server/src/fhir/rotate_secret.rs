@@ -10,60 +10,64 @@ use keyrelay_core::caller::{AdminOf, Caller};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, ProjectId};
 use keyrelay_core::keyring::SecretVisibility;
-use keyrelay_core::limits::CONFLICT_RETRIES_MAX;
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::{Mismatch, Moved, SlotKind};
-use keyrelay_store::{Change, ClientState};
+use keyrelay_store::ClientState;
 
 use super::access::{SECRETS, View, not_to_write, view};
-use super::client_application::{fresh_secret, record_move};
+use super::client_application::{fresh_secret, record_move, state};
 use super::parameters::RotateInput;
 use super::render::{ShownSecrets, render};
 use super::request::{Content, FhirRequest, Reply};
 use super::versions::{Act, next_version};
-use super::write::committed;
+use super::write::Decision;
 use crate::App;
 use crate::error::Outcome;
 
-pub(super) async fn rotate_secret(
-    app: &App,
-    caller: &Caller,
-    id: &str,
-    request: &FhirRequest,
-    content: Content,
-) -> Result<Reply, Outcome> {
-    let kind = ResourceType::ClientApplication;
-    // The answer shows the client, so a policy that hides all of them forbids this too.
-    let shows = caller.policy.as_ref().is_none_or(|policy| policy.allows(Interaction::Read, kind));
-    if !caller.is_admin() || !caller.may(Interaction::Update, kind) || !shows {
-        return Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"));
+/// What the operation is on.
+const KIND: ResourceType = ResourceType::ClientApplication;
+
+/// A rotation or retirement that somebody may ask for and that can be read.
+pub(super) struct Rotation {
+    pub(super) id: ClientId,
+    input: RotateInput,
+}
+
+impl Rotation {
+    pub(super) async fn read(caller: &Caller, id: &str, content: Content) -> Result<Self, Outcome> {
+        // The answer shows the client, so a policy that hides all of them forbids this too.
+        let shows = caller.policy.as_ref().is_none_or(|policy| policy.allows(Interaction::Read, KIND));
+        if !caller.is_admin() || !caller.may(Interaction::Update, KIND) || !shows {
+            return Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"));
+        }
+        let input = RotateInput::read(content.into_object().await?)?;
+        Ok(Self { id: ClientId::parse(id).ok_or_else(Outcome::not_found)?, input })
     }
-    let input = RotateInput::read(content.into_object().await?)?;
-    let id = ClientId::parse(id).ok_or_else(Outcome::not_found)?;
-    for _ in 0..CONFLICT_RETRIES_MAX {
-        let state = app.store.client(id).await?.ok_or_else(Outcome::not_found)?;
-        let seen = view(caller, Interaction::Update, &state.resource)?;
+
+    pub(super) async fn decide(&self, act: Act<'_>, request: &FhirRequest) -> Result<Decision, Outcome> {
+        let state = state(act, self.id).await?;
+        let seen = view(act.caller, Interaction::Update, &state.resource)?;
         let admin = state
             .resource
             .project
-            .and_then(|project| caller.admin_of(project))
+            .and_then(|project| act.caller.admin_of(project))
             .ok_or_else(Outcome::not_found)?;
         if state.resource.deleted {
             return Err(Outcome::gone());
         }
         // Both move, and the answer shows both: a new secret that could not be shown would be lost.
         if let Some(name) = SECRETS.into_iter().find(|name| seen.withheld.keeps(name)) {
-            return Err(not_to_write(kind, name));
+            return Err(not_to_write(KIND, name));
         }
         request.check_if_match(state.resource.version)?;
-        let (change, reply) = decide(Act::now(app, caller, request.from), admin, &input, &state, &seen)?;
-        if committed(app, change).await? {
-            SecretMove::tell(app, id, caller, input.slot);
-            return Ok(reply);
-        }
+        decide(act, admin, &self.input, &state, &seen)
     }
-    Err(Outcome::busy())
+
+    /// Counts and logs it, once it is durable.
+    pub(super) fn tell(&self, app: &App, by: &Caller) {
+        SecretMove::tell(app, self.id, by, self.input.slot);
+    }
 }
 
 /// A move of secrets that was decided: rotating or retiring.
@@ -117,7 +121,7 @@ fn decide(
     input: &RotateInput,
     state: &ClientState,
     seen: &View<'_>,
-) -> Result<(Change, Reply), Outcome> {
+) -> Result<Decision, Outcome> {
     let SecretMove { action, fresh, moved } = SecretMove::decide(act, input.slot, &input.presented, state)
         .map_err(|error| Outcome::invalid(error.to_string()))?;
 
@@ -136,5 +140,6 @@ fn decide(
     if after.secret_visibility == SecretVisibility::Once {
         shown.secret = fresh;
     }
-    Ok((change, Reply::ok(render(resource, &shown, true)?).of_version(version, act.now)))
+    let reply = Reply::ok(render(resource, &shown, true)?).of_version(version, act.now);
+    Ok(Decision { reply, change: Some(change), fate: None })
 }

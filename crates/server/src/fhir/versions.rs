@@ -10,6 +10,7 @@ use keyrelay_core::time::Timestamp;
 use keyrelay_store::{Change, ResourceVersion};
 use serde_json::{Map, Value, json};
 
+use super::pending::{self, Pending};
 use crate::App;
 
 /// The parts of `meta` that are a client's to say.
@@ -22,11 +23,18 @@ pub(crate) struct Act<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) now: Timestamp,
     pub(crate) from: IpAddr,
+    /// What is done at the same time, as far as it is decided.
+    pub(super) pending: &'a Pending,
 }
 
 impl<'a> Act<'a> {
     pub(crate) fn now(app: &'a App, caller: &'a Caller, from: IpAddr) -> Self {
-        Self { app, caller, now: app.now(), from }
+        Self { app, caller, now: app.now(), from, pending: &pending::NOTHING }
+    }
+
+    /// The same, as a part of a transaction of which so much is decided.
+    pub(super) const fn after(self, pending: &'a Pending) -> Self {
+        Self { pending, ..self }
     }
 
     /// An empty change of this author, which nobody makes who may not any more.

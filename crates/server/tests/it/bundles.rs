@@ -1,4 +1,4 @@
-//! Bundles: each entry of a batch is done as if it had come alone.
+//! Batch Bundles: each entry is done as if it had come alone. [`crate::transactions`] has the others.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -105,15 +105,4 @@ async fn a_bundle_that_is_none_is_refused_whole() {
         assert_eq!(answer.text_at("/issue/0/expression/0"), expression);
     }
     assert!(statuses(&batch(&test, &json!(many[..100])).await).iter().all(|status| status == "200"));
-}
-
-#[tokio::test]
-async fn a_transaction_is_refused_and_does_nothing() {
-    let test = TestApp::start().await;
-    let resource = json!({ "resourceType": "AccessPolicy", "name": "Whole" });
-    let entry = json!([{ "request": { "method": "POST", "url": "AccessPolicy" }, "resource": resource }]);
-    let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": entry });
-    test.post(&test.admin, "", &bundle).await.refused(400, "not-supported");
-    let found = test.get(&test.admin, "AccessPolicy?name=Whole&_summary=count").await;
-    assert_eq!(found.json()["total"], 0);
 }

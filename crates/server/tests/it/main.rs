@@ -40,4 +40,5 @@ mod smoke;
 mod throttle;
 mod tls;
 mod token;
+mod transactions;
 mod visibility;

@@ -84,7 +84,7 @@ pub fn capability_statement(conformance: &Conformance<'_>) -> Value {
             "mode": "server",
             "security": security(conformance),
             "resource": resources,
-            "interaction": [{"code": "batch"}],
+            "interaction": [{"code": "batch"}, {"code": "transaction"}],
             "searchParam": common_search_params(),
         }],
     })
