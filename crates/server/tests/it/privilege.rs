@@ -253,3 +253,23 @@ async fn nobody_locks_itself_out_by_accident() {
     test.delete(&test.super_admin, &project).await.refused(409, "conflict");
     assert_eq!(role(&test, &test.super_admin).await, ROLES[2]);
 }
+
+#[tokio::test]
+async fn a_rule_that_hides_elements_of_some_clients_lets_no_odd_body_into_the_others() {
+    let test = TestApp::start().await;
+    let admin = test.make_client(&test.project, "Bound").await;
+    test.make_admin(&admin).await;
+    let client = bare_client(&test, &test.admin).await;
+    let rules = json!([
+        { "resourceType": "ClientApplication", "criteria": "ClientApplication?name=Quiet", "hiddenFields": ["description"] },
+        { "resourceType": "ClientApplication" },
+    ]);
+    test.put_under_policy(&admin, &json!({ "resource": rules })).await;
+    let path = format!("ClientApplication/{client}");
+    let body = |name: &str, value: &Value| json!({ "resourceType": "ClientApplication", "id": client, "name": "New", name: value });
+    test.put(&admin, &path, &body("odd", &json!(1))).await.refused(400, "structure");
+    test.put(&admin, &path, &body("status", &json!("odd"))).await.refused(400, "value");
+    let foreign = json!({ "clientSecret": "of another system" });
+    test.put(&admin, &path, &body("identityProvider", &foreign)).await.refused(400, "not-supported");
+    test.put(&admin, &path, &body("description", &json!("Plain"))).await.expect(200);
+}

@@ -56,9 +56,20 @@ impl Edit {
         Patch::read(&content.into_patch().await?).map(Self::Patch)
     }
 
+    /// Whether it says all of what is to be stored. Where elements may be withheld from the caller, a body is
+    /// whole only with what is stored of them.
+    fn is_whole(&self, caller: &Caller, resource_type: ResourceType) -> bool {
+        matches!(self, Self::Put(_)) && !caller.is_withheld_from(resource_type)
+    }
+
     /// What the resource is after the change. What is withheld from its author stays as it is, and a patch
     /// is applied to what the author sees.
-    fn apply(&self, resource_type: ResourceType, before: &View<'_>) -> Result<Draft, Outcome> {
+    fn apply(
+        &self,
+        caller: &Caller,
+        resource_type: ResourceType,
+        before: &View<'_>,
+    ) -> Result<Draft, Outcome> {
         let mut draft = match self {
             Self::Put(draft) => draft.copied(),
             Self::Patch(patch) => {
@@ -73,12 +84,10 @@ impl Edit {
             }
         };
         draft.check_secrets(|name| before.withheld.hides(name))?;
-        let mut restored = false;
         for kept in before.withheld.kept() {
             kept.restore(&mut draft.resource, &before.resource);
-            restored = true;
         }
-        if restored || matches!(self, Self::Patch(_)) {
+        if !self.is_whole(caller, resource_type) {
             draft.check(resource_type)?;
         }
         Ok(draft)
@@ -86,11 +95,10 @@ impl Edit {
 }
 
 impl Update {
-    /// Checks what can be checked of it alone. Where elements may be withheld from the caller, the body is whole
-    /// only with what is stored of them.
+    /// Checks what can be checked of it alone. The rest is checked once it is applied.
     pub(super) fn check(&self, caller: &Caller) -> Result<(), Outcome> {
         match &self.edit {
-            Edit::Put(draft) if !caller.is_withheld_from(self.resource_type) => {
+            Edit::Put(draft) if self.edit.is_whole(caller, self.resource_type) => {
                 draft.check(self.resource_type)
             }
             Edit::Put(_) | Edit::Patch(_) => Ok(()),
@@ -113,7 +121,7 @@ impl Update {
             return Err(Outcome::gone());
         }
         request.check_if_match(current.version)?;
-        let draft = self.edit.apply(self.resource_type, &before)?;
+        let draft = self.edit.apply(act.caller, self.resource_type, &before)?;
         decide(act, &current, client, &before, draft, request.extended).await
     }
 }
