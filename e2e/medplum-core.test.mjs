@@ -212,6 +212,46 @@ describe('@medplum/core', () => {
       }
     });
 
+    it('rotates in a transaction together with a client that comes into being, or does neither', async () => {
+      const client = await newClient();
+      const [name, secret, fullUrl] = [`Client ${randomUUID()}`, randomBytes(32).toString('hex'), `urn:uuid:${randomUUID()}`];
+      const member = { reference: fullUrl };
+      const membership = { resourceType: 'ProjectMembership', user: member, profile: member };
+      const transaction = (presented) =>
+        admin.executeBatch({
+          resourceType: 'Bundle',
+          type: 'transaction',
+          entry: [
+            {
+              request: { method: 'POST', url: 'ProjectMembership' },
+              resource: { ...membership, project: { reference: `Project/${project.id}` } },
+            },
+            {
+              fullUrl,
+              request: { method: 'POST', url: 'ClientApplication' },
+              resource: { resourceType: 'ClientApplication', name, secret },
+            },
+            {
+              request: { method: 'POST', url: `ClientApplication/${client.id}/$rotate-secret` },
+              resource: presenting('secret', presented),
+            },
+          ],
+        });
+
+      await refused(transaction(operator.secret), 400, MISMATCH);
+      assert.equal(await admin.searchOne('ClientApplication', { name }), undefined);
+      assert.deepEqual(await read(client), client);
+
+      const answer = await transaction(client.secret);
+      assert.equal(answer.type, 'transaction-response');
+      const [, made, rotated] = answer.entry.map(({ resource }) => resource);
+      assert.deepEqual(await read(made), note(made));
+      assert.deepEqual(await read(client), note(rotated));
+      await letsIn(made.id, secret);
+      await letsIn(client.id, rotated.secret);
+      await letsIn(client.id, client.secret);
+    });
+
     it('shows no secret in history', async () => {
       const client = await newClient();
       const rotated = await rotate(client);
