@@ -141,16 +141,8 @@ impl Outcome {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", text)
     }
 
-    /// 413, for an entry of a Bundle whose answers are large already.
-    pub(crate) fn answer_too_large() -> Self {
-        let text =
-            "The answers to the entries before this one are too large together: send it in another Bundle";
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)
-    }
-
-    /// 413, for a transaction.
-    pub(crate) fn change_too_large(statements_max: usize) -> Self {
-        let text = format!("The transaction takes more than {statements_max} statements: divide it");
+    /// 413: something valid that is more than is done at once.
+    pub(crate) fn too_costly(text: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)
     }
 

@@ -81,7 +81,7 @@ async fn batch(
     let mut bytes = 0;
     for (n, entry) in entries.into_iter().enumerate() {
         let answer = match read_entry(app, bundle, n, entry) {
-            Ok(_) if bytes > ANSWER_BYTES_MAX => Err(Outcome::answer_too_large()),
+            Ok(_) if bytes > ANSWER_BYTES_MAX => Err(answers_too_large()),
             Ok((entry, content)) => one(app, caller, &entry, content).await,
             Err(outcome) => Err(outcome),
         };
@@ -89,6 +89,12 @@ async fn batch(
         answers.push(ResponseEntry::of(answer));
     }
     ResponseBundle::reply("batch-response", answers)
+}
+
+fn answers_too_large() -> Outcome {
+    Outcome::too_costly(
+        "The answers to the entries before this one are too large together: send it in another Bundle",
+    )
 }
 
 /// Does one entry, for whoever the caller is by now: entries before it may have taken long, or changed

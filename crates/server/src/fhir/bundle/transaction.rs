@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::entry::{ResponseEntry, read_entry};
 use super::links::{Links, full_url};
-use super::{ResponseBundle, one};
+use super::{ResponseBundle, answers_too_large, one};
 use crate::App;
 use crate::auth;
 use crate::error::Outcome;
@@ -114,7 +114,7 @@ impl Answers {
 
     fn weigh(&mut self, reply: &Reply) -> Result<(), Outcome> {
         self.bytes += reply.body.as_ref().map_or(0, Rendered::len);
-        if self.bytes > ANSWER_BYTES_MAX { Err(Outcome::answer_too_large()) } else { Ok(()) }
+        if self.bytes > ANSWER_BYTES_MAX { Err(answers_too_large()) } else { Ok(()) }
     }
 
     fn put(&mut self, n: usize, answer: ResponseEntry) {
@@ -153,7 +153,9 @@ async fn decide(
             pending.note(resource_type, id, fate);
         }
         if change.len() > TRANSACTION_STATEMENTS_MAX {
-            return Err(Outcome::change_too_large(TRANSACTION_STATEMENTS_MAX).in_entry(*n));
+            let text =
+                format!("The transaction takes more than {TRANSACTION_STATEMENTS_MAX} statements: divide it");
+            return Err(Outcome::too_costly(text).in_entry(*n));
         }
     }
     let written_bytes = answers.bytes;
