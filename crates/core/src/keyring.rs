@@ -3,8 +3,12 @@
 //! keys. Several master keys may be listed: the first seals, all can open; that is how the master
 //! key itself is changed without a moment's outage.
 
-use std::fmt;
+mod reseal;
 
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, hmac};
 use base64::Engine;
@@ -45,6 +49,15 @@ pub enum KeyringError {
     /// A value was sealed under a key that is not listed.
     #[error("a value is sealed under master key {key}, which the master key file does not list")]
     UnknownKey {
+        /// Which key.
+        key: KeyId,
+    },
+    /// A file that is to replace another lacks one of its keys.
+    #[error(
+        "it no longer lists master key {key}, which is in use: to take a key out, ask `keyrelay keys status` whether \
+         anything needs it, and start the server again"
+    )]
+    KeyGone {
         /// Which key.
         key: KeyId,
     },
@@ -98,6 +111,13 @@ impl Sealed {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The master key that opens it; `None` if it was cut short.
+    #[must_use]
+    pub fn key(&self) -> Option<KeyId> {
+        let (_, rest) = self.0.split_first()?;
+        rest.first_chunk::<8>().copied().map(KeyId)
     }
 }
 
@@ -162,34 +182,17 @@ impl DerivedKeys {
     }
 }
 
-/// All keys of an installation. The first listed seals; all open.
-pub struct Keyring {
+struct Keys {
     first: DerivedKeys,
     others: Vec<DerivedKeys>,
 }
 
-impl fmt::Debug for Keyring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keyring({}, and {} more)", self.first.id, self.others.len())
-    }
-}
-
-impl Keyring {
-    /// The text of a new master key file with one fresh key.
-    #[must_use]
-    pub fn new_file(entropy: &dyn Entropy) -> Zeroizing<String> {
-        let mut key = Zeroizing::new([0; MASTER_KEY_BYTES]);
-        entropy.fill(key.as_mut());
-        let line = Zeroizing::new(STANDARD.encode(key.as_ref()));
-        Zeroizing::new(format!(
-            "# Keyrelay master keys: 32 bytes in base64, one a line. The first seals, all open.\n\
-             # Whoever has this file and the database has every recoverable secret: back them up apart.\n{}\n",
-            *line
-        ))
+impl Keys {
+    fn all(&self) -> impl Iterator<Item = &DerivedKeys> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Reads a master key file: one key a line, `#` starts a comment line.
-    pub fn parse_file(text: &str) -> Result<Self, KeyringError> {
+    fn parse_file(text: &str) -> Result<Self, KeyringError> {
         let mut keys = Vec::new();
         for (n, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -210,17 +213,86 @@ impl Keyring {
         let first = keys.next().ok_or(KeyringError::NoKey)?;
         Ok(Self { first, others: keys.collect() })
     }
+}
+
+/// All keys of an installation. The first listed seals; all open. They can be replaced while they are in
+/// use: each call works with the keys of one moment.
+pub struct Keyring {
+    keys: ArcSwap<Keys>,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.keys.load();
+        write!(f, "Keyring({}, and {} more)", keys.first.id, keys.others.len())
+    }
+}
+
+impl Keyring {
+    /// The text of a master key file with a fresh key before all that `text` lists, and the rest of it as
+    /// it was.
+    #[must_use]
+    pub fn with_new_first(text: &str, entropy: &dyn Entropy) -> Zeroizing<String> {
+        let is_key = |line: &str| !line.trim().is_empty() && !line.trim().starts_with('#');
+        let line = new_line(entropy);
+        let mut out = Zeroizing::new(String::with_capacity(text.len() + line.len() + 1));
+        let at = text.lines().take_while(|line| !is_key(line)).count();
+        let (before, after) = (text.lines().take(at), text.lines().skip(at));
+        for line in before.chain([line.as_str()]).chain(after) {
+            out.push_str(line);
+            out.push('\n');
+        }
+        out
+    }
+
+    /// The text of a new master key file with one fresh key.
+    #[must_use]
+    pub fn new_file(entropy: &dyn Entropy) -> Zeroizing<String> {
+        let line = new_line(entropy);
+        Zeroizing::new(format!(
+            "# Keyrelay master keys: 32 bytes in base64, one a line. The first seals, all open.\n\
+             # Whoever has this file and the database has every recoverable secret: back them up apart.\n{}\n",
+            *line
+        ))
+    }
+
+    /// Reads a master key file: one key a line, `#` starts a comment line.
+    pub fn parse_file(text: &str) -> Result<Self, KeyringError> {
+        Ok(Self { keys: ArcSwap::from_pointee(Keys::parse_file(text)?) })
+    }
+
+    /// Takes up a master key file that has changed. One that lacks a key in use is refused, and the keys
+    /// stay as they are: something may be sealed under it at this moment. Says whether anything changed.
+    pub fn replace(&self, text: &str) -> Result<bool, KeyringError> {
+        let (fresh, known) = (Keys::parse_file(text)?, self.keys.load());
+        let ids = |keys: &Keys| keys.all().map(|key| key.id).collect::<Vec<_>>();
+        let (fresh_ids, known_ids) = (ids(&fresh), ids(&known));
+        if let Some(key) = known_ids.iter().find(|key| !fresh_ids.contains(key)) {
+            return Err(KeyringError::KeyGone { key: *key });
+        }
+        let changed = fresh_ids != known_ids;
+        if changed {
+            self.keys.store(Arc::new(fresh));
+        }
+        Ok(changed)
+    }
+
+    /// The names of all keys, in the order of the file.
+    #[must_use]
+    pub fn key_ids(&self) -> Vec<KeyId> {
+        self.keys.load().all().map(|key| key.id).collect()
+    }
 
     /// The key that seals.
     #[must_use]
-    pub const fn sealing_key(&self) -> KeyId {
-        self.first.id
+    pub fn sealing_key(&self) -> KeyId {
+        self.keys.load().first.id
     }
 
     /// The digests of a value that somebody presents for `client`, one for each listed key.
     #[must_use]
     pub fn present(&self, client: ClientId, secret: &PlainSecret) -> Presented {
-        Presented::new(self.keys().map(|key| (key.id, key.digest(client, secret))))
+        Presented::new(self.keys.load().all().map(|key| (key.id, key.digest(client, secret))))
     }
 
     /// Makes the slot that a new secret of `client` is kept in.
@@ -234,17 +306,18 @@ impl Keyring {
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Slot {
+        let first = &self.keys.load().first;
         let sealed = match visibility {
             SecretVisibility::Recoverable => Some(seal(
-                self.first.id,
-                &self.first.secrets,
+                first.id,
+                &first.secrets,
                 secret.reveal().as_bytes(),
                 &secret_place(client, id),
                 entropy,
             )),
             SecretVisibility::Once => None,
         };
-        Slot { id, key: self.first.id, digest: self.first.digest(client, secret), sealed, created: now }
+        Slot { id, key: first.id, digest: first.digest(client, secret), sealed, created: now }
     }
 
     /// Opens a recoverable secret, to show it to an admin. `None` if only its digest is kept.
@@ -258,7 +331,8 @@ impl Keyring {
     /// Wraps the private part of a signing key.
     #[must_use]
     pub fn wrap_signing_key(&self, id: SigningKeyId, pkcs8: &[u8], entropy: &dyn Entropy) -> Sealed {
-        seal(self.first.id, &self.first.signing_keys, pkcs8, id.uuid().as_bytes(), entropy)
+        let first = &self.keys.load().first;
+        seal(first.id, &first.signing_keys, pkcs8, id.uuid().as_bytes(), entropy)
     }
 
     /// Unwraps the private part of a signing key.
@@ -273,7 +347,8 @@ impl Keyring {
     /// Seals what a person's second factor is computed from.
     #[must_use]
     pub fn seal_second_factor(&self, user: UserId, key: &[u8], entropy: &dyn Entropy) -> Sealed {
-        seal(self.first.id, &self.first.second_factors, key, user.uuid().as_bytes(), entropy)
+        let first = &self.keys.load().first;
+        seal(first.id, &first.second_factors, key, user.uuid().as_bytes(), entropy)
     }
 
     /// Opens what a person's second factor is computed from.
@@ -288,17 +363,13 @@ impl Keyring {
     /// Writes a ticket.
     #[must_use]
     pub fn issue_ticket(&self, kind: TicketKind, of: Uuid, generation: u32) -> PlainSecret {
-        ticket::issue(&self.first.tickets, kind, Ticket { of, generation })
+        ticket::issue(&self.keys.load().first.tickets, kind, Ticket { of, generation })
     }
 
     /// What a presented ticket names; `None` if it is not one of this installation and this kind.
     #[must_use]
     pub fn read_ticket(&self, kind: TicketKind, presented: &PlainSecret) -> Option<Ticket> {
-        ticket::read(self.keys().map(|key| &key.tickets), kind, presented)
-    }
-
-    fn keys(&self) -> impl Iterator<Item = &DerivedKeys> {
-        std::iter::once(&self.first).chain(&self.others)
+        ticket::read(self.keys.load().all().map(|key| &key.tickets), kind, presented)
     }
 
     fn open(
@@ -314,7 +385,8 @@ impl Keyring {
             return Err(KeyringError::Corrupt);
         }
         let id = KeyId(*key_id);
-        let key = self.keys().find(|key| key.id == id).ok_or(KeyringError::UnknownKey { key: id })?;
+        let keys = self.keys.load();
+        let key = keys.all().find(|key| key.id == id).ok_or(KeyringError::UnknownKey { key: id })?;
         let mut bytes = Zeroizing::new(ciphertext.to_vec());
         let length = purpose(key)
             .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(place), &mut bytes)
@@ -323,6 +395,13 @@ impl Keyring {
         bytes.truncate(length);
         Ok(bytes)
     }
+}
+
+/// A fresh key as a line of the file.
+fn new_line(entropy: &dyn Entropy) -> Zeroizing<String> {
+    let mut key = Zeroizing::new([0; MASTER_KEY_BYTES]);
+    entropy.fill(key.as_mut());
+    Zeroizing::new(STANDARD.encode(key.as_ref()))
 }
 
 /// What ties a sealed secret to its slot: it does not open in the row of another client or secret.

@@ -94,6 +94,8 @@ pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const DATABASE_CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Statements that a connection to PostgreSQL keeps prepared.
 pub const DATABASE_STATEMENTS_MAX: usize = 256;
+/// Longest line of an export, in bytes: one resource, with every character of it escaped.
+pub const EXPORT_LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// `Retry-After` of a 503.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
