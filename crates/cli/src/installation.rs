@@ -11,6 +11,7 @@ use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SystemEntropy;
 use keyrelay_core::time::SystemClock;
 use keyrelay_server::{App, BaseUrl};
+use keyrelay_store::operations::Place;
 use keyrelay_store::{DataDirLock, PostgresConfig, Store};
 use zeroize::Zeroizing;
 
@@ -30,20 +31,11 @@ impl Installation {
     /// Opens the data directory that the settings name; makes what is missing on a first start.
     pub async fn open(settings: &Settings, base_url: BaseUrl) -> anyhow::Result<Self> {
         let config = settings.config(base_url)?;
-        let data_dir = settings.data_dir();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&data_dir)
-            .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
-        let mut locks = vec![DataDirLock::take(&data_dir)?];
-        let (store, keyring) = match Place::of(settings, &data_dir)? {
+        let (data_dir, mut locks) = lock_data_dir(settings)?;
+        let (store, keyring) = match place(settings)? {
             Place::File(database) => {
-                let database_dir = database.parent().unwrap_or(Path::new("."));
-                if database_dir.canonicalize().ok() != data_dir.canonicalize().ok() {
-                    locks.push(DataDirLock::take(database_dir)?);
-                }
-                let keyring = keyring(settings, &data_dir, !database.exists())?;
+                locks.extend(lock_database(&database, &data_dir)?);
+                let keyring = keyring(settings, !database.exists())?;
                 let store = Store::open_sqlite(&database).await;
                 (store.with_context(|| format!("cannot open the database {}", database.display()))?, keyring)
             }
@@ -54,7 +46,7 @@ impl Installation {
                          and no node can make it for all (`keyrelay master-key FILE` makes one)"
                     );
                 }
-                let keyring = keyring(settings, &data_dir, false)?;
+                let keyring = keyring(settings, false)?;
                 (Store::open_postgres(&config).await?, keyring)
             }
         };
@@ -68,38 +60,54 @@ impl Installation {
     }
 }
 
-/// Where the data is.
-enum Place {
-    File(PathBuf),
-    Postgres(Box<PostgresConfig>),
+/// Makes the data directory if it is not there, and locks it.
+pub fn lock_data_dir(settings: &Settings) -> anyhow::Result<(PathBuf, Vec<DataDirLock>)> {
+    let data_dir = settings.data_dir();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data_dir)
+        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    let lock = DataDirLock::take(&data_dir)?;
+    Ok((data_dir, vec![lock]))
 }
 
-impl Place {
-    fn of(settings: &Settings, data_dir: &Path) -> anyhow::Result<Self> {
-        let Some(url) = &settings.database_url else {
-            return Ok(Self::File(data_dir.join("keyrelay.sqlite")));
-        };
-        if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
-            if path.is_empty() || path.contains('?') {
-                bail!("--database-url must be sqlite://PATH, with a path and without parameters");
-            }
-            return Ok(Self::File(PathBuf::from(path)));
+/// Locks the directory of a SQLite file, if it is another one than the data directory.
+pub fn lock_database(database: &Path, data_dir: &Path) -> anyhow::Result<Option<DataDirLock>> {
+    let dir = database.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_other = dir.canonicalize().ok() != data_dir.canonicalize().ok();
+    Ok(if is_other { Some(DataDirLock::take(dir)?) } else { None })
+}
+
+/// Where the database is.
+pub fn place(settings: &Settings) -> anyhow::Result<Place> {
+    let Some(url) = &settings.database_url else {
+        return Ok(Place::File(settings.data_dir().join("keyrelay.sqlite")));
+    };
+    if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
+        if path.is_empty() || path.contains('?') {
+            bail!("--database-url must be sqlite://PATH, with a path and without parameters");
         }
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres(Box::new(PostgresConfig::parse(url)?)));
-        }
-        // The URL may hold a password, so it is not repeated.
-        bail!("--database-url must be sqlite://PATH or postgres://USER@HOST/DATABASE")
+        return Ok(Place::File(PathBuf::from(path)));
     }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Place::Postgres(Box::new(PostgresConfig::parse(url)?)));
+    }
+    // The URL may hold a password, so it is not repeated.
+    bail!("--database-url must be sqlite://PATH or postgres://USER@HOST/DATABASE")
+}
+
+/// The master key file that is named, or the one in the data directory.
+pub fn master_key_file(settings: &Settings) -> PathBuf {
+    settings.master_key_file.clone().unwrap_or_else(|| settings.data_dir().join("master.key"))
 }
 
 /// Reads the master key; makes one in the data directory where there may be none yet.
-fn keyring(settings: &Settings, data_dir: &Path, is_new: bool) -> anyhow::Result<Keyring> {
-    let named = settings.master_key_file.clone();
-    let path = named.clone().unwrap_or_else(|| data_dir.join("master.key"));
+pub fn keyring(settings: &Settings, is_new: bool) -> anyhow::Result<Keyring> {
+    let path = master_key_file(settings);
     let text = match fs::read_to_string(&path) {
         Ok(text) => Zeroizing::new(text),
-        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() && is_new => {
+        Err(error) if error.kind() == ErrorKind::NotFound && settings.master_key_file.is_none() && is_new => {
             let text = Keyring::new_file(&SystemEntropy);
             write_private(&path, &text)?;
             text

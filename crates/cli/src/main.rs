@@ -1,9 +1,15 @@
 //! The binary `keyrelay`: one file per command.
 
+mod backup;
 mod demo;
+mod export;
+mod import;
 mod installation;
 mod logging;
 mod master_key;
+mod migrate;
+mod progress;
+mod restore;
 mod seed;
 mod serve;
 mod settings;
@@ -32,6 +38,16 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Make a master key file, for several nodes on one PostgreSQL database.
     MasterKey(master_key::MasterKeyArgs),
+    /// Bring the schema of the database up to date, and say from which version to which.
+    Migrate(migrate::MigrateArgs),
+    /// Copy the SQLite database to a file, while its server runs.
+    Backup(backup::BackupArgs),
+    /// Put a backup where no database is.
+    Restore(restore::RestoreArgs),
+    /// Write a whole installation to a file, to move it to another database.
+    Export(export::ExportArgs),
+    /// Fill an empty database from an export.
+    Import(import::ImportArgs),
     /// Fill a database with client applications, for measuring.
     #[command(hide = true)]
     Seed(seed::SeedArgs),
@@ -40,17 +56,27 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match (runtime, cli.command) {
-        (Err(error), _) => Err(anyhow::Error::new(error).context("the runtime could not be started")),
-        (Ok(runtime), Command::Serve(args)) => {
-            runtime.block_on(serve::serve(*args)).map(|()| ExitCode::SUCCESS)
-        }
-        (Ok(runtime), Command::Demo(args)) => runtime.block_on(demo::demo(args)),
-        (Ok(_), Command::MasterKey(args)) => master_key::make(&args).map(|()| ExitCode::SUCCESS),
-        (Ok(runtime), Command::Seed(args)) => runtime.block_on(seed::seed(args)).map(|()| ExitCode::SUCCESS),
+    let outcome = match runtime {
+        Err(error) => Err(anyhow::Error::new(error).context("the runtime could not be started")),
+        Ok(runtime) => runtime.block_on(run(cli.command)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("keyrelay: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let done = match command {
+        Command::Serve(args) => serve::serve(*args).await,
+        Command::Demo(args) => return demo::demo(args).await,
+        Command::MasterKey(args) => master_key::make(&args),
+        Command::Migrate(args) => return migrate::migrate(args).await,
+        Command::Backup(args) => backup::backup(args).await,
+        Command::Restore(args) => restore::restore(args).await,
+        Command::Export(args) => export::export(args).await,
+        Command::Import(args) => import::import(args).await,
+        Command::Seed(args) => seed::seed(args).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -112,7 +112,7 @@ pub struct Settings {
     #[arg(long, env = "KEYRELAY_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// The database, as `sqlite://PATH` [default: keyrelay.sqlite in the data directory]
-    #[arg(long, env = "KEYRELAY_DATABASE_URL")]
+    #[arg(long, env = "KEYRELAY_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// The file with the master keys; a file named here must exist [default: master.key in the data directory, made on the first start]
     #[arg(long, env = "KEYRELAY_MASTER_KEY_FILE")]
@@ -150,6 +150,32 @@ pub struct Settings {
     /// How log lines look [default: pretty on a terminal, else json]
     #[arg(long, env = "KEYRELAY_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// The settings that say where an installation is, for commands that work on one beside its server.
+#[derive(Clone, Debug, Args)]
+pub struct DataArgs {
+    /// Directory of the database, its lock and the master key [default: ./keyrelay-data]
+    #[arg(long, env = "KEYRELAY_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The database, as `sqlite://PATH` or `postgres://…` [default: keyrelay.sqlite in the data directory]
+    #[arg(long, env = "KEYRELAY_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// The file with the master keys [default: master.key in the data directory]
+    #[arg(long, env = "KEYRELAY_MASTER_KEY_FILE")]
+    master_key_file: Option<PathBuf>,
+    /// The configuration file of the server [default: ./keyrelay.toml, if it is there]
+    #[arg(long, env = "KEYRELAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// The settings that the server of this installation has.
+    pub fn read(self) -> anyhow::Result<Settings> {
+        let Self { data_dir, database_url, master_key_file, config } = self;
+        let flags = Settings { data_dir, database_url, master_key_file, ..Settings::default() };
+        flags.or_file(config.as_deref())
+    }
 }
 
 /// The keys of the file, to suggest the nearest.

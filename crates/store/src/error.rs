@@ -65,6 +65,71 @@ pub enum StoreError {
         /// What this program knows.
         known: usize,
     },
+    /// The database was written by an older version of the program, and has to be brought up to date.
+    #[error(
+        "the database has schema version {found}, but this program wants {known}: run `keyrelay migrate` first"
+    )]
+    OlderSchema {
+        /// What the database says.
+        found: usize,
+        /// What this program knows.
+        known: usize,
+    },
+    /// There is no database file.
+    #[error("there is no database {path}")]
+    NoDatabase {
+        /// The file.
+        path: String,
+    },
+    /// Something is in the place where a database or a copy should go.
+    #[error("{what} already; nothing was changed")]
+    NotEmpty {
+        /// What is there.
+        what: String,
+    },
+    /// An export cannot be read or written.
+    #[error("{action}")]
+    Export {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// An export does not hold what it should.
+    #[error("line {line} of the export: {problem}")]
+    ExportLine {
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// An export of another version of the schema.
+    #[error(
+        "the export has schema version {found}, but this program knows {known}: import it with the version of \
+         keyrelay that exported it, or migrate the original first and export again"
+    )]
+    OtherExport {
+        /// What the export says.
+        found: usize,
+        /// What this program knows.
+        known: usize,
+    },
+    /// A file is not a good copy of a database.
+    #[error("{path} is not a good copy of a database: {problem}")]
+    BadCopy {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Something is sealed under master keys that are not listed.
+    #[error(
+        "the master key file lacks {keys}: use the one that belongs to this database; nothing was changed"
+    )]
+    MissingKeys {
+        /// Which keys, and what needs them.
+        keys: String,
+    },
     /// The URL of the database cannot be used. It is not repeated: there may be a password in it.
     #[error("--database-url: {0}")]
     DatabaseUrl(&'static str),

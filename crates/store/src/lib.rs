@@ -13,6 +13,7 @@ mod database;
 mod error;
 mod group;
 mod lock;
+pub mod operations;
 mod origins;
 mod postgres;
 mod registrations;

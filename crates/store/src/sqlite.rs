@@ -16,12 +16,13 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::change::Change;
 use crate::database::{Arg, Cell, Effect, Row, Statement};
+use crate::operations::Migrated;
 use crate::{Conflict, StoreError};
 
 /// Connections for reads outside the hot path.
 const READERS_MAX: usize = 4;
 /// How long SQLite waits for a lock. Only the writer writes, so this is for tools from outside.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Plans kept per connection.
 const STATEMENTS_MAX: usize = 128;
 /// Pages in the WAL before they are copied back. Eight times SQLite's own choice: most pages are
@@ -71,7 +72,7 @@ fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
 }
 
 /// Makes the file if it is not there, for its owner only, and brings its schema up to date.
-fn prepare(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn prepare(path: &Path) -> Result<Migrated, StoreError> {
     let failed =
         |source| StoreError::File { action: "cannot make", path: path.display().to_string(), source };
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
@@ -90,7 +91,7 @@ fn prepare(path: &Path) -> Result<(), StoreError> {
         transaction.pragma_update(None, "user_version", u32::try_from(n + 1).unwrap_or(u32::MAX))?;
         transaction.commit()?;
     }
-    Ok(())
+    Ok(Migrated { from: done, to: MIGRATIONS.len() })
 }
 
 /// Serves a connection on a thread of its own, until `serve` returns.
@@ -200,15 +201,35 @@ pub(crate) fn fetch_once(connection: &Connection, sql: &str, args: &[Arg]) -> Re
 }
 
 fn collect(statement: &mut Prepared<'_>, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
+    let mut found = Vec::new();
+    each(statement, args, |row| {
+        found.push(row);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Hands over the rows of an answer one by one.
+pub(crate) fn each(
+    statement: &mut Prepared<'_>,
+    args: &[Arg],
+    mut take: impl FnMut(Row) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     bind(statement, args)?;
     let columns = statement.column_count();
     let mut rows = statement.raw_query();
-    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let cells = (0..columns).map(|column| row.get_ref(column).map(cell));
-        found.push(Row(cells.collect::<Result<_, _>>()?));
+        take(Row(cells.collect::<Result<_, _>>()?))?;
     }
-    Ok(found)
+    Ok(())
+}
+
+/// Runs a statement that changes something, once for each of its rows of arguments.
+pub(crate) fn insert(statement: &mut Prepared<'_>, args: &[Arg]) -> Result<(), StoreError> {
+    bind(statement, args)?;
+    statement.raw_execute()?;
+    Ok(())
 }
 
 fn cell(value: ValueRef<'_>) -> Cell {

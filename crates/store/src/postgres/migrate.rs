@@ -4,11 +4,16 @@
 
 use tokio_postgres::Client;
 
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, Running};
 use crate::StoreError;
+use crate::operations::Migrated;
 
 /// What nodes agree on to lock while the schema changes. Any number, but always this one.
 const LOCK: i64 = 0x4b65_7972_656c_6179;
+
+/// Takes the bounds of requests off a connection, for what may take long.
+pub(crate) const NO_TIMEOUTS: &str =
+    "SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
 struct Migration {
     text: &'static str,
@@ -25,14 +30,8 @@ const MIGRATIONS: [Migration; 5] = [
     Migration { text: include_str!("../../migrations/postgres/0005_scope_bound.sql"), needs: 5 },
 ];
 
-pub(super) async fn run(config: &PostgresConfig) -> Result<(), StoreError> {
-    let unreachable = |error: &dyn std::fmt::Display| {
-        StoreError::Database(format!("PostgreSQL cannot be reached with this --database-url: {error}"))
-    };
-    let (mut client, connection) = config.connect().await.map_err(|error| match error.as_db_error() {
-        Some(told) => unreachable(&told.message()),
-        None => unreachable(&error),
-    })?;
+pub(crate) async fn run(config: &PostgresConfig) -> Result<Migrated, StoreError> {
+    let (mut client, connection) = reach(config).await?;
     let connection = tokio::spawn(connection);
     let outcome = bring_up_to_date(&mut client).await;
     drop(client);
@@ -40,9 +39,20 @@ pub(super) async fn run(config: &PostgresConfig) -> Result<(), StoreError> {
     outcome
 }
 
-async fn bring_up_to_date(client: &mut Client) -> Result<(), StoreError> {
+/// Connects for something other than requests, or tells why that is not possible.
+pub(crate) async fn reach(config: &PostgresConfig) -> Result<(Client, Running), StoreError> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        StoreError::Database(format!("PostgreSQL cannot be reached with this --database-url: {error}"))
+    };
+    config.connect().await.map_err(|error| match error.as_db_error() {
+        Some(told) => unreachable(&told.message()),
+        None => unreachable(&error),
+    })
+}
+
+async fn bring_up_to_date(client: &mut Client) -> Result<Migrated, StoreError> {
     // Held until the connection ends. Waiting for it may take as long as another node's migration.
-    client.batch_execute("SET lock_timeout = 0; SET statement_timeout = 0").await?;
+    client.batch_execute(NO_TIMEOUTS).await?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
     client
         .batch_execute(
@@ -66,7 +76,7 @@ async fn bring_up_to_date(client: &mut Client) -> Result<(), StoreError> {
         transaction.commit().await?;
         tracing::info!(version, "the schema of the database was brought up to date");
     }
-    Ok(())
+    Ok(Migrated { from: usize::try_from(done).unwrap_or(usize::MAX), to: MIGRATIONS.len() })
 }
 
 #[cfg(test)]

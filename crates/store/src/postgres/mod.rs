@@ -18,8 +18,11 @@ use std::sync::Arc;
 
 pub use config::PostgresConfig;
 use keyrelay_core::limits::READ_GROUP_MAX;
+pub(crate) use migrate::{NO_TIMEOUTS, reach, run as migrate};
+pub(crate) use session::params;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+pub(crate) use value::row;
 
 use self::link::Link;
 use self::pool::Pool;
@@ -119,4 +122,13 @@ impl Postgres {
     pub(crate) async fn fetch_once(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
         self.cold.take().await?.fetch_once(sql, args).await
     }
+}
+
+/// Runs a query on a connection that is in nobody's pool.
+pub(crate) async fn fetch_directly(
+    client: &tokio_postgres::Client,
+    sql: &str,
+    args: &[Arg],
+) -> Result<Vec<Row>, StoreError> {
+    value::rows(&client.query(sql, &params(args)).await?)
 }

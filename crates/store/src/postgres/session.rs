@@ -56,7 +56,7 @@ impl Session {
 }
 
 /// The arguments of a statement as the driver takes them.
-pub(super) fn params(args: &[Arg]) -> Vec<&(dyn ToSql + Sync)> {
+pub(crate) fn params(args: &[Arg]) -> Vec<&(dyn ToSql + Sync)> {
     args.iter().map(|arg| arg as &(dyn ToSql + Sync)).collect()
 }
 

@@ -52,9 +52,11 @@ impl<'a> FromSql<'a> for Cell {
 
 /// Reads an answer whole.
 pub(super) fn rows(answer: &[Answer]) -> Result<Vec<Row>, StoreError> {
-    let row = |row: &Answer| {
-        let cells = (0..row.len()).map(|column| row.try_get::<_, Cell>(column));
-        cells.collect::<Result<Vec<_>, _>>().map(Row)
-    };
-    answer.iter().map(row).collect::<Result<_, _>>().map_err(StoreError::from)
+    answer.iter().map(row).collect()
+}
+
+/// Reads one row of an answer.
+pub(crate) fn row(answer: &Answer) -> Result<Row, StoreError> {
+    let cells = (0..answer.len()).map(|column| answer.try_get::<_, Cell>(column));
+    Ok(Row(cells.collect::<Result<_, _>>()?))
 }

@@ -1,0 +1,163 @@
+//! Which master keys a database needs, and for what. A key may be taken out of the master key file when
+//! nothing needs it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use keyrelay_core::keyring::{KeyId, Keyring};
+
+use super::Place;
+use super::direct::Direct;
+use crate::StoreError;
+
+/// What is sealed or proved under a master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyUse {
+    /// A secret that can be shown again: sealed, and so its digest can be made again too.
+    Secret,
+    /// A secret of which only the digest is kept. It stays under its key until it is rotated.
+    SecretOnce,
+    /// The private part of a signing key.
+    SigningKey,
+    /// A person's second factor.
+    SecondFactor,
+    /// The digest of a secret that has ended. Without its key, the secret is refused all the same, but an
+    /// attempt with it is no longer told apart from any wrong one.
+    FormerSecret,
+}
+
+/// The queries that count them. Between them they name every column of bytes.
+const QUERIES: [(KeyUse, &str); 7] = [
+    (
+        KeyUse::Secret,
+        "SELECT substr(active_proof, 1, 8), COUNT(*) FROM client \
+         WHERE active_proof IS NOT NULL AND active_sealed IS NOT NULL GROUP BY 1",
+    ),
+    (
+        KeyUse::Secret,
+        "SELECT substr(retiring_proof, 1, 8), COUNT(*) FROM client \
+         WHERE retiring_proof IS NOT NULL AND retiring_sealed IS NOT NULL GROUP BY 1",
+    ),
+    (
+        KeyUse::SecretOnce,
+        "SELECT substr(active_proof, 1, 8), COUNT(*) FROM client \
+         WHERE active_proof IS NOT NULL AND active_sealed IS NULL GROUP BY 1",
+    ),
+    (
+        KeyUse::SecretOnce,
+        "SELECT substr(retiring_proof, 1, 8), COUNT(*) FROM client \
+         WHERE retiring_proof IS NOT NULL AND retiring_sealed IS NULL GROUP BY 1",
+    ),
+    (KeyUse::SigningKey, "SELECT substr(sealed, 2, 8), COUNT(*) FROM signing_key GROUP BY 1"),
+    (
+        KeyUse::SecondFactor,
+        "SELECT substr(totp_sealed, 2, 8), COUNT(*) FROM user_account WHERE totp_sealed IS NOT NULL GROUP BY 1",
+    ),
+    (KeyUse::FormerSecret, "SELECT substr(proof, 1, 8), COUNT(*) FROM former_secret GROUP BY 1"),
+];
+
+/// How often each master key is needed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeysUsed(BTreeMap<[u8; 8], BTreeMap<KeyUse, u64>>);
+
+/// Counts what a database needs, of one moment or nearly so.
+pub async fn keys_used(place: &Place) -> Result<KeysUsed, StoreError> {
+    let direct = Direct::open(place).await?;
+    super::schema::require_known(&direct).await?;
+    of(&direct).await
+}
+
+pub(super) async fn of(direct: &Direct) -> Result<KeysUsed, StoreError> {
+    let mut found = KeysUsed::default();
+    for (what, sql) in QUERIES {
+        for row in direct.fetch(sql, &[]).await? {
+            let unreadable = StoreError::Corrupt { what: "the name of a master key" };
+            let key = <[u8; 8]>::try_from(row.blob(0)?).map_err(|_| unreadable)?;
+            let count = u64::try_from(row.int(1)?).unwrap_or(0);
+            *found.0.entry(key).or_default().entry(what).or_default() += count;
+        }
+    }
+    Ok(found)
+}
+
+impl KeysUsed {
+    /// Every key that something needs, with what and how often.
+    pub fn keys(&self) -> impl Iterator<Item = (KeyId, &BTreeMap<KeyUse, u64>)> {
+        self.0.iter().map(|(key, uses)| (KeyId::from_bytes(*key), uses))
+    }
+
+    /// What one key is needed for.
+    #[must_use]
+    pub fn of(&self, key: KeyId) -> Option<&BTreeMap<KeyUse, u64>> {
+        self.0.get(key.as_bytes())
+    }
+
+    /// The keys that are needed and not listed, but for those that only former secrets need.
+    #[must_use]
+    pub fn missing(&self, keyring: &Keyring) -> Self {
+        let listed = keyring.key_ids();
+        let mut missing = self.0.clone();
+        missing.retain(|key, uses| {
+            uses.remove(&KeyUse::FormerSecret);
+            !uses.is_empty() && !listed.contains(&KeyId::from_bytes(*key))
+        });
+        Self(missing)
+    }
+
+    /// Whether nothing is needed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Refuses a keyring that lacks a key which is needed.
+    pub fn require(&self, keyring: &Keyring) -> Result<(), StoreError> {
+        let missing = self.missing(keyring);
+        if missing.is_empty() { Ok(()) } else { Err(StoreError::MissingKeys { keys: missing.to_string() }) }
+    }
+}
+
+/// `key 0123456789abcdef (4 secrets, 1 signing key)`, one after another.
+impl fmt::Display for KeysUsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (key, uses)) in self.keys().enumerate() {
+            let uses: Vec<String> = uses.iter().map(|(what, count)| what.counted(*count)).collect();
+            write!(f, "{}key {key} ({})", if n > 0 { ", " } else { "" }, uses.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl KeyUse {
+    /// `1 signing key`, `3 signing keys`.
+    #[must_use]
+    pub fn counted(self, count: u64) -> String {
+        let (one, many) = match self {
+            Self::Secret => ("secret", "secrets"),
+            Self::SecretOnce => ("secret shown once", "secrets shown once"),
+            Self::SigningKey => ("signing key", "signing keys"),
+            Self::SecondFactor => ("second factor", "second factors"),
+            Self::FormerSecret => ("former secret", "former secrets"),
+        };
+        format!("{count} {}", if count == 1 { one } else { many })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::tables::{self, Kind};
+
+    /// A column of bytes that a migration adds is under some master key: it must be counted.
+    #[test]
+    fn every_column_of_bytes_is_counted() {
+        for table in tables::known().unwrap() {
+            for column in table.columns.iter().filter(|column| column.kind == Kind::Bytes) {
+                let named = QUERIES.iter().any(|(_, sql)| {
+                    sql.contains(&format!("FROM {}", table.name)) && sql.contains(column.name.as_str())
+                });
+                assert!(named, "{}.{}", table.name, column.name);
+            }
+        }
+    }
+}
