@@ -74,7 +74,7 @@ pub fn lock_data_dir(settings: &Settings) -> anyhow::Result<(PathBuf, Vec<DataDi
 
 /// Locks the directory of a SQLite file, if it is another one than the data directory.
 pub fn lock_database(database: &Path, data_dir: &Path) -> anyhow::Result<Option<DataDirLock>> {
-    let dir = database.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = dir_of(database);
     let is_other = dir.canonicalize().ok() != data_dir.canonicalize().ok();
     Ok(if is_other { Some(DataDirLock::take(dir)?) } else { None })
 }
@@ -139,7 +139,12 @@ pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
         let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        path.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
+        fs::File::open(dir_of(path))?.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The directory that a file is in.
+pub fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

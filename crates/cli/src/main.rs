@@ -5,6 +5,7 @@ mod demo;
 mod export;
 mod import;
 mod installation;
+mod keys;
 mod logging;
 mod master_key;
 mod migrate;
@@ -48,6 +49,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Fill an empty database from an export.
     Import(import::ImportArgs),
+    /// Say which master keys are needed, and move to a new one.
+    Keys(keys::KeysArgs),
     /// Fill a database with client applications, for measuring.
     #[command(hide = true)]
     Seed(seed::SeedArgs),
@@ -76,6 +79,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restore(args) => restore::restore(args).await,
         Command::Export(args) => export::export(args).await,
         Command::Import(args) => import::import(args).await,
+        Command::Keys(args) => keys::keys(args).await,
         Command::Seed(args) => seed::seed(args).await,
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -2,18 +2,19 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use keyrelay_core::limits::CONNECTIONS_MAX;
+use keyrelay_core::limits::{CONNECTIONS_MAX, MASTER_KEY_RELOAD_INTERVAL};
 use keyrelay_server::bootstrap::{FirstClient, first_start};
-use keyrelay_server::{BaseUrl, Server, Tls};
+use keyrelay_server::{App, BaseUrl, Server, Tls};
+use keyrelay_store::operations::Place;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
-use crate::installation::Installation;
+use crate::installation::{Installation, master_key_file, place};
 use crate::logging;
 use crate::settings::Settings;
 
@@ -47,6 +48,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     if first_start(&installation.app, chosen, &file).await? {
         tracing::info!(file = %file.display(), "first start: the credentials of the Super Admin client are in this file");
     }
+    watch_master_keys(&settings, installation.app.clone())?;
     let stop = stop_signal()?;
     // One plain line on standard output, for whoever started the process and waits for it.
     let mut out = std::io::stdout();
@@ -107,6 +109,53 @@ fn reload_on_hangup(tls: Tls) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+/// Looks at the master key file every few seconds, and at once on `SIGHUP`. Where one process owns the
+/// database, it also moves to the first key what is sealed under others; where several share one, not all
+/// of them may know that key yet, so `keyrelay keys rotate` does it when an operator says so.
+fn watch_master_keys(settings: &Settings, app: App) -> anyhow::Result<()> {
+    let file = master_key_file(settings);
+    let is_alone = matches!(place(settings)?, Place::File(_));
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(MASTER_KEY_RELOAD_INTERVAL);
+        // Of a refusal, so that it is told once and not every time.
+        let mut refused = String::new();
+        if is_alone {
+            app.reseal().await;
+        }
+        loop {
+            tokio::select! {
+                _ = interval.tick() => {}
+                _ = hangup.recv() => refused.clear(),
+            }
+            match reload(&file, &app) {
+                Ok(changed) => {
+                    refused.clear();
+                    if changed {
+                        tracing::info!(file = %file.display(), "the master key file was read again");
+                    }
+                    if changed && is_alone {
+                        app.reseal().await;
+                    }
+                }
+                Err(error) => {
+                    let said = format!("{error:#}");
+                    if said != refused {
+                        tracing::error!(file = %file.display(), error = said, "the master keys stay as they were");
+                    }
+                    refused = said;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+fn reload(file: &Path, app: &App) -> anyhow::Result<bool> {
+    let text = Zeroizing::new(std::fs::read_to_string(file)?);
+    Ok(app.replace_master_keys(&text)?)
 }
 
 /// Ready when the process is asked to stop.

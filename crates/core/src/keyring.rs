@@ -3,6 +3,7 @@
 //! keys. Several master keys may be listed: the first seals, all can open; that is how the master
 //! key itself is changed without a moment's outage.
 
+mod file;
 mod reseal;
 
 use std::fmt;
@@ -229,22 +230,6 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// The text of a master key file with a fresh key before all that `text` lists, and the rest of it as
-    /// it was.
-    #[must_use]
-    pub fn with_new_first(text: &str, entropy: &dyn Entropy) -> Zeroizing<String> {
-        let is_key = |line: &str| !line.trim().is_empty() && !line.trim().starts_with('#');
-        let line = new_line(entropy);
-        let mut out = Zeroizing::new(String::with_capacity(text.len() + line.len() + 1));
-        let at = text.lines().take_while(|line| !is_key(line)).count();
-        let (before, after) = (text.lines().take(at), text.lines().skip(at));
-        for line in before.chain([line.as_str()]).chain(after) {
-            out.push_str(line);
-            out.push('\n');
-        }
-        out
-    }
-
     /// The text of a new master key file with one fresh key.
     #[must_use]
     pub fn new_file(entropy: &dyn Entropy) -> Zeroizing<String> {

@@ -94,6 +94,14 @@ pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const DATABASE_CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Statements that a connection to PostgreSQL keeps prepared.
 pub const DATABASE_STATEMENTS_MAX: usize = 256;
+/// How often the master key file is looked at for something new.
+pub const MASTER_KEY_RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// Rows that are read at once to be moved to another master key.
+pub const RESEAL_ROWS: i64 = 200;
+/// Values that are moved to another master key by one commit: few, so that nobody waits long for it.
+pub const RESEAL_STATEMENTS: usize = 32;
+/// Times that everything is looked at again for values that were written under an older key meanwhile.
+pub const RESEAL_WALKS_MAX: usize = 10;
 /// Longest line of an export, in bytes: one resource, with every character of it escaped.
 pub const EXPORT_LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// `Retry-After` of a 503.

@@ -3,10 +3,10 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use keyrelay_core::keyring::Keyring;
+use keyrelay_core::keyring::{Keyring, KeyringError};
 use keyrelay_core::random::Entropy;
 use keyrelay_core::time::{Clock, Timestamp};
-use keyrelay_store::{Change, Store};
+use keyrelay_store::{Change, Resealed, Store};
 
 use crate::config::Config;
 use crate::error::StartError;
@@ -113,6 +113,29 @@ impl App {
         };
         if let Err(error) = self.tokens.renew(renewal).await {
             tracing::error!(%error, "the signing keys could not be renewed; they stay, and it is tried again");
+        }
+    }
+
+    /// Takes up a master key file that has changed: what is made from now on is sealed under its first
+    /// key. Says whether anything changed; if the file cannot be used, the keys stay.
+    pub fn replace_master_keys(&self, text: &str) -> Result<bool, KeyringError> {
+        self.keyring.replace(text)
+    }
+
+    /// Moves what is sealed under older master keys to the first, if there are older ones.
+    pub async fn reseal(&self) {
+        let [first, _, ..] = *self.keyring.key_ids() else { return };
+        match self.store.reseal(&self.keyring, self.entropy.as_ref(), &mut |_| {}).await {
+            Ok(Resealed { moved: 0, unopened: 0 }) => {}
+            Ok(Resealed { moved, unopened: 0 }) => {
+                tracing::info!(key = %first, moved, "everything that can be is sealed under the first master key");
+            }
+            Ok(Resealed { moved, unopened }) => {
+                tracing::error!(key = %first, moved, unopened, "some values do not open under any master key");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "moving to the first master key stopped; the next start goes on with it");
+            }
         }
     }
 

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use keyrelay_core::keyring::{KeyId, Keyring};
+use keyrelay_core::time::Timestamp;
 
 use super::Place;
 use super::direct::Direct;
 use crate::StoreError;
+use crate::database::Arg;
 
 /// What is sealed or proved under a master key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,6 +117,45 @@ impl KeysUsed {
         let missing = self.missing(keyring);
         if missing.is_empty() { Ok(()) } else { Err(StoreError::MissingKeys { keys: missing.to_string() }) }
     }
+}
+
+/// What was handed out as a ticket and may come back. Tickets are not kept, so nobody can tell under which
+/// key they were made: those from before a key was put first need an older one until they end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tickets {
+    /// Logins that can be refreshed.
+    pub logins: u64,
+    /// Links that set a password.
+    pub password_links: u64,
+    /// Initial access tokens of client registration.
+    pub initial_access: u64,
+    /// When the last of all these ends.
+    pub last_end: Option<Timestamp>,
+    /// Registration access tokens. They do not end by themselves; a client can ask for a new one.
+    pub registrations: u64,
+}
+
+/// The queries that count tickets, each with when the last ends.
+const TICKETS: [&str; 4] = [
+    "SELECT COUNT(*), MAX(expires) FROM session WHERE refreshable AND expires > $1",
+    "SELECT COUNT(*), MAX(password_link_until) FROM user_account WHERE password_link_until > $1",
+    "SELECT COUNT(*), MAX(expires) FROM registration_grant WHERE uses_left > 0 AND expires > $1",
+    "SELECT COUNT(*) FROM client_registration WHERE registered <= $1",
+];
+
+/// Counts the tickets that may come back.
+pub async fn tickets(place: &Place, now: Timestamp) -> Result<Tickets, StoreError> {
+    let direct = Direct::open(place).await?;
+    let (mut counts, mut last_end) = ([0; TICKETS.len()], None);
+    for (sql, count) in TICKETS.iter().zip(&mut counts) {
+        let rows = direct.fetch(sql, &[Arg::from(now)]).await?;
+        let Some(row) = rows.first() else { continue };
+        *count = u64::try_from(row.int(0)?).unwrap_or(0);
+        last_end = last_end.max(row.opt_int(1)?);
+    }
+    let [logins, password_links, initial_access, registrations] = counts;
+    let last_end = last_end.map(Timestamp::from_epoch_ms);
+    Ok(Tickets { logins, password_links, initial_access, last_end, registrations })
 }
 
 /// `key 0123456789abcdef (4 secrets, 1 signing key)`, one after another.

@@ -19,7 +19,7 @@ pub use backup::{backup, restore};
 pub use export::export;
 pub use health::{Health, PostgresHealth, health};
 pub use import::import;
-pub use keys_used::{KeyUse, KeysUsed, keys_used};
+pub use keys_used::{KeyUse, KeysUsed, Tickets, keys_used, tickets};
 pub use schema::{Migrated, migrate, schema};
 
 use crate::PostgresConfig;

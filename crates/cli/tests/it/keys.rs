@@ -1,0 +1,147 @@
+//! `keyrelay keys`: an installation moves to another master key while it runs, and nobody notices; what
+//! still needs the old one is said.
+
+use std::fs;
+
+use crate::living::{Home, Known, Living};
+use crate::process::keyrelay;
+
+fn listed(home: &Home) -> Vec<String> {
+    let text = fs::read_to_string(home.key_file()).unwrap();
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+fn keep_keys(home: &Home, keys: &[String]) {
+    fs::write(home.key_file(), keys.join("\n") + "\n").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_server_moves_to_a_new_master_key_and_nobody_notices() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::sqlite(&dir.path().join("home"));
+    let server = home.start().await;
+    let mut living = Living::fill(&home, &server).await;
+    let before = listed(&home);
+
+    let said = home.do_well(&["keys", "rotate"]).await;
+    living.finds_no_secret_in(said.as_bytes());
+    let after = listed(&home);
+    assert_eq!((after.len(), &after[1]), (2, &before[0]), "the new key is before the old one");
+    assert!(after.iter().all(|key| !said.contains(key.as_str())), "a key is in what was said");
+    let new = said.lines().find(|line| line.starts_with("key ") && line.contains("seals;")).unwrap();
+    assert!(new.contains("7 secrets,") && new.contains("1 signing key"), "{said}");
+    assert!(said.contains("6 secrets shown once under older keys"), "{said}");
+    assert!(said.contains("1 logins that can be refreshed"), "{said}");
+    assert!(said.contains("Keep the older keys in the file."), "{said}");
+    living.goes_on(&server).await;
+
+    // The secrets that are shown once are under the new key when they have been rotated out.
+    for known in living.clients.clone() {
+        let mut known = known;
+        living.rotate(&server, &mut known).await;
+        living.clients.iter_mut().find(|client| client.id == known.id).unwrap().clone_from(&known);
+    }
+    let said = home.do_well(&["keys", "status"]).await;
+    assert!(said.contains("they can be removed once"), "{said}");
+    living.goes_on(&server).await;
+    assert!(server.terminate().await.success());
+
+    // Without the old key: only what was handed out before is lost.
+    keep_keys(&home, &after[..1]);
+    let said = home.do_well(&["keys", "status"]).await;
+    assert!(said.contains("NOT IN THE FILE") && said.contains("former secrets"), "{said}");
+    let server = home.start().await;
+    living.lets_everybody_in(&server).await;
+    assert!(server.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_needed_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = Home::sqlite(&dir.path().join("home"));
+    let server = original.start().await;
+    Living::fill(&original, &server).await;
+    assert!(server.terminate().await.success());
+    let file = dir.path().join("export.jsonl");
+    original.do_well(&["export", file.to_str().unwrap()]).await;
+    let home = Home::beside(&dir.path().join("there"), &original).await;
+    home.do_well(&["import", file.to_str().unwrap()]).await;
+    let before = listed(&home);
+    keyrelay().arg("master-key").arg(dir.path().join("other.key")).output().await.unwrap();
+    fs::copy(dir.path().join("other.key"), home.key_file()).unwrap();
+    for command in ["status", "rotate"] {
+        let (code, said) = home.run(&["keys", command]).await;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("the master key file lacks key "), "{said}");
+    }
+    assert_ne!(listed(&home), before, "nothing was written");
+    assert_eq!(listed(&home).len(), 1);
+}
+
+/// The steps for several servers, and no server at all: the command moves everything itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_added_promoted_and_moved_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = Home::sqlite(&dir.path().join("home"));
+    let server = original.start().await;
+    let mut living = Living::fill(&original, &server).await;
+    assert!(server.terminate().await.success());
+    let file = dir.path().join("export.jsonl");
+    original.do_well(&["export", file.to_str().unwrap()]).await;
+    let home = Home::beside(&dir.path().join("there"), &original).await;
+    home.do_well(&["import", file.to_str().unwrap()]).await;
+
+    let before = listed(&home);
+    if home.database.is_postgres() {
+        let (code, said) = home.run(&["keys", "rotate"]).await;
+        assert!(code == Some(1) && said.contains("keyrelay keys add"), "{said}");
+        assert_eq!(listed(&home), before);
+    }
+    home.do_well(&["keys", "add"]).await;
+    let added = listed(&home);
+    assert_eq!((added.len(), &added[0]), (2, &before[0]));
+    home.do_well(&["keys", "promote"]).await;
+    assert_eq!(listed(&home), [added[1].clone(), added[0].clone()]);
+    let said = home.do_well(&["keys", "status"]).await;
+    assert!(said.contains("can be moved: keyrelay keys rotate --use-first"), "{said}");
+    let (code, said) = home.run(&["keys", "rotate"]).await;
+    assert_eq!(code, Some(1), "a rotation that is under way is not begun anew: {said}");
+
+    // With PostgreSQL the servers go on meanwhile.
+    let server = if home.database.is_postgres() { Some(home.start().await) } else { None };
+    let said = home.do_well(&["keys", "rotate", "--use-first"]).await;
+    assert!(!said.contains("can be moved"), "{said}");
+    let server = match server {
+        Some(server) => server,
+        None => home.start().await,
+    };
+    living.goes_on(&server).await;
+    assert!(server.terminate().await.success());
+}
+
+/// Rotations of secrets and of the master key at the same time: none is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_rotation_is_lost_while_the_master_key_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::sqlite(&dir.path().join("home"));
+    let server = home.start().await;
+    let living = Living::fill(&home, &server).await;
+    let mut clients: Vec<Known> = living.clients[..4].to_vec();
+    let changed = home.clone();
+    let changing = tokio::spawn(async move {
+        for _ in 0..3 {
+            changed.do_well(&["keys", "rotate"]).await;
+        }
+    });
+    while !changing.is_finished() {
+        for known in &mut clients {
+            living.rotate(&server, known).await;
+        }
+    }
+    changing.await.unwrap();
+    for known in &clients {
+        living.lets_in(&server, known).await;
+    }
+    assert_eq!(listed(&home).len(), 4);
+    assert!(server.terminate().await.success());
+}

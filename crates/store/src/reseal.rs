@@ -1,0 +1,177 @@
+//! Moving what is sealed under older master keys to the first one, while everything goes on.
+//!
+//! The tables are walked in the order of their ids, some rows at a time, and what is under an older key is
+//! written back under the first. Each statement is bound to the value that was read: where somebody rotated
+//! meanwhile, nothing is written, and the next walk looks again. So it can be stopped at any moment and
+//! begun anew, by several at once too. A secret itself never changes here (P6): the same value is kept under
+//! another key, in the same slot, with the same id.
+
+use keyrelay_core::id::{ClientId, UserId};
+use keyrelay_core::keyring::{Keyring, KeyringError, Sealed};
+use keyrelay_core::limits::{RESEAL_ROWS, RESEAL_STATEMENTS, RESEAL_WALKS_MAX};
+use keyrelay_core::random::Entropy;
+use keyrelay_core::slots::{SecretSlots, Slot, SlotKind};
+
+use crate::change::args;
+use crate::clients::{proof, slots};
+use crate::database::{Arg, Row};
+use crate::{Change, Store, StoreError};
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resealed {
+    /// Values that were moved to the first key.
+    pub moved: u64,
+    /// Values that do not open: under a key that is not listed, or damaged.
+    pub unopened: u64,
+}
+
+/// One walk through all tables.
+struct Walk<'a> {
+    store: &'a Store,
+    keyring: &'a Keyring,
+    entropy: &'a dyn Entropy,
+    told: &'a mut (dyn FnMut(u64) + Send),
+    change: Change,
+    waiting: usize,
+    done: Resealed,
+}
+
+impl Store {
+    /// Moves everything that can be moved to the first key. `told` hears how many values were moved so far.
+    pub async fn reseal(
+        &self,
+        keyring: &Keyring,
+        entropy: &dyn Entropy,
+        told: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Resealed, StoreError> {
+        let mut all = Resealed::default();
+        for _ in 0..RESEAL_WALKS_MAX {
+            let before = all.moved;
+            let mut told_of_all = |moved| told(before + moved);
+            let (change, done) = (Change::new(), Resealed::default());
+            let told = &mut told_of_all;
+            let mut walk = Walk { store: self, keyring, entropy, told, change, waiting: 0, done };
+            walk.signing_keys().await?;
+            walk.second_factors().await?;
+            walk.clients().await?;
+            walk.write().await?;
+            all = Resealed { moved: before + walk.done.moved, unopened: walk.done.unopened };
+            if walk.done.moved == 0 {
+                break;
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Walk<'_> {
+    async fn signing_keys(&mut self) -> Result<(), StoreError> {
+        for stored in self.store.signing_keys().await? {
+            let id = stored.key.id;
+            let resealed = self.keyring.reseal_signing_key(id, &stored.sealed, self.entropy);
+            if let Some(sealed) = self.opened(resealed) {
+                let sql = "UPDATE signing_key SET sealed = $1 WHERE id = $2 AND sealed = $3";
+                self.push(sql, args![bytes(&sealed), id, bytes(&stored.sealed)]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn second_factors(&mut self) -> Result<(), StoreError> {
+        let sql = "SELECT id, totp_sealed FROM user_account WHERE id > $1 AND totp_sealed IS NOT NULL \
+                   ORDER BY id LIMIT $2";
+        let mut after = String::new();
+        loop {
+            let rows = rows(self.store, sql, &after).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.text(0)?;
+            for row in &rows {
+                let user = row.id(0, UserId::parse, "user_account.id")?;
+                let sealed = Sealed::from_bytes(row.blob(1)?);
+                let resealed = self.keyring.reseal_second_factor(user, &sealed, self.entropy);
+                if let Some(fresh) = self.opened(resealed) {
+                    let sql = "UPDATE user_account SET totp_sealed = $1 WHERE id = $2 AND totp_sealed = $3";
+                    self.push(sql, args![bytes(&fresh), user, bytes(&sealed)]).await?;
+                }
+            }
+        }
+    }
+
+    async fn clients(&mut self) -> Result<(), StoreError> {
+        let sql = "SELECT id, active_id, active_proof, active_sealed, active_created, \
+                   retiring_id, retiring_proof, retiring_sealed, retiring_created \
+                   FROM client WHERE id > $1 ORDER BY id LIMIT $2";
+        let mut after = String::new();
+        loop {
+            let rows = rows(self.store, sql, &after).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.text(0)?;
+            for row in &rows {
+                let client = row.id(0, ClientId::parse, "client.id")?;
+                self.client(client, &slots(row, 1)?).await?;
+            }
+        }
+    }
+
+    async fn client(&mut self, client: ClientId, slots: &SecretSlots) -> Result<(), StoreError> {
+        for kind in [SlotKind::Active, SlotKind::Retiring] {
+            let slot = match kind {
+                SlotKind::Active => slots.active(),
+                SlotKind::Retiring => slots.retiring(),
+            };
+            let Some(slot) = slot else { continue };
+            let resealed = self.keyring.reseal_slot(client, slot, self.entropy);
+            let Some(fresh) = self.opened(resealed) else { continue };
+            let sql = match kind {
+                SlotKind::Active => {
+                    "UPDATE client SET active_proof = $1, active_sealed = $2 \
+                     WHERE id = $3 AND active_id = $4 AND active_proof = $5"
+                }
+                SlotKind::Retiring => {
+                    "UPDATE client SET retiring_proof = $1, retiring_sealed = $2 \
+                     WHERE id = $3 AND retiring_id = $4 AND retiring_proof = $5"
+                }
+            };
+            self.push(sql, args![proof(&fresh), sealed(&fresh), client, slot.id, proof(slot)]).await?;
+        }
+        Ok(())
+    }
+
+    /// What was resealed, if anything was to be. What does not open is left as it is, and counted.
+    fn opened<T>(&mut self, resealed: Result<Option<T>, KeyringError>) -> Option<T> {
+        resealed.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a value cannot be moved to the first master key");
+            self.done.unopened += 1;
+            None
+        })
+    }
+
+    async fn push(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<(), StoreError> {
+        self.change.push(sql, args, None);
+        self.waiting += 1;
+        if self.waiting < RESEAL_STATEMENTS { Ok(()) } else { self.write().await }
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        if self.waiting > 0 {
+            self.store.commit(std::mem::take(&mut self.change)).await?;
+            self.done.moved += u64::try_from(std::mem::take(&mut self.waiting)).unwrap_or(0);
+            (self.told)(self.done.moved);
+        }
+        Ok(())
+    }
+}
+
+/// The next rows after an id.
+async fn rows(store: &Store, sql: &'static str, after: &str) -> Result<Vec<Row>, StoreError> {
+    store.0.database.fetch(sql, args![after, RESEAL_ROWS]).await
+}
+
+fn bytes(sealed: &Sealed) -> Vec<u8> {
+    sealed.as_bytes().to_vec()
+}
+
+fn sealed(slot: &Slot) -> Option<Vec<u8>> {
+    slot.sealed.as_ref().map(bytes)
+}
