@@ -2,6 +2,7 @@
 
 mod backup;
 mod demo;
+mod doctor;
 mod export;
 mod import;
 mod installation;
@@ -14,6 +15,7 @@ mod restore;
 mod seed;
 mod serve;
 mod settings;
+mod stopwatch;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Say which master keys are needed, and move to a new one.
     Keys(keys::KeysArgs),
+    /// Check configuration, files, clock and database, and say what to do.
+    Doctor(Box<doctor::DoctorArgs>),
     /// Fill a database with client applications, for measuring.
     #[command(hide = true)]
     Seed(seed::SeedArgs),
@@ -80,6 +84,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Export(args) => export::export(args).await,
         Command::Import(args) => import::import(args).await,
         Command::Keys(args) => keys::keys(args).await,
+        Command::Doctor(args) => return doctor::doctor(*args).await,
         Command::Seed(args) => seed::seed(args).await,
     };
     done.map(|()| ExitCode::SUCCESS)

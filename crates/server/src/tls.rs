@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use keyrelay_core::limits::TLS_FILE_BYTES_MAX;
+use keyrelay_core::time::Timestamp;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
 use tokio_rustls::rustls::crypto::{
@@ -20,6 +21,9 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::time::Time;
 use zeroize::Zeroizing;
 
 use crate::ClientCertificates;
@@ -228,6 +232,19 @@ impl Tls {
             }
             Err(error) => tracing::error!(%error, "the TLS certificate could not be looked at"),
         }
+    }
+
+    /// From when and until when the certificate in the files is good; `None` if that cannot be read.
+    #[must_use]
+    pub fn validity(&self) -> Option<(Timestamp, Timestamp)> {
+        let key = Arc::clone(&self.current.0.read().unwrap_or_else(PoisonError::into_inner).key);
+        let certificate = Certificate::from_der(key.cert.first()?).ok()?;
+        let validity = certificate.tbs_certificate.validity;
+        let at = |time: Time| i64::try_from(time.to_unix_duration().as_millis()).ok();
+        Some((
+            Timestamp::from_epoch_ms(at(validity.not_before)?),
+            Timestamp::from_epoch_ms(at(validity.not_after)?),
+        ))
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::api::{Api, ClientCredentials};
-use super::stopwatch::Stopwatch;
+use crate::stopwatch::Stopwatch;
 
 /// What a worker does between two rounds: nothing, so that a laptop stays quiet.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -4,7 +4,6 @@ mod api;
 mod fleet;
 mod report;
 mod screen;
-mod stopwatch;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,11 +18,11 @@ use tokio::task::JoinHandle;
 use crate::installation::Installation;
 use crate::serve::{base_url, stop_signal};
 use crate::settings::Settings;
+use crate::stopwatch::Stopwatch;
 use api::{Api, ClientCredentials};
 use fleet::Fleet;
 use report::Report;
 use screen::Screen;
-use stopwatch::Stopwatch;
 
 /// How long no worker must have used the old secret before it is retired.
 const QUIET: Duration = Duration::from_millis(500);

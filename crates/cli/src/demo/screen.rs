@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::fleet::Totals;
-use super::stopwatch::Stopwatch;
+use crate::stopwatch::Stopwatch;
 
 /// How often the live line is drawn again.
 const REDRAW: Duration = Duration::from_millis(100);

@@ -3,6 +3,7 @@
 mod backup;
 mod commands;
 mod crash;
+mod doctor;
 mod hostile;
 mod keys;
 mod leaks;

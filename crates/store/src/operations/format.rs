@@ -6,6 +6,7 @@
 //! SHA-256 of all lines before it. The order is part of the format: what is exported from a copy is the
 //! same file.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, Read, Write};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -123,7 +124,11 @@ fn unwritable(error: serde_json::Error) -> StoreError {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Reads an export, line by line.

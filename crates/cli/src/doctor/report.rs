@@ -1,0 +1,69 @@
+//! What was found, for people and for machines.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    check: &'static str,
+    status: Status,
+    said: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+/// All that was found, in the order in which it was looked at.
+#[derive(Debug, Default)]
+pub struct Report(Vec<Check>);
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    ok: bool,
+    checks: &'a [Check],
+}
+
+impl Report {
+    pub fn ok(&mut self, check: &'static str, said: impl Into<String>) {
+        self.0.push(Check { check, status: Status::Ok, said: said.into(), advice: None });
+    }
+
+    pub fn warn(&mut self, check: &'static str, said: impl Into<String>, advice: impl Into<String>) {
+        let advice = Some(advice.into());
+        self.0.push(Check { check, status: Status::Warn, said: said.into(), advice });
+    }
+
+    pub fn fail(&mut self, check: &'static str, said: impl Into<String>, advice: impl Into<String>) {
+        let advice = Some(advice.into());
+        self.0.push(Check { check, status: Status::Fail, said: said.into(), advice });
+    }
+
+    /// Prints all, and gives the exit code.
+    pub fn print(&self, as_json: bool) -> ExitCode {
+        let ok = self.0.iter().all(|check| check.status != Status::Fail);
+        if as_json {
+            println!("{:#}", serde_json::json!(Answer { ok, checks: &self.0 }));
+        } else {
+            for Check { check, status, said, advice } in &self.0 {
+                let status = match status {
+                    Status::Ok => "ok  ",
+                    Status::Warn => "warn",
+                    Status::Fail => "FAIL",
+                };
+                println!("{status}  {check}: {said}");
+                if let Some(advice) = advice {
+                    println!("      -> {advice}");
+                }
+            }
+        }
+        if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}

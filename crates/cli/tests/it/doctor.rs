@@ -1,0 +1,113 @@
+//! `keyrelay doctor`: what is wrong is named, with what to do, and nothing secret.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::living::{Home, Living};
+use crate::process::keyrelay;
+
+async fn doctor(home: &Home, more: &[&str]) -> (i32, Value, String) {
+    let arguments: Vec<&str> = ["doctor", "--json"].iter().chain(more).copied().collect();
+    let (code, said) = home.run(&arguments).await;
+    (code.unwrap(), serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}")), said)
+}
+
+fn status<'a>(report: &'a Value, check: &str) -> &'a str {
+    let checks = report["checks"].as_array().unwrap();
+    let found = checks
+        .iter()
+        .find(|found| found["check"] == check)
+        .unwrap_or_else(|| panic!("no {check} in {report}"));
+    assert_eq!(
+        found["advice"].is_string(),
+        found["status"] != "ok",
+        "what to do is said where something is: {found}"
+    );
+    found["status"].as_str().unwrap()
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_well_is_ok_and_what_is_not_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = Home::sqlite(&dir.path().join("home"));
+    let server = original.start().await;
+    let living = Living::fill(&original, &server).await;
+    let address = server.base.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let (code, report, said) = doctor(&original, &["--listen", &address]).await;
+    assert_eq!((code, &report["ok"]), (0, &Value::Bool(true)), "{said}");
+    for check in
+        ["configuration", "master key file", "database", "schema", "master keys", "disk space", "server"]
+    {
+        assert_eq!(status(&report, check), "ok", "{said}");
+    }
+    assert_eq!(status(&report, "first credentials"), "warn");
+    living.finds_no_secret_in(said.as_bytes());
+    let file = dir.path().join("export.jsonl");
+    original.do_well(&["export", file.to_str().unwrap()]).await;
+    assert!(server.terminate().await.success());
+
+    let home = Home::beside(&dir.path().join("there"), &original).await;
+    home.do_well(&["import", file.to_str().unwrap()]).await;
+    let (code, report, said) = doctor(&home, &["--listen", "127.0.0.1:1"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(status(&report, "server"), "warn");
+    if home.database.is_postgres() {
+        for check in ["clock", "durability", "connections"] {
+            assert_eq!(status(&report, check), "ok", "{said}");
+        }
+    }
+
+    chmod(&home.dir, 0o755);
+    chmod(&home.key_file(), 0o644);
+    let (code, report, _) = doctor(&home, &[]).await;
+    assert_eq!(
+        (code, status(&report, "data directory"), status(&report, "master key file")),
+        (1, "warn", "fail")
+    );
+    chmod(&home.key_file(), 0o600);
+
+    // The key that everything is under is taken out of the file.
+    home.do_well(&["keys", "add"]).await;
+    let text = fs::read_to_string(home.key_file()).unwrap();
+    fs::write(home.key_file(), text.lines().last().unwrap()).unwrap();
+    let (code, report, said) = doctor(&home, &[]).await;
+    assert_eq!((code, status(&report, "master keys")), (1, "fail"));
+    assert!(said.contains("13 secrets") || said.contains("7 secrets, 6 secrets shown once"), "{said}");
+    fs::write(home.key_file(), "rubbish").unwrap();
+    assert_eq!(status(&doctor(&home, &[]).await.1, "master key file"), "fail");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_answer_and_a_certificate_at_its_end_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::sqlite(&dir.path().join("home"));
+    keyrelay().arg("master-key").arg(home.key_file()).output().await.unwrap();
+    let url = "postgres://keyrelay:hush@127.0.0.1:1/keyrelay";
+    let (code, report, said) = doctor(&home, &["--database-url", url]).await;
+    assert_eq!((code, status(&report, "database")), (1, "fail"));
+    assert!(!said.contains("hush"), "{said}");
+
+    let (certificate, key) = (dir.path().join("tls.pem"), dir.path().join("tls.key"));
+    for (year, expected) in [(2020, "fail"), (2999, "ok")] {
+        let mut parameters = rcgen::CertificateParams::new(vec!["fhir.example.test".to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let pair = rcgen::KeyPair::generate().unwrap();
+        fs::write(&certificate, parameters.self_signed(&pair).unwrap().pem()).unwrap();
+        fs::write(&key, pair.serialize_pem()).unwrap();
+        chmod(&key, 0o600);
+        let flags = ["--tls-certificate", certificate.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+        let (_, report, said) = doctor(&home, &flags).await;
+        assert_eq!(status(&report, "TLS certificate"), expected, "{said}");
+    }
+    let (code, said) = home.run(&["doctor", "--base-url", "fhir.example.test"]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("FAIL  configuration") && said.contains("-> "), "{said}");
+}
