@@ -44,6 +44,10 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         server = server.with_tls(tls);
     }
     let installation = Installation::open(&settings, base_url(&settings, server.address())?).await?;
+    if settings.read_only.unwrap_or(false) {
+        installation.app.refuse_changes();
+        tracing::warn!("--read-only: clients are let in, and every change is refused");
+    }
     let file = installation.bootstrap_file();
     if first_start(&installation.app, chosen, &file).await? {
         tracing::info!(file = %file.display(), "first start: the credentials of the Super Admin client are in this file");

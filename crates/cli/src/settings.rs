@@ -144,6 +144,9 @@ pub struct Settings {
     /// The URL under which clients with certificates reach this server, if it is another one [default: none]
     #[arg(long, env = "KEYRELAY_MTLS_BASE_URL")]
     pub mtls_base_url: Option<String>,
+    /// Let clients in and refuse every change: while the installation is moved to another database [default: false]
+    #[arg(long, env = "KEYRELAY_READ_ONLY", num_args = 0..=1, default_missing_value = "true")]
+    pub read_only: Option<bool>,
     /// What is logged, as a tracing filter [default: info]
     #[arg(long, env = "KEYRELAY_LOG")]
     pub log: Option<String>,
@@ -179,7 +182,7 @@ impl DataArgs {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "listen",
     "base_url",
     "data_dir",
@@ -194,6 +197,7 @@ const KEYS: [&str; 16] = [
     "tls_key",
     "client_certificates",
     "mtls_base_url",
+    "read_only",
     "log",
     "log_format",
 ];
@@ -223,6 +227,7 @@ impl Settings {
             tls_key: self.tls_key.or(file.tls_key),
             client_certificates: self.client_certificates.or(file.client_certificates),
             mtls_base_url: self.mtls_base_url.or(file.mtls_base_url),
+            read_only: self.read_only.or(file.read_only),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         })
@@ -351,7 +356,7 @@ mod tests {
     #[test]
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
-                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nlog = \"x\"\nlog_format = \"json\"\n\
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nread_only = true\nlog = \"x\"\nlog_format = \"json\"\n\
                     signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());

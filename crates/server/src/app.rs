@@ -94,8 +94,17 @@ impl App {
         self.store.close().await;
     }
 
+    /// From now on nothing is changed: who wants to is answered 503. Clients are let in and read as before;
+    /// uses are counted and not written down.
+    pub fn refuse_changes(&self) {
+        self.store.refuse_changes();
+    }
+
     /// Forgets logins, revocations and assertions that are dead.
     pub async fn sweep(&self) {
+        if self.store.refuses_changes() {
+            return;
+        }
         let mut change = Change::new();
         change.sweep(self.now());
         if let Err(error) = self.store.commit(change).await {
@@ -124,6 +133,9 @@ impl App {
 
     /// Moves what is sealed under older master keys to the first, if there are older ones.
     pub async fn reseal(&self) {
+        if self.store.refuses_changes() {
+            return;
+        }
         let [first, _, ..] = *self.keyring.key_ids() else { return };
         match self.store.reseal(&self.keyring, self.entropy.as_ref(), &mut |_| {}).await {
             Ok(Resealed { moved: 0, unopened: 0 }) => {}
@@ -141,6 +153,9 @@ impl App {
 
     /// Writes down the uses that were counted in memory.
     pub async fn flush_usage(&self) {
+        if self.store.refuses_changes() {
+            return;
+        }
         if let Err(error) = self.usage.flush(&self.store).await {
             tracing::warn!(%error, "counted uses could not be written down; they are kept for the next time");
         }

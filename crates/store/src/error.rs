@@ -38,6 +38,9 @@ pub enum StoreError {
     /// The thread that writes ended before it could tell: the change may have happened or not.
     #[error("it is not known whether the change was written")]
     Unknown,
+    /// The store was opened to change nothing.
+    #[error("nothing is changed here, because of --read-only")]
+    ReadOnly,
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,

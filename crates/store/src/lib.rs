@@ -31,6 +31,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub use change::{Change, ClientRow, MembershipRow, ProjectRow, ResourceVersion};
 pub use clients::ClientState;
@@ -124,6 +125,18 @@ impl Store {
             return Err(StoreError::Closed);
         }
         self.0.database.fetch("SELECT 1", Vec::new()).await.map(drop)
+    }
+
+    /// From now on every change is refused, and reads go on: for a server that stays while its installation
+    /// is moved elsewhere.
+    pub fn refuse_changes(&self) {
+        self.0.writer.is_read_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether every change is refused.
+    #[must_use]
+    pub fn refuses_changes(&self) -> bool {
+        self.0.writer.is_read_only.load(Ordering::Relaxed)
     }
 
     /// Waits for writes under way; from then on nothing is written.

@@ -2,6 +2,7 @@
 //! commit is under way are made durable together by the next one. Each is all or nothing, and nobody is
 //! told of its success before the commit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use keyrelay_core::limits::{DATABASE_WAIT_MAX, WRITE_QUEUE_MAX};
@@ -43,13 +44,19 @@ pub(crate) struct Writer {
     /// None once the store is being closed.
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     task: Mutex<Option<WriterTask>>,
+    /// Whether every change is refused.
+    pub(crate) is_read_only: AtomicBool,
 }
 
 impl Writer {
     pub(crate) async fn start(database: &Database) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(WRITE_QUEUE_MAX);
         let task = database.serve_writes(requests).await?;
-        Ok(Self { queue: Mutex::new(Some(queue)), task: Mutex::new(Some(task)) })
+        Ok(Self {
+            queue: Mutex::new(Some(queue)),
+            task: Mutex::new(Some(task)),
+            is_read_only: AtomicBool::new(false),
+        })
     }
 
     fn queue(&self) -> Option<mpsc::Sender<Request>> {
@@ -62,6 +69,9 @@ impl Writer {
     }
 
     pub(crate) async fn commit(&self, change: Change) -> Result<(), StoreError> {
+        if self.is_read_only.load(Ordering::Relaxed) {
+            return Err(StoreError::ReadOnly);
+        }
         let queue = self.queue().ok_or(StoreError::Closed)?;
         let (answer, answered) = oneshot::channel();
         let place = tokio::time::timeout(DATABASE_WAIT_MAX, queue.reserve()).await;

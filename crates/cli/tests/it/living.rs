@@ -57,6 +57,14 @@ impl Home {
         Process::start_with(command, &self.dir).await
     }
 
+    /// A server on it that changes nothing.
+    pub async fn start_read_only(&self) -> Process {
+        let mut command = keyrelay();
+        self.set(&mut command);
+        command.env("KEYRELAY_READ_ONLY", "true");
+        Process::start_with(command, &self.dir).await
+    }
+
     /// A command on it.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = keyrelay();
@@ -220,6 +228,15 @@ impl Living {
             self.rotate(server, known).await;
         }
         self.clients = clients;
+    }
+
+    /// Tries to rotate, and gives the answer.
+    pub async fn try_to_rotate(&self, server: &Process, known: &Known) -> (u16, Value, bool) {
+        let url = format!("{}fhir/R4/ClientApplication/{}/$rotate-secret", server.base, known.id);
+        let request = self.http.post(url).json(&parameters("secret", &known.active));
+        let answer = request.basic_auth(&self.admin.0, Some(&self.admin.1)).send().await.unwrap();
+        let says_when = answer.headers().contains_key("retry-after");
+        (answer.status().as_u16(), answer.json().await.unwrap(), says_when)
     }
 
     /// Both secrets of every client work, and none that has ended.

@@ -14,12 +14,21 @@ async fn an_installation_moves_and_nobody_notices() {
     let server = here.start().await;
     let mut living = Living::fill(&here, &server).await;
 
-    // While the server runs, and again once it has written down its last counts.
+    // While the server runs as ever.
     let early = dir.path().join("early.jsonl");
     let mut said = here.do_well(&["export", early.to_str().unwrap()]).await;
     assert!(server.terminate().await.success());
+    // As the guide says: it goes on letting clients in while it is moved, and changes nothing.
+    let server = here.start_read_only().await;
     let file = dir.path().join("export.jsonl");
     said += &here.do_well(&["export", file.to_str().unwrap()]).await;
+    let (status, answer, says_when) = living.try_to_rotate(&server, &living.clients[1]).await;
+    assert_eq!((status, says_when), (503, true), "{answer}");
+    assert!(answer["issue"][0]["details"]["text"].as_str().unwrap().contains("nothing was changed"));
+    living.lets_everybody_in(&server).await;
+    let ready = crate::process::http().get(format!("{}readyz", server.base)).send().await.unwrap();
+    assert_eq!(ready.status(), 200);
+    assert!(server.terminate().await.success());
     let exported = fs::read(&file).unwrap();
     living.finds_no_secret_in(&fs::read(early).unwrap());
     living.finds_no_secret_in(&exported);
