@@ -203,11 +203,10 @@ fn needed_for(uses: Option<&BTreeMap<KeyUse, u64>>) -> String {
 
 /// What has to happen before keys can be removed.
 async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result<()> {
-    let older: BTreeMap<KeyUse, u64> =
-        ids.iter().skip(1).filter_map(|key| used.of(*key)).fold(BTreeMap::new(), |mut all, uses| {
-            uses.iter().for_each(|(what, count)| *all.entry(*what).or_default() += count);
-            all
-        });
+    let mut older: BTreeMap<KeyUse, u64> = BTreeMap::new();
+    for (what, count) in ids.iter().skip(1).filter_map(|key| used.of(*key)).flatten() {
+        *older.entry(*what).or_default() += count;
+    }
     println!();
     for (what, count) in &older {
         let why = match what {

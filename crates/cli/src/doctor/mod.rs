@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use self::report::Report;
+use self::server::Absence;
 use crate::settings::Settings;
 
 /// The flags of `keyrelay doctor`: those of the server, and how to answer.
@@ -22,6 +23,9 @@ pub struct DoctorArgs {
     /// The configuration file [default: ./keyrelay.toml, if it is there]
     #[arg(long, env = "KEYRELAY_CONFIG")]
     config: Option<PathBuf>,
+    /// Only ask the server on this machine whether it is ready; for the health check of a container
+    #[arg(long)]
+    ready: bool,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -31,6 +35,7 @@ pub struct DoctorArgs {
 pub async fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     match args.settings.or_file(args.config.as_deref()) {
+        Ok(settings) if args.ready => server::check(&settings, Absence::Fails, &mut report).await,
         Ok(settings) => examine(&settings, &mut report).await,
         Err(error) => report.fail("configuration", format!("{error:#}"), "correct it, and run doctor again"),
     }
@@ -44,7 +49,7 @@ async fn examine(settings: &Settings, report: &mut Report) {
     files::tls(settings, report);
     files::open_files(report);
     database::check(settings, keyring.as_ref(), report).await;
-    server::check(settings, report).await;
+    server::check(settings, Absence::Warns, report).await;
 }
 
 /// Whether the server would start with these settings, and what clients would think of its URL.

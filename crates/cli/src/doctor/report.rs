@@ -14,7 +14,8 @@ enum Status {
 
 #[derive(Debug, Serialize)]
 struct Check {
-    check: &'static str,
+    #[serde(rename = "check")]
+    of: &'static str,
     status: Status,
     said: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,18 +33,18 @@ struct Answer<'a> {
 }
 
 impl Report {
-    pub fn ok(&mut self, check: &'static str, said: impl Into<String>) {
-        self.0.push(Check { check, status: Status::Ok, said: said.into(), advice: None });
+    pub fn ok(&mut self, of: &'static str, said: impl Into<String>) {
+        self.0.push(Check { of, status: Status::Ok, said: said.into(), advice: None });
     }
 
-    pub fn warn(&mut self, check: &'static str, said: impl Into<String>, advice: impl Into<String>) {
+    pub fn warn(&mut self, of: &'static str, said: impl Into<String>, advice: impl Into<String>) {
         let advice = Some(advice.into());
-        self.0.push(Check { check, status: Status::Warn, said: said.into(), advice });
+        self.0.push(Check { of, status: Status::Warn, said: said.into(), advice });
     }
 
-    pub fn fail(&mut self, check: &'static str, said: impl Into<String>, advice: impl Into<String>) {
+    pub fn fail(&mut self, of: &'static str, said: impl Into<String>, advice: impl Into<String>) {
         let advice = Some(advice.into());
-        self.0.push(Check { check, status: Status::Fail, said: said.into(), advice });
+        self.0.push(Check { of, status: Status::Fail, said: said.into(), advice });
     }
 
     /// Prints all, and gives the exit code.
@@ -52,13 +53,13 @@ impl Report {
         if as_json {
             println!("{:#}", serde_json::json!(Answer { ok, checks: &self.0 }));
         } else {
-            for Check { check, status, said, advice } in &self.0 {
+            for Check { of, status, said, advice } in &self.0 {
                 let status = match status {
                     Status::Ok => "ok  ",
                     Status::Warn => "warn",
                     Status::Fail => "FAIL",
                 };
-                println!("{status}  {check}: {said}");
+                println!("{status}  {of}: {said}");
                 if let Some(advice) = advice {
                     println!("      -> {advice}");
                 }

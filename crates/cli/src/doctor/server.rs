@@ -11,29 +11,45 @@ use crate::settings::Settings;
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub async fn check(settings: &Settings, report: &mut Report) {
+/// What it means that no server is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// It may not have been started yet.
+    Warns,
+    /// It should be there.
+    Fails,
+}
+
+pub async fn check(settings: &Settings, absence: Absence, report: &mut Report) {
     let Ok(address) = settings.listen().map(near) else { return };
-    if settings.tls_certificate.is_some() {
-        // Its certificate is for another name than this address, so that is as far as it goes.
-        return match tokio::time::timeout(ANSWER_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(_)) => report.ok("server", format!("something listens on {address}")),
-            _ => report.warn("server", format!("nothing listens on {address}"), "start it: keyrelay serve"),
-        };
+    let said = if settings.tls_certificate.is_some() { listens(address).await } else { ready(address).await };
+    let advice = "start it: keyrelay serve; where it runs and is not ready, its log says why";
+    match said {
+        Ok(said) => report.ok("server", said),
+        Err(said) if absence == Absence::Warns => report.warn("server", said, advice),
+        Err(said) => report.fail("server", said, advice),
     }
+}
+
+/// Whether something listens. Its certificate is for another name than this address, so that is as far as
+/// it goes with TLS.
+async fn listens(address: SocketAddr) -> Result<String, String> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Ok(format!("something listens on {address}")),
+        _ => Err(format!("nothing listens on {address}")),
+    }
+}
+
+async fn ready(address: SocketAddr) -> Result<String, String> {
     let url = format!("http://{address}/readyz");
     let asked = async {
         let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build()?;
         client.get(&url).send().await
     };
     match asked.await {
-        Ok(answer) if answer.status().is_success() => {
-            report.ok("server", format!("{url} says that it is ready"));
-        }
-        Ok(answer) => {
-            let said = format!("{url} answers {}", answer.status().as_u16());
-            report.warn("server", said, "503: see its log for why; anything else: see what answers there");
-        }
-        Err(_) => report.warn("server", format!("{url} does not answer"), "start it: keyrelay serve"),
+        Ok(answer) if answer.status().is_success() => Ok(format!("{url} says that it is ready")),
+        Ok(answer) => Err(format!("{url} answers {}", answer.status().as_u16())),
+        Err(_) => Err(format!("{url} does not answer")),
     }
 }
 
