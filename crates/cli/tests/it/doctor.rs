@@ -49,6 +49,9 @@ async fn what_is_well_is_ok_and_what_is_not_is_named() {
     }
     assert_eq!(status(&report, "first credentials"), "warn");
     living.finds_no_secret_in(said.as_bytes());
+    let (code, report, _) = doctor(&original, &["--ready", "--listen", &address]).await;
+    assert_eq!((code, report["checks"].as_array().unwrap().len()), (0, 1));
+    assert_eq!(doctor(&original, &["--ready", "--listen", "127.0.0.1:1"]).await.0, 1);
     let file = dir.path().join("export.jsonl");
     original.do_well(&["export", file.to_str().unwrap()]).await;
     assert!(server.terminate().await.success());

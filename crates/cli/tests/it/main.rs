@@ -3,6 +3,7 @@
 mod backup;
 mod commands;
 mod crash;
+mod deploy;
 mod doctor;
 mod hostile;
 mod keys;
