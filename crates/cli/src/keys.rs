@@ -237,7 +237,8 @@ async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result
             "Keep the older keys in the file."
         } else {
             "Nothing that lets anybody in is kept under the older keys: they can be removed once what was handed out \
-             before is not to work any more. Ask `keyrelay doctor` afterwards."
+             before is not to work any more. Backups from before need them still: keep a copy of the file with each. \
+             Ask `keyrelay doctor` afterwards."
         }
     );
     Ok(())

@@ -34,10 +34,8 @@ pub async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     drop(bar);
     println!("{}: restored and checked", database.display());
     if keyring.is_none() {
-        println!(
-            "Before you start the server, put the master key file to {}: it must have {keys}",
-            key_file.display()
-        );
+        println!("Before you start the server, put the master key file to {}.", key_file.display());
+        println!("It must have: {keys}");
     }
     Ok(())
 }

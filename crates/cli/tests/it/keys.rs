@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::living::{Home, Known, Living};
-use crate::process::keyrelay;
+use crate::process::{grant, http, keyrelay};
 
 fn listed(home: &Home) -> Vec<String> {
     let text = fs::read_to_string(home.key_file()).unwrap();
@@ -116,6 +116,31 @@ async fn keys_are_added_promoted_and_moved_to() {
         None => home.start().await,
     };
     living.goes_on(&server).await;
+    assert!(server.terminate().await.success());
+}
+
+/// The server is killed just when it has begun to move everything; then the command goes on, with nothing
+/// lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_is_killed_is_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::sqlite(&dir.path().join("home"));
+    let data_dir = home.dir.to_str().unwrap();
+    let seeded =
+        keyrelay().args(["seed", "--data-dir", data_dir, "--clients", "2000"]).output().await.unwrap();
+    let seeded: serde_json::Value = serde_json::from_slice(&seeded.stdout).unwrap();
+    for step in ["add", "promote"] {
+        home.do_well(&["keys", step]).await;
+    }
+    home.start().await.kill().await;
+    let said = home.do_well(&["keys", "rotate", "--use-first"]).await;
+    assert!(!said.contains("can be moved") && said.contains("seals; 2000 secrets"), "{said}");
+    keep_keys(&home, &listed(&home)[..1]);
+    let server = home.start().await;
+    for client in seeded["clients"].as_array().unwrap() {
+        let (id, secret) = (client["clientId"].as_str().unwrap(), client["clientSecret"].as_str().unwrap());
+        assert_eq!(grant(&http(), &server.base, id, secret).await, 200, "{id}");
+    }
     assert!(server.terminate().await.success());
 }
 
