@@ -8,6 +8,7 @@ use keyrelay_store::operations::{Place, backup as copy};
 
 use crate::installation::place;
 use crate::progress::{Bar, Unit, size_of};
+use crate::say::say;
 use crate::settings::DataArgs;
 
 /// Why there is no backup of PostgreSQL here.
@@ -30,8 +31,8 @@ pub async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     let mut bar = Bar::new("copying", Unit::Things("pages"));
     let keys = copy(&database, &args.file, &mut |done, total| bar.set(done, total)).await?;
     drop(bar);
-    println!("{}: {}, checked", args.file.display(), size_of(&args.file));
-    println!("It is of use with the master key file only, which is not in it: {keys}");
-    println!("Keep a copy of that file too, in another place than this one.");
+    say!("{}: {}, checked", args.file.display(), size_of(&args.file));
+    say!("It is of use with the master key file only, which is not in it: {keys}");
+    say!("Keep a copy of that file too, in another place than this one.");
     Ok(())
 }

@@ -7,6 +7,7 @@ use keyrelay_store::operations::export as write_out;
 
 use crate::installation::place;
 use crate::progress::{Bar, Unit, size_of};
+use crate::say::say;
 use crate::settings::DataArgs;
 
 /// The arguments of `keyrelay export`.
@@ -24,7 +25,7 @@ pub async fn export(args: ExportArgs) -> anyhow::Result<()> {
     let mut bar = Bar::new("exporting", Unit::Things("rows"));
     let rows = write_out(&place(&settings)?, &args.file, &mut |done, total| bar.set(done, total)).await?;
     drop(bar);
-    println!("{}: {rows} rows, {}", args.file.display(), size_of(&args.file));
-    println!("What changes from now on is not in it. Import it with the same master key file.");
+    say!("{}: {rows} rows, {}", args.file.display(), size_of(&args.file));
+    say!("What changes from now on is not in it. Import it with the same master key file.");
     Ok(())
 }

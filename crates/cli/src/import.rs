@@ -7,6 +7,7 @@ use keyrelay_store::operations::{Place, import as read_in};
 
 use crate::installation::{keyring, lock_data_dir, lock_database, place};
 use crate::progress::{Bar, Unit};
+use crate::say::say;
 use crate::settings::DataArgs;
 
 /// The arguments of `keyrelay import`.
@@ -34,6 +35,6 @@ pub async fn import(args: ImportArgs) -> anyhow::Result<()> {
     let mut bar = Bar::new("importing", Unit::Bytes);
     let (rows, keys) = read_in(&place, &args.file, &keyring, &mut |done, total| bar.set(done, total)).await?;
     drop(bar);
-    println!("{rows} rows, whole and unchanged; the master key file has what they need: {keys}");
+    say!("{rows} rows, whole and unchanged; the master key file has what they need: {keys}");
     Ok(())
 }

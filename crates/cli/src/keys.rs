@@ -19,6 +19,7 @@ use crate::installation::{
     dir_of, keyring, lock_data_dir, lock_database, master_key_file, place, write_private,
 };
 use crate::progress::{Bar, Unit};
+use crate::say::say;
 use crate::settings::{DataArgs, Settings};
 
 /// How often a server that moves to another key is looked at.
@@ -61,18 +62,18 @@ pub async fn keys(args: KeysArgs) -> anyhow::Result<()> {
         KeysCommand::Add(data) => {
             let file = master_key_file(&data.read()?);
             change_file(&file, |text| Keyring::with_new_last(text, &SystemEntropy))?;
-            println!(
+            say!(
                 "{} has a new key at its end. Give the file to every server, and wait until each has",
                 file.display()
             );
-            println!("logged \"the master key file was read again\". Then: keyrelay keys promote");
+            say!("logged \"the master key file was read again\". Then: keyrelay keys promote");
             Ok(())
         }
         KeysCommand::Promote(data) => {
             let file = master_key_file(&data.read()?);
             change_file(&file, Keyring::with_last_first)?;
-            println!("{} has its last key first. Give the file to every server.", file.display());
-            println!("Then: keyrelay keys rotate --use-first");
+            say!("{} has its last key first. Give the file to every server.", file.display());
+            say!("Then: keyrelay keys rotate --use-first");
             Ok(())
         }
         KeysCommand::Rotate(args) => rotate(&args.data.read()?, args.use_first).await,
@@ -98,7 +99,7 @@ async fn rotate(settings: &Settings, use_first: bool) -> anyhow::Result<()> {
             );
         }
         change_file(&file, |text| Keyring::with_new_first(text, &SystemEntropy))?;
-        println!("{} has a new first key", file.display());
+        say!("{} has a new first key", file.display());
     }
     let keyring = keyring(settings, false)?;
     move_to_first(settings, &place, &keyring).await?;
@@ -184,10 +185,10 @@ async fn status(settings: &Settings) -> anyhow::Result<()> {
     let ids = keyring.key_ids();
     for (n, key) in ids.iter().enumerate() {
         let role = if n == 0 { "seals; " } else { "" };
-        println!("key {key}: {role}{}", needed_for(used.of(*key)));
+        say!("key {key}: {role}{}", needed_for(used.of(*key)));
     }
     for (key, uses) in used.keys().filter(|(key, _)| !ids.contains(key)) {
-        println!("key {key}: NOT IN THE FILE; {}", needed_for(Some(uses)));
+        say!("key {key}: NOT IN THE FILE; {}", needed_for(Some(uses)));
     }
     if ids.len() > 1 {
         advise(&place, &used, &ids).await?;
@@ -207,7 +208,7 @@ async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result
     for (what, count) in ids.iter().skip(1).filter_map(|key| used.of(*key)).flatten() {
         *older.entry(*what).or_default() += count;
     }
-    println!();
+    say!("");
     for (what, count) in &older {
         let why = match what {
             KeyUse::Secret | KeyUse::SigningKey | KeyUse::SecondFactor => {
@@ -218,20 +219,21 @@ async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result
                 "only a digest is kept; without the key the secret is still refused, but no longer known as a former one"
             }
         };
-        println!("{} under older keys: {why}", what.counted(*count));
+        say!("{} under older keys: {why}", what.counted(*count));
     }
     let out = tickets(place, SystemClock.now()).await?;
     let end = out.last_end.map_or(String::new(), |end| format!(", the last until {end}"));
-    println!(
+    say!(
         "handed out and not kept: {} logins that can be refreshed, {} links that set a password, {} initial access \
          tokens{end}; {} registration access tokens, without an end",
-        out.logins, out.password_links, out.initial_access, out.registrations
+        out.logins,
+        out.password_links,
+        out.initial_access,
+        out.registrations
     );
-    println!(
-        "Those from before the first key was put first need the older keys as long as they are to work."
-    );
+    say!("Those from before the first key was put first need the older keys as long as they are to work.");
     let stays = older.iter().any(|(what, _)| *what != KeyUse::FormerSecret);
-    println!(
+    say!(
         "{}",
         if stays {
             "Keep the older keys in the file."

@@ -12,6 +12,7 @@ mod master_key;
 mod migrate;
 mod progress;
 mod restore;
+mod say;
 mod seed;
 mod serve;
 mod settings;

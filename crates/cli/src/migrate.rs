@@ -7,6 +7,7 @@ use keyrelay_store::StoreError;
 use keyrelay_store::operations::{Place, migrate as bring_up_to_date, schema};
 
 use crate::installation::{lock_data_dir, lock_database, place};
+use crate::say::say;
 use crate::settings::DataArgs;
 
 /// The flags of `keyrelay migrate`.
@@ -29,10 +30,10 @@ pub async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
             return Err(StoreError::NewerSchema { found: versions.from, known: versions.to }.into());
         }
         if versions.from == versions.to {
-            println!("the schema is up to date: version {}", versions.to);
+            say!("the schema is up to date: version {}", versions.to);
             return Ok(ExitCode::SUCCESS);
         }
-        println!("the schema is to be brought from version {} to {}", versions.from, versions.to);
+        say!("the schema is to be brought from version {} to {}", versions.from, versions.to);
         return Ok(ExitCode::FAILURE);
     }
     let _locks = match &place {
@@ -46,9 +47,9 @@ pub async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     };
     let done = bring_up_to_date(&place).await?;
     if done.from == done.to {
-        println!("the schema is up to date: version {}", done.to);
+        say!("the schema is up to date: version {}", done.to);
     } else {
-        println!("the schema was brought from version {} to {}", done.from, done.to);
+        say!("the schema was brought from version {} to {}", done.from, done.to);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use keyrelay_store::operations::{Place, restore as put_back};
 use crate::backup::NATIVE_WAY;
 use crate::installation::{keyring, lock_data_dir, lock_database, master_key_file, place};
 use crate::progress::{Bar, Unit};
+use crate::say::say;
 use crate::settings::DataArgs;
 
 /// The arguments of `keyrelay restore`.
@@ -32,10 +33,10 @@ pub async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     let keys =
         put_back(&args.file, &database, keyring.as_ref(), &mut |done, total| bar.set(done, total)).await?;
     drop(bar);
-    println!("{}: restored and checked", database.display());
+    say!("{}: restored and checked", database.display());
     if keyring.is_none() {
-        println!("Before you start the server, put the master key file to {}.", key_file.display());
-        println!("It must have: {keys}");
+        say!("Before you start the server, put the master key file to {}.", key_file.display());
+        say!("It must have: {keys}");
     }
     Ok(())
 }

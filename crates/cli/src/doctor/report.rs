@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::say::say;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Status {
@@ -51,7 +53,7 @@ impl Report {
     pub fn print(&self, as_json: bool) -> ExitCode {
         let ok = self.0.iter().all(|check| check.status != Status::Fail);
         if as_json {
-            println!("{:#}", serde_json::json!(Answer { ok, checks: &self.0 }));
+            say!("{:#}", serde_json::json!(Answer { ok, checks: &self.0 }));
         } else {
             for Check { of, status, said, advice } in &self.0 {
                 let status = match status {
@@ -59,9 +61,9 @@ impl Report {
                     Status::Warn => "warn",
                     Status::Fail => "FAIL",
                 };
-                println!("{status}  {of}: {said}");
+                say!("{status}  {of}: {said}");
                 if let Some(advice) = advice {
-                    println!("      -> {advice}");
+                    say!("      -> {advice}");
                 }
             }
         }

@@ -11,8 +11,8 @@ use crate::database::{Arg, Row};
 use crate::postgres::{self, PostgresConfig};
 use crate::{StoreError, sqlite};
 
-/// Page cache of such a connection, in KiB.
-const CACHE_KIB: u32 = 64 * 1024;
+/// Page cache of such a connection, in KiB: what is read once need not be kept.
+const CACHE_KIB: u32 = 8 * 1024;
 
 /// See the module.
 pub(super) enum Direct {

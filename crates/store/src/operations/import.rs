@@ -20,6 +20,8 @@ use super::{KeysUsed, Place, Progress, keys_used, tables};
 use crate::postgres::{self, PostgresConfig};
 use crate::{StoreError, sqlite};
 
+/// Page cache for a file that is filled, in KiB: an index is written to all over.
+const CACHE_KIB: u32 = 64 * 1024;
 /// Rows of one transaction in a file that has no name yet.
 const ROWS_PER_COMMIT: u64 = 50_000;
 
@@ -71,6 +73,7 @@ async fn into_file(path: &Path, source: &mut Source<'_>, keyring: &Keyring) -> R
     let connection = open_file(&aside.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // It is made durable as a whole, before it gets its name.
     connection.pragma_update(None, "synchronous", "OFF")?;
+    connection.pragma_update(None, "cache_size", format!("-{CACHE_KIB}"))?;
     fill(&connection, source)?;
     let direct = Direct::Sqlite(connection);
     let keys = keys_used::of(&direct).await?;
