@@ -265,5 +265,8 @@ fn change_file(file: &Path, change: impl FnOnce(&str) -> Zeroizing<String>) -> a
         fs::rename(&aside, file)?;
         fs::File::open(dir_of(file))?.sync_all()
     };
-    replace().with_context(cannot)
+    replace().with_context(cannot).inspect_err(|_| {
+        // It holds a key.
+        let _ = fs::remove_file(&aside);
+    })
 }

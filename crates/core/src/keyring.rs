@@ -230,17 +230,6 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// The text of a new master key file with one fresh key.
-    #[must_use]
-    pub fn new_file(entropy: &dyn Entropy) -> Zeroizing<String> {
-        let line = new_line(entropy);
-        Zeroizing::new(format!(
-            "# Keyrelay master keys: 32 bytes in base64, one a line. The first seals, all open.\n\
-             # Whoever has this file and the database has every recoverable secret: back them up apart.\n{}\n",
-            *line
-        ))
-    }
-
     /// Reads a master key file: one key a line, `#` starts a comment line.
     pub fn parse_file(text: &str) -> Result<Self, KeyringError> {
         Ok(Self { keys: ArcSwap::from_pointee(Keys::parse_file(text)?) })
@@ -380,13 +369,6 @@ impl Keyring {
         bytes.truncate(length);
         Ok(bytes)
     }
-}
-
-/// A fresh key as a line of the file.
-fn new_line(entropy: &dyn Entropy) -> Zeroizing<String> {
-    let mut key = Zeroizing::new([0; MASTER_KEY_BYTES]);
-    entropy.fill(key.as_mut());
-    Zeroizing::new(STANDARD.encode(key.as_ref()))
 }
 
 /// What ties a sealed secret to its slot: it does not open in the row of another client or secret.

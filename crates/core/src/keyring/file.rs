@@ -1,12 +1,25 @@
-//! How a master key file changes over its life: a key comes in, is put first, and the others stay where they
+//! How a master key file begins and changes over its life: a key comes in, is put first, and the others stay where they
 //! are, with their comments.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::{Keyring, new_line};
+use super::{Keyring, MASTER_KEY_BYTES};
 use crate::random::Entropy;
 
 impl Keyring {
+    /// The text of a new master key file with one fresh key.
+    #[must_use]
+    pub fn new_file(entropy: &dyn Entropy) -> Zeroizing<String> {
+        let line = new_line(entropy);
+        Zeroizing::new(format!(
+            "# Keyrelay master keys: 32 bytes in base64, one a line. The first seals, all open.\n\
+             # Whoever has this file and the database has every recoverable secret: back them up apart.\n{}\n",
+            *line
+        ))
+    }
+
     /// The text of a master key file with a fresh key before all that it lists.
     #[must_use]
     pub fn with_new_first(text: &str, entropy: &dyn Entropy) -> Zeroizing<String> {
@@ -31,6 +44,13 @@ impl Keyring {
         let others = text.lines().enumerate().filter(|(n, _)| *n != at).map(|(_, line)| line);
         insert_first(&lines(others), last)
     }
+}
+
+/// A fresh key as a line of the file.
+fn new_line(entropy: &dyn Entropy) -> Zeroizing<String> {
+    let mut key = Zeroizing::new([0; MASTER_KEY_BYTES]);
+    entropy.fill(key.as_mut());
+    Zeroizing::new(STANDARD.encode(key.as_ref()))
 }
 
 fn is_key(line: &str) -> bool {

@@ -214,3 +214,48 @@ fn arg(kind: Kind, value: Value) -> Option<Arg> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::tables;
+
+    fn read(mut bytes: &[u8]) -> Result<Vec<Vec<Arg>>, StoreError> {
+        let tables = tables::known()?;
+        let (mut reader, header) = Reader::start(&mut bytes)?;
+        if header.tables.len() != 1 || !header.tables.iter().all(|header| header.describes(&tables[0])) {
+            return Err(reader.bad("other tables"));
+        }
+        let rows = (0..header.tables[0].rows).map(|_| reader.row(&tables[0])).collect::<Result<_, _>>()?;
+        reader.finish()?;
+        Ok(rows)
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_missing_end_is_noticed() {
+        let tables = tables::known().unwrap();
+        let table = &tables[0];
+        let cells = |n: i64| {
+            let cell = |column: &Column| match column.kind {
+                Kind::Text => Cell::Text(format!("\"quoted\" \u{e4} {n}\n")),
+                Kind::Integer => Cell::Int(i64::MIN + n),
+                Kind::Boolean => Cell::Int(n % 2),
+                Kind::Bytes if n == 0 => Cell::Null,
+                Kind::Bytes => Cell::Blob(vec![0, 255]),
+            };
+            Row(table.columns.iter().map(cell).collect())
+        };
+        let mut writer = Writer::start(Vec::new(), 1, vec![TableHeader::new(table, 2)]).unwrap();
+        for n in 0..2 {
+            writer.row(table, &cells(n)).unwrap();
+        }
+        let good = writer.finish().unwrap();
+        assert_eq!(read(&good).unwrap().len(), 2);
+        for at in 0..good.len() {
+            let mut changed = good.clone();
+            changed[at] ^= 1;
+            assert!(read(&changed).is_err(), "byte {at}");
+            assert!(read(&good[..at]).is_err(), "cut at {at}");
+        }
+    }
+}
