@@ -8,26 +8,45 @@ fn rounds() -> usize {
 }
 
 #[tokio::test]
-async fn what_one_node_rotates_or_retires_is_so_on_every_other_at_once() {
+async fn what_one_of_two_nodes_rotates_or_retires_is_so_on_the_other_at_once() {
+    what_one_rotates_or_retires_is_so_on_all(2).await;
+}
+
+#[tokio::test]
+async fn what_one_of_three_nodes_rotates_or_retires_is_so_on_the_others_at_once() {
+    what_one_rotates_or_retires_is_so_on_all(3).await;
+}
+
+async fn what_one_rotates_or_retires_is_so_on_all(n: usize) {
     let test = TestApp::start().await;
-    let other = test.beside().await;
+    let mut beside = Vec::with_capacity(n);
+    for _ in 1..n {
+        beside.push(test.beside().await);
+    }
+    let nodes: Vec<&TestApp> = std::iter::once(&test).chain(&beside).collect();
     let mut client = test.make_client(&test.project, "Nightly export").await;
-    let nodes = [&test, &other];
     for round in 0..rounds() {
-        let (one, another) = (nodes[round % 2], nodes[(round + 1) % 2]);
+        let one = nodes[round % n];
+        let others: Vec<&TestApp> = (1..n).map(|after| nodes[(round + after) % n]).collect();
         let rotated = one.rotate(&one.admin, &client.id, "secret", &client.secret).await.expect(200);
-        let fresh = Credentials { id: client.id.clone(), secret: rotated.text_at("/secret") };
-        let status = another.grant(&fresh.id, &fresh.secret).await.status;
-        assert_eq!(status, 200, "round {round}: the new secret, on the other node");
-        let status = another.grant(&client.id, &client.secret).await.status;
-        assert_eq!(status, 200, "round {round}: the retiring secret, on the other node");
+        let fresh = client.with(&rotated.text_at("/secret"));
+        let statuses = grants(&others, &fresh).await;
+        assert_eq!(statuses, vec![200; n - 1], "round {round}: the new secret, on the other nodes");
+        let statuses = grants(&others, &client).await;
+        assert_eq!(statuses, vec![200; n - 1], "round {round}: the retiring secret, on the other nodes");
         one.rotate(&one.admin, &client.id, "retiringSecret", &client.secret).await.expect(200);
-        let status = another.grant(&client.id, &client.secret).await.status;
-        assert_eq!(status, 401, "round {round}: the retired secret, on the other node");
+        let statuses = grants(&others, &client).await;
+        assert_eq!(statuses, vec![401; n - 1], "round {round}: the retired secret, on the other nodes");
         client = fresh;
-        // Forgives the failure, which the limiter counted.
+        // Forgives the failures, which the limiters counted.
         test.clock.advance(keyrelay_core::limits::FAILURE_FORGIVEN_AFTER);
     }
+}
+
+/// What each node answers to a grant, all asked at the same moment.
+async fn grants(nodes: &[&TestApp], client: &Credentials) -> Vec<u16> {
+    let asked = nodes.iter().map(|node| async { node.grant(&client.id, &client.secret).await.status.as_u16() });
+    futures_util::future::join_all(asked).await
 }
 
 #[tokio::test]
