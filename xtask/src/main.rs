@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod checks;
 mod command;
 mod fuzz;
@@ -25,6 +26,10 @@ Usage: cargo xtask <task>
   fuzz    Feed the parsers what a fuzzer invents; needs cargo-fuzz
           --seconds N   for each target; 600 where nothing is said
           TARGET...     only these
+  chaos   Break servers and their database under load, and check every answer; what follows is
+          passed on (see `cargo xtask chaos --help`)
+          --minutes N   how long; 10 where nothing is said
+          --seed S      which faults, in which order
   bench   Build for release and measure; what follows is passed on (see `cargo xtask bench --help`)";
 
 fn main() -> ExitCode {
@@ -47,6 +52,7 @@ fn run(task: &str, rest: &[String]) -> Result<(), String> {
         "test" => steps::run(&steps::Selection::parse(rest)?),
         "e2e" if rest.is_empty() => steps::run(&steps::Selection::only(steps::Group::E2e)),
         "fuzz" => fuzz::run_fuzz(rest),
+        "chaos" => chaos::run_chaos(rest),
         "bench" => bench::run_bench(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{checks, setup};
+use crate::{chaos, checks, setup};
 
 /// Steps that are chosen or left out together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ struct Step {
     run: fn(&Selection) -> Result<Done, String>,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step { group: Group::Setup, title: "install missing system packages", run: setup::packages },
     Step { group: Group::Setup, title: "look for rustfmt and clippy", run: setup::components },
     Step { group: Group::Fmt, title: "check the format", run: checks::format },
@@ -45,6 +45,7 @@ const STEPS: [Step; 11] = [
     Step { group: Group::Rust, title: "run the Rust tests", run: checks::rust_tests },
     Step { group: Group::Rust, title: "run the examples in the documentation", run: checks::doc_tests },
     Step { group: Group::Postgres, title: "run the tests on PostgreSQL", run: checks::postgres_tests },
+    Step { group: Group::Postgres, title: "break three servers and their database", run: chaos::short },
     Step {
         group: Group::E2e,
         title: "install the npm packages of the end-to-end tests",

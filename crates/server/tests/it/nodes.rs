@@ -45,7 +45,8 @@ async fn what_one_rotates_or_retires_is_so_on_all(n: usize) {
 
 /// What each node answers to a grant, all asked at the same moment.
 async fn grants(nodes: &[&TestApp], client: &Credentials) -> Vec<u16> {
-    let asked = nodes.iter().map(|node| async { node.grant(&client.id, &client.secret).await.status.as_u16() });
+    let asked =
+        nodes.iter().map(|node| async { node.grant(&client.id, &client.secret).await.status.as_u16() });
     futures_util::future::join_all(asked).await
 }
 
