@@ -1,7 +1,8 @@
 //! A PostgreSQL primary with a synchronous standby, made for one run: both can be killed, the standby can
 //! be promoted, and the old primary then becomes its standby.
 //!
-//! Nothing waits for the disk: what is killed are processes, and what they have written stays.
+//! Nothing waits for the disk: what is killed are processes, and what they have written stays. What need not
+//! be written yet is not, so that a crash loses as much as it may.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -183,7 +184,7 @@ impl Cluster {
         let address = self.addresses[server];
         let settings = format!(
             "-p {} -c listen_addresses={} -c unix_socket_directories={} -c max_connections=200 -c fsync=off \
-             -c shared_buffers=32MB -c wal_retrieve_retry_interval=100ms",
+             -c shared_buffers=32MB -c wal_retrieve_retry_interval=100ms -c wal_writer_delay=10s",
             address.port(),
             address.ip(),
             self.folder.display(),

@@ -42,6 +42,8 @@ pub struct Proxy {
     mode: watch::Sender<Mode>,
     /// Connections of an earlier generation end.
     generation: watch::Sender<u64>,
+    /// How many commits or answers to commits were lost.
+    commits_lost: watch::Sender<u64>,
     task: AbortHandle,
 }
 
@@ -60,20 +62,21 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (mode, generation) = (watch::Sender::new(Mode::Pass), watch::Sender::new(0));
-        let (modes, generations) = (mode.subscribe(), generation.subscribe());
+        let commits_lost = watch::Sender::new(0);
+        let (modes, generations, lost) = (mode.subscribe(), generation.subscribe(), commits_lost.clone());
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (modes, mut cut) = (modes.clone(), generations.clone());
+                let (modes, mut cut, lost) = (modes.clone(), generations.clone(), lost.clone());
                 cut.mark_unchanged();
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = cut.changed() => {}
-                        _ = lead(near, target, modes) => {}
+                        _ = lead(near, target, modes, &lost) => {}
                     }
                 });
             }
         });
-        Ok(Self { address, mode, generation, task: task.abort_handle() })
+        Ok(Self { address, mode, generation, commits_lost, task: task.abort_handle() })
     }
 
     /// Where to connect to.
@@ -87,13 +90,24 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
+    /// How many commits were lost on the way, or their answers on the way back.
+    #[must_use]
+    pub fn commits_lost(&self) -> watch::Receiver<u64> {
+        self.commits_lost.subscribe()
+    }
+
     /// Ends all connections, on both sides.
     pub fn cut(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
 }
 
-async fn lead(near: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>) -> io::Result<()> {
+async fn lead(
+    near: TcpStream,
+    target: SocketAddr,
+    mut mode: watch::Receiver<Mode>,
+    commits_lost: &watch::Sender<u64>,
+) -> io::Result<()> {
     // Whoever connects to a host that hangs is let in by its kernel, and gets no further.
     let _ = mode.wait_for(|mode| *mode != Mode::Hang).await;
     let far = TcpStream::connect(target).await?;
@@ -102,8 +116,10 @@ async fn lead(near: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mod
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
     let commit_passed = &AtomicBool::new(false);
-    let there = Pump { from: near_read, to: far_write, mode: mode.clone(), commit_passed, is_back: false };
-    let back = Pump { from: far_read, to: near_write, mode, commit_passed, is_back: true };
+    let modes = mode.clone();
+    let there =
+        Pump { from: near_read, to: far_write, mode: modes, commit_passed, commits_lost, is_back: false };
+    let back = Pump { from: far_read, to: near_write, mode, commit_passed, commits_lost, is_back: true };
     tokio::try_join!(there.run(), back.run()).map(drop)
 }
 
@@ -114,6 +130,7 @@ struct Pump<'a, R, W> {
     mode: watch::Receiver<Mode>,
     /// Whether a commit went through whose answer is to be lost.
     commit_passed: &'a AtomicBool,
+    commits_lost: &'a watch::Sender<u64>,
     is_back: bool,
 }
 
@@ -126,10 +143,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<'_, R, W> {
             let is_commit = !self.is_back && chunk[..count].windows(COMMIT.len()).any(|part| part == COMMIT);
             match mode {
                 Mode::Lose => return self.lose().await,
-                Mode::KeepCommits if is_commit => return self.lose().await,
+                Mode::KeepCommits if is_commit => return self.lose_commit().await,
                 Mode::LoseAnswersToCommits if is_commit => self.commit_passed.store(true, Ordering::SeqCst),
                 Mode::LoseAnswersToCommits if self.is_back && self.commit_passed.load(Ordering::SeqCst) => {
-                    return self.lose().await;
+                    return self.lose_commit().await;
                 }
                 Mode::Delay(time) => sleep(time).await,
                 Mode::Pass | Mode::Hang | Mode::KeepCommits | Mode::LoseAnswersToCommits => {}
@@ -139,6 +156,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Pump<'_, R, W> {
             }
             self.to.write_all(&chunk[..count]).await?;
         }
+    }
+
+    async fn lose_commit(self) -> io::Result<()> {
+        self.commits_lost.send_modify(|lost| *lost += 1);
+        self.lose().await
     }
 
     /// From now on nothing arrives, and nobody hears of it.

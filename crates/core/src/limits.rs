@@ -88,10 +88,15 @@ pub const READ_GROUP_MAX: usize = 64;
 pub const WRITE_QUEUE_MAX: usize = 1024;
 /// Writes made durable by one commit.
 pub const WRITE_GROUP_MAX: usize = 64;
-/// How long a request waits for the database before it is refused with 503.
-pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long an attempt to connect to the database may take.
-pub const DATABASE_CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long a read waits for the database before it is refused with 503. A change waits as long for its
+/// turn and its decision, as long again for its commit, and as long again to find out about a commit to
+/// which no answer came.
+pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long PostgreSQL works on one statement, waits for one lock, or keeps a transaction that goes no
+/// further: less than anybody waits, so that it says so itself and the connection stays of use.
+pub const DATABASE_STATEMENT_MAX: Duration = Duration::from_secs(4);
+/// How long an attempt to connect to one host of the database may take.
+pub const DATABASE_CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Statements that a connection to PostgreSQL keeps prepared.
 pub const DATABASE_STATEMENTS_MAX: usize = 256;
 /// How often the master key file is looked at for something new.

@@ -292,8 +292,8 @@ impl From<StoreError> for Outcome {
                 conflict @ (Conflict::Version | Conflict::Id | Conflict::Exists | Conflict::Email),
             ) => Self::conflict(conflict.to_string()),
             StoreError::Unknown => {
-                tracing::error!("the writer ended while a change was under way");
-                let text = "The server failed while it wrote; the change may have been made or not: read again to see";
+                tracing::error!("it is not known whether a change was made");
+                let text = "The database failed while it wrote; the change may have been made or not: read again to see";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
             }
             StoreError::Corrupt { what } => {

@@ -22,7 +22,8 @@ impl UsageCounter {
         self.add(Use { secret, client, uses: 1, first: now, last: now });
     }
 
-    /// Writes down what was counted. What could not be written is kept for the next time.
+    /// Writes down what was counted. What could not be written is kept for the next time; what may have
+    /// been written is not, or it would be counted twice.
     pub(crate) async fn flush(&self, store: &Store) -> Result<(), StoreError> {
         let counted = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let counted: Vec<Use> = counted.into_values().collect();
@@ -31,7 +32,7 @@ impl UsageCounter {
             if outcome.is_ok() {
                 outcome = store.add_usage(chunk).await;
             }
-            if outcome.is_err() {
+            if !matches!(outcome, Ok(()) | Err(StoreError::Unknown)) {
                 for used in chunk {
                     self.add(*used);
                 }

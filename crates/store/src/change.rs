@@ -109,6 +109,8 @@ pub struct Change {
     /// What its author must be, which is looked at before anything is changed.
     author: Option<Statement>,
     statements: Vec<Statement>,
+    /// A version that this change makes and no other: where it is found, the change was made.
+    made: Option<(ResourceId, VersionId)>,
 }
 
 impl std::fmt::Debug for Change {
@@ -152,6 +154,20 @@ impl Change {
         self.statements.is_empty()
     }
 
+    /// A query that finds something if, and only if, this change was made. Without a version there is
+    /// none.
+    pub(crate) fn witness(&self) -> Option<Statement> {
+        let (id, version) = self.made?;
+        Some(Statement {
+            sql: Cow::Borrowed(
+                "SELECT 1 FROM resource WHERE id = $1 AND version_id = $2 \
+                 UNION ALL SELECT 1 FROM resource_history WHERE id = $1 AND version_id = $2",
+            ),
+            args: args![id, version],
+            effect: Effect::FindsOne(Conflict::Version),
+        })
+    }
+
     pub(crate) fn push(&mut self, sql: &'static str, args: Vec<Arg>, changes_one: Option<Conflict>) {
         let effect = changes_one.map_or(Effect::Any, Effect::ChangesOne);
         self.statements.push(Statement { sql: Cow::Borrowed(sql), args, effect });
@@ -186,6 +202,7 @@ impl Change {
     /// Makes a resource.
     pub fn create(&mut self, version: ResourceVersion, index: &[IndexEntry]) {
         let (id, resource_type) = (version.id, version.resource_type);
+        self.made.get_or_insert((id, version.version));
         self.push(
             "INSERT INTO resource (id, resource_type, project_id, version_id, revision, last_updated, deleted, content) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -208,6 +225,7 @@ impl Change {
     /// where nothing that can be searched for has changed.
     pub fn update(&mut self, version: ResourceVersion, previous: VersionId, index: Option<&[IndexEntry]>) {
         let (id, resource_type) = (version.id, version.resource_type);
+        self.made.get_or_insert((id, version.version));
         self.push(
             "INSERT INTO resource_history \
              (id, revision, version_id, resource_type, project_id, last_updated, deleted, content) \

@@ -35,7 +35,8 @@ pub enum StoreError {
     /// The queue is full or the database did not answer in time: try again later.
     #[error("the database is busy")]
     Busy,
-    /// The thread that writes ended before it could tell: the change may have happened or not.
+    /// The database did not tell in time, or whatever writes ended before it could: the change may have
+    /// happened, may yet happen, or not.
     #[error("it is not known whether the change was written")]
     Unknown,
     /// The store was opened to change nothing.

@@ -41,6 +41,7 @@ use group::GroupReader;
 use keyrelay_core::client::ClientAccess;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, SessionId};
+use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use keyrelay_core::session::SessionAccess;
 pub use lock::DataDirLock;
 pub use postgres::PostgresConfig;
@@ -114,7 +115,7 @@ impl Store {
         Ok(self.0.database.fetch("SELECT id FROM project LIMIT 1", Vec::new()).await?.is_empty())
     }
 
-    /// Whether the database answers, and everything that serves the hot paths is at work.
+    /// Whether the database answers in time, and everything that serves the hot paths is at work.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let inner = &self.0;
         if !(inner.access.is_alive()
@@ -124,7 +125,8 @@ impl Store {
         {
             return Err(StoreError::Closed);
         }
-        self.0.database.fetch("SELECT 1", Vec::new()).await.map(drop)
+        let answered = inner.database.fetch("SELECT 1", Vec::new());
+        tokio::time::timeout(DATABASE_WAIT_MAX, answered).await.map_err(|_| StoreError::Busy)?.map(drop)
     }
 
     /// From now on every change is refused, and reads go on: for a server that stays while its installation

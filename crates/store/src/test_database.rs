@@ -1,6 +1,7 @@
 //! A database of one's own for each test: a file, or, where the environment names a PostgreSQL server, a
 //! schema there. So every test runs on both, in two runs.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tokio_postgres::NoTls;
@@ -44,6 +45,26 @@ impl TestDatabase {
     #[must_use]
     pub const fn is_postgres(&self) -> bool {
         matches!(self, Self::Schema(_))
+    }
+
+    /// The same database, reached by something that stands before the server. A file is what it is.
+    #[must_use]
+    pub fn through(&self, address: SocketAddr) -> Self {
+        let Self::Schema(url) = self else { return self.clone() };
+        let (user, rest) = url.split_once('@').unwrap_or(("postgres://keyrelay", url));
+        let path = rest.split_once('/').map_or("", |(_, path)| path);
+        Self::Schema(format!("{user}@{address}/{path}"))
+    }
+
+    /// Where the server is.
+    ///
+    /// # Panics
+    /// If there is none, or its URL does not name an IP address and a port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        let url = self.url();
+        let host = url.split_once('@').and_then(|(_, rest)| rest.split_once('/')).map(|(host, _)| host);
+        host.and_then(|host| host.parse().ok()).expect("a URL like postgres://user@127.0.0.1:5432/name")
     }
 
     /// What `--database-url` takes.

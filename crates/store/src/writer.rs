@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use keyrelay_core::limits::{DATABASE_WAIT_MAX, WRITE_QUEUE_MAX};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::StoreError;
 use crate::change::Change;
@@ -15,10 +16,17 @@ use crate::database::{Database, WriterTask};
 /// One change that somebody waits for.
 pub(crate) struct Request {
     change: Change,
+    /// When it is too late to begin.
+    deadline: Instant,
     answer: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Request {
+    /// When it is too late to begin.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// The change, and where to tell what became of it.
     pub(crate) fn into_parts(self) -> (Change, oneshot::Sender<Result<(), StoreError>>) {
         (self.change, self.answer)
@@ -74,13 +82,15 @@ impl Writer {
         }
         let queue = self.queue().ok_or(StoreError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let place = tokio::time::timeout(DATABASE_WAIT_MAX, queue.reserve()).await;
-        place
-            .map_err(|_| StoreError::Busy)?
-            .map_err(|_| StoreError::Closed)?
-            .send(Request { change, answer });
-        // From here on the change may become durable, so there is no time-out: whoever waits must
-        // learn what became of it.
+        let deadline = Instant::now() + DATABASE_WAIT_MAX;
+        let place = timeout_at(deadline, queue.reserve()).await;
+        place.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Closed)?.send(Request {
+            change,
+            deadline,
+            answer,
+        });
+        // From here on the change may become durable, so there is no time-out here: whoever waits must
+        // learn what became of it. Whoever writes has one.
         answered.await.map_err(|_| StoreError::Unknown)?
     }
 

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use keyrelay_core::limits::{DATABASE_CONNECT_MAX, DATABASE_WAIT_MAX};
+use keyrelay_core::limits::{DATABASE_CONNECT_MAX, DATABASE_STATEMENT_MAX, DATABASE_WAIT_MAX};
+use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, NoTls, Socket};
@@ -19,7 +21,8 @@ use crate::StoreError;
 /// A PostgreSQL database, by its connection URL. It never shows its password.
 #[derive(Clone)]
 pub struct PostgresConfig {
-    config: Config,
+    /// One for each host.
+    hosts: Vec<Config>,
     /// `None` where nothing between could read along, or where that was said to be so.
     tls: Option<MakeRustlsConnect>,
 }
@@ -27,12 +30,27 @@ pub struct PostgresConfig {
 impl std::fmt::Debug for PostgresConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let tls = self.tls.is_some();
-        f.debug_struct("PostgresConfig").field("config", &self.config).field("tls", &tls).finish()
+        f.debug_struct("PostgresConfig").field("hosts", &self.hosts).field("tls", &tls).finish()
     }
 }
 
 /// What keeps a connection alive while it is polled.
 pub(super) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// After how long without a word a connection is asked for a sign of life, and how often in vain.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVES_MAX: u32 = 3;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotConnected {
+    /// The host, or the way to it, said no.
+    #[error(transparent)]
+    Refused(#[from] tokio_postgres::Error),
+    /// Nothing was said.
+    #[error("it does not answer within {} s", DATABASE_CONNECT_MAX.as_secs())]
+    Silent,
+}
 
 impl PostgresConfig {
     /// Reads `postgres://USER@HOST[:PORT][,HOST…]/DATABASE[?…]`, with the parameters of libpq as far as
@@ -55,13 +73,16 @@ impl PostgresConfig {
             }
         }
         let url = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
-        let mut config: Config = url.parse().map_err(|_| {
-            StoreError::DatabaseUrl("this is not a URL like postgres://user@host:5432/keyrelay")
-        })?;
+        let mut hosts = Vec::new();
+        for url in one_for_each_host(&url) {
+            hosts.push(url.parse::<Config>().map_err(|_| {
+                StoreError::DatabaseUrl("this is not a URL like postgres://user@host:5432/keyrelay")
+            })?);
+        }
         let tls = match ssl_mode.as_deref() {
             Some("verify-full") => Some(tls(roots.as_deref())?),
             Some("disable") => None,
-            None if config.get_hosts().iter().all(is_near) => None,
+            None if hosts.iter().flat_map(Config::get_hosts).all(is_near) => None,
             _ => {
                 return Err(StoreError::DatabaseUrl(
                     "say sslmode=verify-full (and sslrootcert=FILE, if the system does not trust the certificate), \
@@ -75,30 +96,60 @@ impl PostgresConfig {
                 path: path.display().to_string(),
                 source,
             })?;
-            config.password(text.lines().next().unwrap_or_default());
+            for host in &mut hosts {
+                host.password(text.lines().next().unwrap_or_default());
+            }
         }
-        config
-            .ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable })
-            .application_name("keyrelay")
-            .connect_timeout(DATABASE_CONNECT_MAX)
-            .tcp_user_timeout(DATABASE_WAIT_MAX)
-            .target_session_attrs(TargetSessionAttrs::ReadWrite);
-        let ours = format!(
-            "-c statement_timeout={0} -c lock_timeout={0} -c idle_in_transaction_session_timeout={0}",
-            DATABASE_WAIT_MAX.as_millis()
-        );
-        let options = config.get_options().map_or(ours.clone(), |given| format!("{given} {ours}"));
-        config.options(options);
-        Ok(Self { config, tls })
+        for host in &mut hosts {
+            set_up(host, if tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        }
+        Ok(Self { hosts, tls })
     }
 
-    /// Connects, and gives what has to run for the connection to live.
-    pub(super) async fn connect(&self) -> Result<(Client, Running), tokio_postgres::Error> {
-        match &self.tls {
-            Some(tls) => connect(&self.config, tls.clone()).await,
-            None => connect(&self.config, NoTls).await,
+    /// Connects to the first host that can be written to, and gives what has to run for the connection
+    /// to live. Each host has its own time: one that hangs does not keep the next from being tried.
+    pub(super) async fn connect(&self) -> Result<(Client, Running), NotConnected> {
+        let mut failed = NotConnected::Silent;
+        for host in &self.hosts {
+            let attempt = async {
+                match &self.tls {
+                    Some(tls) => connect(host, tls.clone()).await,
+                    None => connect(host, NoTls).await,
+                }
+            };
+            match timeout(DATABASE_CONNECT_MAX, attempt).await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error)) => failed = error.into(),
+                Err(_) => failed = NotConnected::Silent,
+            }
         }
+        Err(failed)
     }
+}
+
+/// The same URL once for each of its hosts. Hosts among the parameters stay together.
+fn one_for_each_host(url: &str) -> Vec<String> {
+    let Some((scheme, rest)) = url.split_once("://") else { return vec![url.to_owned()] };
+    let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+    let (user, hosts) = authority.rfind('@').map_or(("", authority), |at| authority.split_at(at + 1));
+    hosts.split(',').map(|host| format!("{scheme}://{user}{host}{path}")).collect()
+}
+
+fn set_up(config: &mut Config, ssl_mode: SslMode) {
+    config
+        .ssl_mode(ssl_mode)
+        .application_name("keyrelay")
+        .tcp_user_timeout(DATABASE_WAIT_MAX)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .keepalives_interval(KEEPALIVE_IDLE)
+        .keepalives_retries(KEEPALIVES_MAX)
+        .target_session_attrs(TargetSessionAttrs::ReadWrite);
+    let ours = format!(
+        "-c statement_timeout={0} -c lock_timeout={0} -c idle_in_transaction_session_timeout={0}",
+        DATABASE_STATEMENT_MAX.as_millis()
+    );
+    let options = config.get_options().map_or(ours.clone(), |given| format!("{given} {ours}"));
+    config.options(options);
 }
 
 async fn connect<T>(config: &Config, tls: T) -> Result<(Client, Running), tokio_postgres::Error>
@@ -166,6 +217,19 @@ mod tests {
             let refused = PostgresConfig::parse(url).unwrap_err().to_string();
             assert!(refused.contains("sslmode") && !refused.contains("hush"), "{refused}");
         }
+    }
+
+    #[test]
+    fn each_host_is_spoken_to_by_itself() {
+        let url = "postgres://u:p@127.0.0.1:1,[::1]:2,127.0.0.3/x?sslmode=disable&connect_timeout=1";
+        let config = PostgresConfig::parse(url).unwrap();
+        let ports: Vec<&[u16]> = config.hosts.iter().map(Config::get_ports).collect();
+        assert_eq!(ports, [&[1][..], &[2], &[5432]]);
+        let all = config.hosts.iter().all(|host| {
+            host.get_hosts().len() == 1 && host.get_user() == Some("u") && host.get_dbname() == Some("x")
+        });
+        assert!(all, "{config:?}");
+        assert_eq!(PostgresConfig::parse("postgres:///x?host=127.0.0.1&user=u").unwrap().hosts.len(), 1);
     }
 
     #[test]

@@ -4,20 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyrelay_core::limits::{DATABASE_CONNECT_MAX, DATABASE_WAIT_MAX};
+use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::config::PostgresConfig;
-use super::session::{Failed, Remedy, Session, remedy, told};
+use super::session::{Failed, Plan, Remedy, Session, remedy, told};
 use crate::StoreError;
 use crate::database::{Arg, Row};
 
 /// The pause before a connection is made again; it doubles with each attempt that fails.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 /// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -39,11 +39,11 @@ impl Link {
         Self { session, task }
     }
 
-    /// The connection, if need be as soon as there is one.
-    pub(super) async fn session(&self) -> Result<Arc<Session>, StoreError> {
+    /// The connection, if need be as soon as there is one, but not later than `deadline`.
+    pub(super) async fn session(&self, deadline: Instant) -> Result<Arc<Session>, StoreError> {
         let mut changes = self.session.subscribe();
         let ready = changes.wait_for(Option::is_some);
-        match timeout(DATABASE_WAIT_MAX, ready).await {
+        match timeout_at(deadline, ready).await {
             Ok(Ok(session)) => session.clone().ok_or(StoreError::Busy),
             Ok(Err(_)) => Err(StoreError::Closed),
             Err(_) => Err(StoreError::Busy),
@@ -61,34 +61,36 @@ impl Link {
         });
     }
 
+    /// Runs a query whose plan is kept.
     pub(super) async fn fetch(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
-        let session = self.session().await?;
-        self.judge(&session, timeout(DATABASE_WAIT_MAX, session.fetch(sql, args)).await)
+        self.ask(sql, args, Plan::Kept).await
     }
 
+    /// Runs a query whose plan is not.
     pub(super) async fn fetch_once(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
-        let session = self.session().await?;
-        self.judge(&session, timeout(DATABASE_WAIT_MAX, session.fetch_once(sql, args)).await)
+        self.ask(sql, args, Plan::UsedOnce).await
     }
 
-    /// A query that came to nothing may mean that its connection is of no use. One that did not come
-    /// back in time does: a server may hang without closing.
-    fn judge<T>(
-        &self,
-        session: &Arc<Session>,
-        outcome: Result<Result<T, Failed>, tokio::time::error::Elapsed>,
-    ) -> Result<T, StoreError> {
-        match outcome {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(failed)) => {
-                if matches!(&failed, Failed::Postgres(error) if remedy(error) == Remedy::Reconnect) {
-                    self.give_up(session);
+    /// Asks, and asks again where the connection was lost meanwhile: a query changes nothing, and what is
+    /// read later is as true. One that did not come back in time has had its turn, but its connection is
+    /// of no use any more: a server may hang without closing.
+    async fn ask(&self, sql: &str, args: &[Arg], plan: Plan) -> Result<Vec<Row>, StoreError> {
+        let deadline = Instant::now() + DATABASE_WAIT_MAX;
+        loop {
+            let session = self.session(deadline).await?;
+            match timeout(DATABASE_WAIT_MAX, session.fetch(sql, args, plan)).await {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(Failed::Postgres(error))) if remedy(&error) == Remedy::Reconnect => {
+                    self.give_up(&session);
+                    if Instant::now() >= deadline {
+                        return Err(told(error.into()));
+                    }
                 }
-                Err(told(failed))
-            }
-            Err(_) => {
-                self.give_up(session);
-                Err(StoreError::Busy)
+                Ok(Err(failed)) => return Err(told(failed)),
+                Err(_) => {
+                    self.give_up(&session);
+                    return Err(StoreError::Busy);
+                }
             }
         }
     }
@@ -98,8 +100,8 @@ async fn keep_connected(config: PostgresConfig, session: watch::Sender<Option<Ar
     let mut changes = session.subscribe();
     let mut pause = PAUSE_FIRST;
     loop {
-        match timeout(DATABASE_CONNECT_MAX, config.connect()).await {
-            Ok(Ok((client, connection))) => {
+        match config.connect().await {
+            Ok((client, connection)) => {
                 pause = PAUSE_FIRST;
                 session.send_replace(Some(Arc::new(Session::new(client))));
                 tokio::select! {
@@ -110,8 +112,7 @@ async fn keep_connected(config: PostgresConfig, session: watch::Sender<Option<Ar
                 session.send_replace(None);
                 tracing::warn!("a connection to the database was lost; it is made again");
             }
-            Ok(Err(error)) => tracing::warn!(%error, "the database cannot be reached; it is tried again"),
-            Err(_) => tracing::warn!("the database does not answer; it is tried again"),
+            Err(error) => tracing::warn!(%error, "the database cannot be reached; it is tried again"),
         }
         sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);

@@ -4,7 +4,7 @@
 
 use tokio_postgres::Client;
 
-use super::config::{PostgresConfig, Running};
+use super::config::{NotConnected, PostgresConfig, Running};
 use crate::StoreError;
 use crate::operations::Migrated;
 
@@ -44,9 +44,12 @@ pub(crate) async fn reach(config: &PostgresConfig) -> Result<(Client, Running), 
     let unreachable = |error: &dyn std::fmt::Display| {
         StoreError::Database(format!("PostgreSQL cannot be reached with this --database-url: {error}"))
     };
-    config.connect().await.map_err(|error| match error.as_db_error() {
-        Some(told) => unreachable(&told.message()),
-        None => unreachable(&error),
+    config.connect().await.map_err(|error| match &error {
+        NotConnected::Refused(refused) => match refused.as_db_error() {
+            Some(told) => unreachable(&told.message()),
+            None => unreachable(&refused),
+        },
+        NotConnected::Silent => unreachable(&error),
     })
 }
 

@@ -98,11 +98,13 @@ impl Postgres {
             loop {
                 while running.try_join_next().is_some() {}
                 let Some(request) = requests.recv().await else { break };
-                let link = writers.wait().await;
+                // Who has waited too long by now is told so at once.
+                let link = writers.take_until(request.deadline()).await;
                 running.spawn(async move {
+                    let deadline = request.deadline();
                     let (change, answer) = request.into_parts();
                     let outcome = match link {
-                        Ok(link) => write::commit(&link, change.into_statements()).await,
+                        Ok(link) => write::commit(&link, change, deadline).await,
                         Err(error) => Err(error),
                     };
                     // Whoever asked may have gone away.

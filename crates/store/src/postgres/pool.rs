@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::link::Link;
 use crate::StoreError;
@@ -32,11 +33,16 @@ impl Pool {
 
     /// The next that is free, within [`DATABASE_WAIT_MAX`].
     pub(super) async fn take(&self) -> Result<Held, StoreError> {
-        tokio::time::timeout(DATABASE_WAIT_MAX, self.wait()).await.unwrap_or(Err(StoreError::Busy))
+        self.take_until(Instant::now() + DATABASE_WAIT_MAX).await
+    }
+
+    /// The next that is free, but not later than `deadline`.
+    pub(super) async fn take_until(&self, deadline: Instant) -> Result<Held, StoreError> {
+        tokio::time::timeout_at(deadline, self.wait()).await.unwrap_or(Err(StoreError::Busy))
     }
 
     /// The next that is free.
-    pub(super) async fn wait(&self) -> Result<Held, StoreError> {
+    async fn wait(&self) -> Result<Held, StoreError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let link = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Ok(Held { link: link.ok_or(StoreError::Closed)?, free: Arc::clone(&self.free), _place: place })

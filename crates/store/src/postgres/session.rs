@@ -44,15 +44,22 @@ impl Session {
         Ok(prepared)
     }
 
-    pub(super) async fn fetch(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, Failed> {
-        let prepared = self.prepared(sql).await?;
+    pub(super) async fn fetch(&self, sql: &str, args: &[Arg], plan: Plan) -> Result<Vec<Row>, Failed> {
+        let prepared = match plan {
+            Plan::Kept => self.prepared(sql).await?,
+            Plan::UsedOnce => self.client.prepare(sql).await?,
+        };
         Ok(value::rows(&self.client.query(&prepared, &params(args)).await?)?)
     }
+}
 
-    pub(super) async fn fetch_once(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, Failed> {
-        let prepared = self.client.prepare(sql).await?;
-        Ok(value::rows(&self.client.query(&prepared, &params(args)).await?)?)
-    }
+/// What becomes of the plan of a query.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Plan {
+    /// It is used again.
+    Kept,
+    /// Its text was put together for one request.
+    UsedOnce,
 }
 
 /// The arguments of a statement as the driver takes them.
@@ -108,8 +115,9 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         // Connection; system error; and an operator's `57P01` to `57P05`, as when the server stops.
         "08" | "58" => Remedy::Reconnect,
         "57" if *state != SqlState::QUERY_CANCELED => Remedy::Reconnect,
-        // A standby, or a primary that was demoted.
+        // A standby, or a primary that was demoted; and a transaction that waited too long for us.
         "25" if *state == SqlState::READ_ONLY_SQL_TRANSACTION => Remedy::Reconnect,
+        "25" if *state == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT => Remedy::Reconnect,
         "53" | "55" | "57" => Remedy::Wait,
         _ => Remedy::None,
     }

@@ -1,20 +1,24 @@
 //! A change as one serializable transaction. Its statements are sent at once and judged together, so
 //! that it costs two trips: everything up to the decision, and the commit.
 //!
-//! Until the commit is sent nothing has happened, and the change can be tried again. Once it is sent,
-//! only the database knows: if the connection is lost then, the transaction is asked after by its id.
+//! Until the commit is sent nothing has happened, and the change can be tried again. If no answer to the
+//! commit comes, the change is in doubt: it may have been made, may be made later, or never. The id of
+//! the transaction does not help, because a server that crashed gives it out again. Two things do: a
+//! version that only this change can have made, and that the same change cannot be made twice, so that
+//! making it again succeeds only if it was not made before.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use keyrelay_core::limits::{DATABASE_WAIT_MAX, RETRY_AFTER};
-use tokio::time::{Instant, sleep, timeout};
+use keyrelay_core::limits::DATABASE_WAIT_MAX;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
 use super::link::Link;
-use super::session::{Remedy, Session, params, remedy};
+use super::session::{Failed, Plan, Remedy, Session, params, remedy};
+use crate::change::Change;
 use crate::database::{Effect, Statement};
 use crate::{Conflict, StoreError};
 
@@ -25,54 +29,134 @@ enum Attempt {
     /// Nothing has happened; the same again may succeed.
     Again,
     /// The commit was sent, and no answer came.
-    Unknown(TransactionId),
+    InDoubt,
 }
-
-/// What PostgreSQL calls a transaction, in its own words.
-struct TransactionId(String);
 
 type Judged<'a> = Pin<Box<dyn Future<Output = Result<bool, Error>> + Send + 'a>>;
 
-/// Makes a change durable, or tells why not.
-pub(super) async fn commit(link: &Link, statements: Vec<Statement>) -> Result<(), StoreError> {
+/// Makes a change durable, or tells why not: by `deadline` if it was not begun by then, and at most
+/// [`DATABASE_WAIT_MAX`] later if it is in doubt.
+pub(super) async fn commit(link: &Link, change: Change, deadline: Instant) -> Result<(), StoreError> {
+    let witness = change.witness();
+    let statements = change.into_statements();
     if statements.is_empty() {
         return Ok(());
     }
-    let deadline = Instant::now() + DATABASE_WAIT_MAX;
     while Instant::now() < deadline {
-        let session = link.session().await?;
-        match attempt(link, &session, &statements).await {
+        let session = link.session(deadline).await?;
+        match attempt(link, &session, &statements, deadline).await {
             Attempt::Done(outcome) => return outcome,
             Attempt::Again => {}
-            Attempt::Unknown(id) => match timeout(DATABASE_WAIT_MAX, ask_after(link, &id)).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(_) => return Err(StoreError::Unknown),
-            },
+            Attempt::InDoubt => {
+                let resolved = resolve(link, &statements, witness.as_ref());
+                return timeout(DATABASE_WAIT_MAX, resolved).await.unwrap_or(Err(StoreError::Unknown));
+            }
         }
     }
     Err(StoreError::Busy)
 }
 
-async fn attempt(link: &Link, session: &Arc<Session>, statements: &[Statement]) -> Attempt {
-    let id = match timeout(DATABASE_WAIT_MAX, decide(session, statements)).await {
-        Ok(Ok(id)) => id,
+/// Finds out what became of a change in doubt, by making it again. What is answered is true of all
+/// attempts together.
+async fn resolve(
+    link: &Link,
+    statements: &[Statement],
+    witness: Option<&Statement>,
+) -> Result<(), StoreError> {
+    let once = statements.iter().any(|statement| matches!(statement.effect, Effect::ChangesOne(_)));
+    if !once {
+        return Err(StoreError::Unknown);
+    }
+    let until = Instant::now() + DATABASE_WAIT_MAX;
+    loop {
+        let session = link.session(until).await.map_err(|_| StoreError::Unknown)?;
+        if let Some(witness) = witness
+            && let Some(was_made) = was_made(link, &session, witness).await
+        {
+            if was_made {
+                return Ok(());
+            }
+        } else if witness.is_some() {
+            continue;
+        }
+        match attempt(link, &session, statements, until).await {
+            Attempt::Done(Ok(())) => return Ok(()),
+            // Either an earlier attempt was made, which the witness will tell; or another change was,
+            // and then no earlier attempt can be any more.
+            Attempt::Done(Err(StoreError::Conflict(Conflict::Version))) if let Some(witness) = witness => {
+                match was_made(link, &session, witness).await {
+                    Some(true) => return Ok(()),
+                    Some(false) => return Err(Conflict::Version.into()),
+                    None => {}
+                }
+            }
+            // An earlier attempt may have been made, or may wait where no later one can see it.
+            Attempt::Done(Err(StoreError::Busy)) | Attempt::Again | Attempt::InDoubt => {}
+            Attempt::Done(Err(_)) => return Err(StoreError::Unknown),
+        }
+    }
+}
+
+/// Whether a change was made, as far as can be seen now; none if nobody answers.
+async fn was_made(link: &Link, session: &Arc<Session>, witness: &Statement) -> Option<bool> {
+    let asked = async {
+        if session.fetch(&witness.sql, &witness.args, Plan::Kept).await?.is_empty() {
+            return Ok(false);
+        }
+        // After a crash a primary shows what its standby does not have yet. A commit of one's own returns
+        // only when the standby has everything before it.
+        session.client.batch_execute("UPDATE schema_version SET needs = needs WHERE version = 1").await?;
+        Ok::<_, Failed>(true)
+    };
+    let outcome = timeout(DATABASE_WAIT_MAX, asked).await;
+    if !matches!(outcome, Ok(Ok(_))) {
+        link.give_up(session);
+    }
+    outcome.ok()?.ok()
+}
+
+async fn attempt(
+    link: &Link,
+    session: &Arc<Session>,
+    statements: &[Statement],
+    deadline: Instant,
+) -> Attempt {
+    match timeout_at(deadline, decide(session, statements)).await {
+        Ok(Ok(())) => {}
         Ok(Err(refused)) => return give_way(link, session, refused).await,
         Err(_) => {
             link.give_up(session);
             return Attempt::Done(Err(StoreError::Busy));
         }
-    };
+    }
     match timeout(DATABASE_WAIT_MAX, session.client.batch_execute("COMMIT")).await {
         Ok(Ok(())) => Attempt::Done(Ok(())),
-        Ok(Err(error)) if remedy(&error) == Remedy::Repeat => Attempt::Again,
-        Ok(Err(error)) if error.code().is_some() && remedy(&error) != Remedy::Reconnect => {
-            tracing::error!(%error, "a commit failed");
-            Attempt::Done(Err(StoreError::Busy))
-        }
-        Ok(Err(_)) | Err(_) => {
+        Ok(Err(error)) => match commit_refused(&error) {
+            Some(refused) => refused,
+            None => {
+                link.give_up(session);
+                Attempt::InDoubt
+            }
+        },
+        Err(_) => {
             link.give_up(session);
-            Attempt::Unknown(id)
+            Attempt::InDoubt
+        }
+    }
+}
+
+/// What a commit came to that the server refused; none if it did not say that nothing was made.
+fn commit_refused(error: &Error) -> Option<Attempt> {
+    let state = error.code()?;
+    if *state == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN {
+        return None;
+    }
+    match remedy(error) {
+        Remedy::Reconnect => None,
+        Remedy::Repeat => Some(Attempt::Again),
+        Remedy::Wait | Remedy::None => {
+            tracing::error!(%error, "a commit failed");
+            Some(Attempt::Done(Err(StoreError::Busy)))
         }
     }
 }
@@ -90,22 +174,15 @@ impl From<Error> for Refused {
 }
 
 /// Sends everything but the commit, and judges the statements in their order.
-async fn decide(session: &Session, statements: &[Statement]) -> Result<TransactionId, Refused> {
+async fn decide(session: &Session, statements: &[Statement]) -> Result<(), Refused> {
     let mut prepared = Vec::with_capacity(statements.len());
     for statement in statements {
         prepared.push(session.prepared(&statement.sql).await?);
     }
-    let whose = session.prepared("SELECT pg_current_xact_id()::text").await?;
     let client = &session.client;
-    let mut id = None;
-    let mut sent: Vec<Judged<'_>> = Vec::with_capacity(statements.len() + 2);
+    let mut sent: Vec<Judged<'_>> = Vec::with_capacity(statements.len() + 1);
     sent.push(Box::pin(async {
         client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE").await.map(|()| true)
-    }));
-    let id_slot = &mut id;
-    sent.push(Box::pin(async move {
-        *id_slot = Some(client.query_one(&whose, &[]).await?.try_get::<_, String>(0)?);
-        Ok(true)
     }));
     for (statement, prepared) in statements.iter().zip(&prepared) {
         sent.push(Box::pin(async move {
@@ -119,7 +196,7 @@ async fn decide(session: &Session, statements: &[Statement]) -> Result<Transacti
         }));
     }
     let outcomes = in_order(sent).await;
-    let effects = [Effect::Any, Effect::Any].into_iter().chain(statements.iter().map(|sent| sent.effect));
+    let effects = [Effect::Any].into_iter().chain(statements.iter().map(|sent| sent.effect));
     for (outcome, effect) in outcomes.into_iter().zip(effects) {
         match (outcome, effect) {
             (Ok(true), _) | (Ok(false), Effect::Any) => {}
@@ -135,7 +212,7 @@ async fn decide(session: &Session, statements: &[Statement]) -> Result<Transacti
             (Err(error), _) => return Err(error.into()),
         }
     }
-    id.map(TransactionId).ok_or(Refused::Conflict(Conflict::Version))
+    Ok(())
 }
 
 fn is_constraint(error: &Error) -> bool {
@@ -169,25 +246,6 @@ async fn give_way(link: &Link, session: &Arc<Session>, refused: Refused) -> Atte
             tracing::error!(%error, "a statement failed");
             Attempt::Done(Err(error))
         }
-    }
-}
-
-/// Asks what became of a transaction, until the database can tell. A server that has not noticed the
-/// loss of its client says that the transaction still runs, so it is asked again.
-async fn ask_after(link: &Link, id: &TransactionId) -> bool {
-    loop {
-        if let Ok(session) = link.session().await {
-            let sql = "SELECT pg_xact_status($1::text::xid8)";
-            match timeout(DATABASE_WAIT_MAX, session.client.query_one(sql, &[&id.0])).await {
-                Ok(Ok(row)) => match row.try_get::<_, Option<&str>>(0) {
-                    Ok(Some("committed")) => return true,
-                    Ok(Some("aborted")) => return false,
-                    _ => {}
-                },
-                _ => link.give_up(&session),
-            }
-        }
-        sleep(RETRY_AFTER / 10).await;
     }
 }
 
