@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use keyrelay_chaos::proxy::Proxy;
 use keyrelay_core::id::SecretId;
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SeededEntropy;
@@ -478,15 +479,28 @@ impl TestApp {
 
     /// A second server on the same database, for the same people and clients.
     pub async fn beside(&self) -> Self {
+        self.beside_on(&self.database).await
+    }
+
+    /// Like [`TestApp::beside`], by a proxy that can fail; none where the database is a file.
+    pub async fn beside_through_proxy(&self) -> Option<(Self, Proxy)> {
+        if !self.database.is_postgres() {
+            return None;
+        }
+        let proxy = Proxy::start(self.database.address()).await.unwrap();
+        Some((self.beside_on(&self.database.through(proxy.address())).await, proxy))
+    }
+
+    async fn beside_on(&self, database: &TestDatabase) -> Self {
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let config = Config::new(BaseUrl::parse(&self.base_url).unwrap());
-        let app = open(&self.database, config, self.clock.clone(), 3).await;
+        let app = open(database, config, self.clock.clone(), 3).await;
         Self {
             address: server.address(),
             clock: self.clock.clone(),
             app: app.clone(),
             base_url: self.base_url.clone(),
-            database: self.database.clone(),
+            database: database.clone(),
             dir: self.dir.clone(),
             project: self.project.clone(),
             other_project: self.other_project.clone(),

@@ -10,6 +10,7 @@ mod bundles;
 mod client_auth;
 mod conformance;
 mod cors;
+mod database_away;
 mod forged;
 mod invitations;
 mod jwks_uri;
