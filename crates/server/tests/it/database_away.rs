@@ -85,8 +85,8 @@ async fn a_rotation_in_doubt_is_not_answered_200_and_says_so() {
     assert!(text.contains("may have been made or not: read again to see"), "{text}");
     assert_eq!(answer.header("retry-after"), "1");
     // So an admin reads, and finds the new secret; whoever only tries again is told that it is too late.
-    let read = test.get(&test.admin, &client.path()).await.expect(200);
-    assert_eq!(read.text_at("/retiringSecret"), client.secret);
-    assert!(test.lets_in(&client.id, &read.text_at("/secret")).await);
+    let found = test.get(&test.admin, &client.path()).await.expect(200);
+    assert_eq!(found.text_at("/retiringSecret"), client.secret);
+    assert!(test.lets_in(&client.id, &found.text_at("/secret")).await);
     test.rotate(&test.admin, &client.id, "secret", &client.secret).await.refused(400, "invalid");
 }

@@ -130,19 +130,12 @@ async fn attempt(
         }
     }
     match timeout(DATABASE_WAIT_MAX, session.client.batch_execute("COMMIT")).await {
-        Ok(Ok(())) => Attempt::Done(Ok(())),
-        Ok(Err(error)) => match commit_refused(&error) {
-            Some(refused) => refused,
-            None => {
-                link.give_up(session);
-                Attempt::InDoubt
-            }
-        },
-        Err(_) => {
-            link.give_up(session);
-            Attempt::InDoubt
-        }
+        Ok(Ok(())) => return Attempt::Done(Ok(())),
+        Ok(Err(error)) if let Some(refused) = commit_refused(&error) => return refused,
+        Ok(Err(_)) | Err(_) => {}
     }
+    link.give_up(session);
+    Attempt::InDoubt
 }
 
 /// What a commit came to that the server refused; none if it did not say that nothing was made.
