@@ -289,6 +289,20 @@ async fn a_primary_that_becomes_read_only_is_not_written_to_and_found_again() {
 }
 
 #[tokio::test]
+async fn what_is_answered_is_on_the_disk_also_where_the_database_is_set_not_to_wait_for_it() {
+    let Some((stage, name)) = Stage::alone("lazy").await else { return };
+    let setting = format!(
+        "ALTER DATABASE {name} SET synchronous_commit = off; \
+         CREATE FUNCTION eager() RETURNS trigger LANGUAGE plpgsql AS \
+         $$BEGIN IF current_setting('synchronous_commit') <> 'on' THEN RAISE 'lazy'; END IF; RETURN NEW; END$$; \
+         CREATE TRIGGER eager BEFORE UPDATE ON resource FOR EACH ROW EXECUTE FUNCTION eager()"
+    );
+    stage.sql.batch_execute(&setting).await.unwrap();
+    stage.proxy.cut();
+    stage.works().await;
+}
+
+#[tokio::test]
 async fn a_host_that_hangs_or_cannot_be_written_to_is_passed_over() {
     let Some(stage) = Stage::open().await else { return };
     let hangs = Proxy::start(stage.database.address()).await.unwrap();

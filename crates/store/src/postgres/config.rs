@@ -144,11 +144,14 @@ fn set_up(config: &mut Config, ssl_mode: SslMode) {
         .keepalives_interval(KEEPALIVE_IDLE)
         .keepalives_retries(KEEPALIVES_MAX)
         .target_session_attrs(TargetSessionAttrs::ReadWrite);
-    let ours = format!(
-        "-c statement_timeout={0} -c lock_timeout={0} -c idle_in_transaction_session_timeout={0}",
+    // The later ones count. A commit that is answered is on the disk, whatever is set for the database or
+    // its user; whoever wants it otherwise has to say so in the URL.
+    let given = config.get_options().unwrap_or_default();
+    let options = format!(
+        "-c synchronous_commit=on {given} \
+         -c statement_timeout={0} -c lock_timeout={0} -c idle_in_transaction_session_timeout={0}",
         DATABASE_STATEMENT_MAX.as_millis()
     );
-    let options = config.get_options().map_or(ours.clone(), |given| format!("{given} {ours}"));
     config.options(options);
 }
 
