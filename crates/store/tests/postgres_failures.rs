@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use keyrelay_chaos::postgres::Cluster;
 use keyrelay_chaos::proxy::{Mode, Proxy};
@@ -15,6 +16,7 @@ use keyrelay_store::{
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
 const KIND: ResourceType = ResourceType::Practitioner;
@@ -311,7 +313,9 @@ async fn a_host_that_hangs_or_cannot_be_written_to_is_passed_over() {
     let url = stage.database.url();
     let here = stage.database.address().to_string();
     let url = url.replace(&here, &format!("{},{nobody},{here}", hangs.address()));
-    let store = Store::open_postgres(&PostgresConfig::parse(&url).unwrap()).await.unwrap();
+    let config = PostgresConfig::parse(&url).unwrap();
+    let opened = timeout(Duration::from_mins(1), Store::open_postgres(&config));
+    let store = opened.await.expect("an answer in time").unwrap();
     store.resource(KIND, stage.first.id).await.unwrap().unwrap();
 }
 
