@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keyrelay_chaos::postgres::Cluster;
 use keyrelay_chaos::proxy::{Mode, Proxy};
 use keyrelay_core::fhir::ResourceType;
@@ -323,17 +324,7 @@ async fn a_host_that_hangs_or_cannot_be_written_to_is_passed_over() {
 /// by that id is told what became of another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_a_crash_lost_is_not_taken_for_another() {
-    let Ok(server) = std::env::var(SERVER_VARIABLE) else { return };
-    let sql = connect(&server).await;
-    let row = sql.query_one("SELECT setting FROM pg_config WHERE name = 'BINDIR'", &[]).await.unwrap();
-    let programs = PathBuf::from(row.get::<_, String>(0));
-    let runtime = tokio::runtime::Handle::current();
-    let start = move || Cluster::start(&programs, runtime).unwrap();
-    let cluster = tokio::task::spawn_blocking(start).await.unwrap();
-    let address: SocketAddr = cluster.addresses()[cluster.primary()];
-    let url = format!("postgres://keyrelay@{address}/postgres");
-    let stage = Stage::on(TestDatabase::Schema(url.clone()), tempfile::tempdir().unwrap()).await;
-
+    let Some((stage, cluster)) = on_a_cluster().await else { return };
     let (outcome, version) = stage.lose(Mode::KeepCommits).await;
     // Nobody learns of the crash before other transactions have been made after it.
     stage.proxy.set(Mode::Hang);
@@ -343,12 +334,58 @@ async fn a_commit_that_a_crash_lost_is_not_taken_for_another() {
         cluster
     };
     let cluster = tokio::task::spawn_blocking(crash).await.unwrap();
-    let others = connect(&url).await;
+    let others = connect(&stage.database.url()).await;
     for _ in 0..20 {
         others.batch_execute("CREATE TABLE another (); DROP TABLE another").await.unwrap();
     }
     stage.heal();
     outcome.await.unwrap().unwrap();
     assert_eq!(stage.current().await.version, version, "what was answered is so");
+    tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
+}
+
+/// A primary that waits for its standby, and a stage on it.
+async fn on_a_cluster() -> Option<(Stage, Cluster)> {
+    let server = std::env::var(SERVER_VARIABLE).ok()?;
+    let sql = connect(&server).await;
+    let row = sql.query_one("SELECT setting FROM pg_config WHERE name = 'BINDIR'", &[]).await.unwrap();
+    let programs = PathBuf::from(row.get::<_, String>(0));
+    let runtime = tokio::runtime::Handle::current();
+    let start = move || Cluster::start(&programs, runtime).unwrap();
+    let cluster = tokio::task::spawn_blocking(start).await.unwrap();
+    let address: SocketAddr = cluster.addresses()[cluster.primary()];
+    let database = TestDatabase::Schema(format!("postgres://keyrelay@{address}/postgres"));
+    Some((Stage::on(database, tempfile::tempdir().unwrap()).await, cluster))
+}
+
+/// While the standby is away a commit waits on the server for as long as it takes, even when nobody waits
+/// for it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_standby_is_away_commits_do_not_pile_up_and_reads_go_on() {
+    let Some((stage, cluster)) = on_a_cluster().await else { return };
+    let resources: Vec<ResourceVersion> = (0..12)
+        .map(|_| ResourceVersion { id: ResourceId::random(&stage.entropy), ..stage.first.clone() })
+        .collect();
+    let away = move || cluster.stop_standby().map(|()| cluster);
+    let cluster = tokio::task::spawn_blocking(away).await.unwrap().unwrap();
+    let make = |resource: &ResourceVersion| {
+        let mut change = Change::new();
+        change.create(resource.clone(), &[]);
+        stage.store.commit(change)
+    };
+    let told = join_all(resources.iter().map(make)).await;
+    let in_doubt = told.iter().filter(|told| matches!(told, Err(StoreError::Unknown))).count();
+    let refused = told.iter().filter(|told| matches!(told, Err(StoreError::Busy))).count();
+    assert_eq!((in_doubt, refused), (8, 4), "as many as there are connections: {told:?}");
+    let again = stage.store.commit(stage.change(&stage.first).0).await;
+    assert!(matches!(again, Err(StoreError::Busy)), "no connection is free: {again:?}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let waiting: i64 = stage.sql.query_one(waiting, &[]).await.unwrap().get(0);
+    assert_eq!(waiting, 8);
+    stage.store.access(ClientId::NIL).await.unwrap();
+    stage.store.ping().await.unwrap();
+    let back = move || cluster.start_standby().map(|()| cluster);
+    let cluster = tokio::task::spawn_blocking(back).await.unwrap().unwrap();
+    stage.works().await;
     tokio::task::spawn_blocking(move || drop(cluster)).await.unwrap();
 }

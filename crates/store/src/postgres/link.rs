@@ -8,6 +8,7 @@ use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_postgres::Client;
 
 use super::config::PostgresConfig;
 use super::session::{Failed, Plan, Remedy, Session, remedy, told};
@@ -37,6 +38,11 @@ impl Link {
         let (session, _) = watch::channel(None);
         let task = tokio::spawn(keep_connected(config, session.clone())).abort_handle();
         Self { session, task }
+    }
+
+    /// Whether there is a connection now.
+    pub(super) fn is_ready(&self) -> bool {
+        self.session.borrow().is_some()
     }
 
     /// The connection, if need be as soon as there is one, but not later than `deadline`.
@@ -96,20 +102,29 @@ impl Link {
     }
 }
 
-async fn keep_connected(config: PostgresConfig, session: watch::Sender<Option<Arc<Session>>>) {
-    let mut changes = session.subscribe();
+async fn keep_connected(config: PostgresConfig, sessions: watch::Sender<Option<Arc<Session>>>) {
+    let mut changes = sessions.subscribe();
     let mut pause = PAUSE_FIRST;
+    let mut left = None;
     loop {
         match config.connect().await {
-            Ok((client, connection)) => {
-                pause = PAUSE_FIRST;
-                session.send_replace(Some(Arc::new(Session::new(client))));
-                tokio::select! {
-                    () = connection => {}
-                    // Dropping the connection closes it.
-                    _ = changes.wait_for(Option::is_none) => {}
+            Ok((client, mut connection)) => {
+                let opened = tokio::select! {
+                    opened = open(client, left) => opened,
+                    () = &mut connection => None,
+                };
+                if let Some(session) = opened {
+                    pause = PAUSE_FIRST;
+                    let session = Arc::new(session);
+                    sessions.send_replace(Some(Arc::clone(&session)));
+                    tokio::select! {
+                        () = connection => {}
+                        // Dropping the connection closes it.
+                        _ = changes.wait_for(Option::is_none) => {}
+                    }
+                    sessions.send_replace(None);
+                    left = session.commit_in_doubt().then_some(session.backend);
                 }
-                session.send_replace(None);
                 tracing::warn!("a connection to the database was lost; it is made again");
             }
             Err(error) => tracing::warn!(%error, "the database cannot be reached; it is tried again"),
@@ -117,4 +132,17 @@ async fn keep_connected(config: PostgresConfig, session: watch::Sender<Option<Ar
         sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Makes a connection ready, once the server is done with what the last one `left` to it: while a standby
+/// is away, commits wait on the server, whether their clients have gone or not. If each had a successor
+/// they would fill the server up, until nobody could even read.
+async fn open(client: Client, left: Option<i32>) -> Option<Session> {
+    let session = timeout(DATABASE_WAIT_MAX, Session::open(client)).await.ok()?.ok()?;
+    if let Some(left) = left {
+        while timeout(DATABASE_WAIT_MAX, session.is_busy(left)).await.ok()?.ok()? {
+            sleep(PAUSE_MAX).await;
+        }
+    }
+    Some(session)
 }

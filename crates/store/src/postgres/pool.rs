@@ -44,7 +44,11 @@ impl Pool {
     /// The next that is free.
     async fn wait(&self) -> Result<Held, StoreError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let link = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let link = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let ready = free.iter().rposition(|link| link.is_ready());
+            ready.map(|at| free.swap_remove(at)).or_else(|| free.pop())
+        };
         Ok(Held { link: link.ok_or(StoreError::Closed)?, free: Arc::clone(&self.free), _place: place })
     }
 }

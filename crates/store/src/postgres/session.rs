@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use keyrelay_core::limits::DATABASE_STATEMENTS_MAX;
@@ -16,6 +17,9 @@ use crate::database::{Arg, Row};
 /// See the module.
 pub(super) struct Session {
     pub(super) client: Client,
+    /// Who serves it at the other end, in the server's words.
+    pub(super) backend: i32,
+    commit_in_doubt: AtomicBool,
     statements: Mutex<HashMap<String, Prepared>>,
 }
 
@@ -26,8 +30,27 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, statements: Mutex::default() }
+    /// Makes a connection ready for use.
+    pub(super) async fn open(client: Client) -> Result<Self, Error> {
+        let backend = client.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
+        let (commit_in_doubt, statements) = (AtomicBool::new(false), Mutex::default());
+        Ok(Self { client, backend, commit_in_doubt, statements })
+    }
+
+    /// Whether a commit was sent to which no answer came.
+    pub(super) fn commit_in_doubt(&self) -> bool {
+        self.commit_in_doubt.load(Ordering::SeqCst)
+    }
+
+    /// Says that a commit was sent to which no answer came.
+    pub(super) fn doubt_commit(&self) {
+        self.commit_in_doubt.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the server is still busy with what another connection asked for.
+    pub(super) async fn is_busy(&self, backend: i32) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND state = 'active'";
+        Ok(self.client.query_opt(sql, &[&backend]).await?.is_some())
     }
 
     /// A statement that is prepared once for each connection.

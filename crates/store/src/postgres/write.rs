@@ -134,6 +134,7 @@ async fn attempt(
         Ok(Err(error)) if let Some(refused) = commit_refused(&error) => return refused,
         Ok(Err(_)) | Err(_) => {}
     }
+    session.doubt_commit();
     link.give_up(session);
     Attempt::InDoubt
 }
