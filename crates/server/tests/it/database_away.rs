@@ -81,8 +81,8 @@ async fn a_rotation_in_doubt_is_not_answered_200_and_says_so() {
     };
     let rotate = node.rotate(&test.admin, &client.id, "secret", &client.secret);
     let (answer, ()) = tokio::join!(rotate, lose);
-    let text = answer.refused(503, "transient");
-    assert!(text.contains("may have been made or not: read again to see"), "{text}");
+    let told = answer.refused(503, "transient");
+    assert!(told.contains("may have been made or not: read again to see"), "{told}");
     assert_eq!(answer.header("retry-after"), "1");
     // So an admin reads, and finds the new secret; whoever only tries again is told that it is too late.
     let found = test.get(&test.admin, &client.path()).await.expect(200);
