@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use keyrelay_core::id::{MembershipId, SessionId};
+use keyrelay_core::id::SessionId;
 use keyrelay_core::limits::{EMAIL_BYTES_MAX, LOGIN_LIFETIME, TOKEN_FORM_BYTES_MAX};
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::secret::PlainSecret;
@@ -108,7 +108,6 @@ struct Fields {
     email: String,
     password: Zeroizing<String>,
     token: String,
-    membership: String,
     decision: String,
 }
 
@@ -122,7 +121,6 @@ impl Fields {
                 "email" => fields.email = value.trim().to_lowercase(),
                 "password" => fields.password = Zeroizing::new(value.into_owned()),
                 "token" => fields.token = value.into_owned(),
-                "membership" => fields.membership = value.into_owned(),
                 "decision" => fields.decision = value.into_owned(),
                 _ => {}
             }
@@ -145,11 +143,6 @@ impl Visit<'_> {
                     Err(NotLoggedIn::Refused) => Ok(self.second_factor(Some("That code is not right."))),
                     moved => self.next(moved?).await,
                 }
-            }
-            "membership" => {
-                let session = self.waiting(Stage::Membership).await?.session.id;
-                let chosen = MembershipId::parse(&fields.membership).ok_or(NotLoggedIn::NoLogin)?;
-                self.next(flow::membership(self.app, session, chosen, true, self.from).await?).await
             }
             "consent" => {
                 let waiting = self.waiting(Stage::Consent).await?;
@@ -218,21 +211,6 @@ impl Visit<'_> {
     async fn next(&self, session: Session) -> Result<Response, NotLoggedIn> {
         match session.stage {
             Stage::SecondFactor => Ok(self.second_factor(None)),
-            Stage::Membership => {
-                let project = Some(self.asked.client.project);
-                let choices = flow::choices(self.app, session.user, project, self.from).await?;
-                let named = |choice: keyrelay_store::MembershipChoice| {
-                    let name = choice.project_name.unwrap_or_else(|| choice.project.to_string());
-                    (choice.id.to_string(), name)
-                };
-                let memberships: Vec<_> = choices.into_iter().map(named).collect();
-                let template = ui::Membership {
-                    base: self.app.config.base_url.as_str(),
-                    action: &self.action,
-                    memberships: &memberships,
-                };
-                Ok(page(StatusCode::OK, &template, self.asked.form_target().as_deref()))
-            }
             Stage::Consent => self.consent(session.id).await,
             Stage::Code => {
                 let code = flow::code(self.app, &session);
@@ -242,7 +220,8 @@ impl Visit<'_> {
                 let denied = [("error", "access_denied"), ("error_description", "The person said no")];
                 Ok(self.back(&denied))
             }
-            Stage::Granted => Err(NotLoggedIn::NoLogin),
+            // A client is of one project, and a person has one membership there: there is nothing to choose.
+            Stage::Membership | Stage::Granted => Err(NotLoggedIn::NoLogin),
         }
     }
 

@@ -251,12 +251,12 @@ pub(super) fn accepted_step(app: &App, account: &UserAccount, token: &str) -> Op
     TotpKey::from_bytes(key.ok()?).accepts(token, app.now(), account.totp_step)
 }
 
-/// The third step, where there is a choice: the membership.
+/// The third step, where there is a choice: the membership. Never in a browser, where the client decides the
+/// project.
 pub(super) async fn membership(
     app: &App,
     session: SessionId,
     chosen: MembershipId,
-    consent: bool,
     from: IpAddr,
 ) -> Result<Session, NotLoggedIn> {
     let access = waiting(app, session, Stage::Membership).await?;
@@ -265,7 +265,7 @@ pub(super) async fn membership(
         return Err(NotLoggedIn::NoLogin);
     }
     let before = access.session.revision;
-    let next = after_membership(app, Session { membership: Some(chosen), ..access.session }, consent);
+    let next = after_membership(app, Session { membership: Some(chosen), ..access.session }, false);
     write(app, Session { revision: before + 1, ..next }).await
 }
 

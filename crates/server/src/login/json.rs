@@ -195,7 +195,7 @@ pub(crate) async fn profile(
         let chosen = MembershipId::parse(required(&body, "profile")?)
             .ok_or_else(|| Outcome::invalid_at("profile", "profile must be the id of a membership"))?;
         let session = session_id(&body)?;
-        let session = flow::membership(&app, session, chosen, false, from).await?;
+        let session = flow::membership(&app, session, chosen, from).await?;
         answer(&app, &session, from).await
     };
     done.await.unwrap_or_else(Outcome::into_response)

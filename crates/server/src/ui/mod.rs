@@ -30,15 +30,6 @@ pub(crate) struct SecondFactor<'a> {
     pub(crate) problem: Option<&'a str>,
 }
 
-/// Asks which of several memberships is meant.
-#[derive(Template)]
-#[template(path = "membership.html")]
-pub(crate) struct Membership<'a> {
-    pub(crate) base: &'a str,
-    pub(crate) action: &'a str,
-    pub(crate) memberships: &'a [(String, String)],
-}
-
 /// Asks whether the client may have what it asks for.
 #[derive(Template)]
 #[template(path = "consent.html")]
