@@ -6,8 +6,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::app::{Answer, As, TestApp};
+use crate::authenticator::Authenticator;
 use crate::people::{PASSWORD, ann, invite, log_in, make_ann, path_of, submit, token};
-use crate::second_factor::Authenticator;
 
 const OTHER_PASSWORD: &str = "four other plain words";
 

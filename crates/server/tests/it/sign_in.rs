@@ -8,8 +8,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::app::{Answer, As, ELSEWHERE, TestApp};
+use crate::authenticator::Authenticator;
 use crate::people::{EMAIL, PASSWORD, ann, claims, invite, json_post, log_in, make_ann, redeem, token};
-use crate::second_factor::Authenticator;
 
 async fn post_elsewhere(test: &TestApp, path: &str, body: &Value) -> Answer {
     let request = test.request_elsewhere(As::Anonymous, Method::POST, path);
