@@ -1,7 +1,9 @@
 //! The least HTTP program that does the work of a grant, kept in memory: what it reaches is the most any token
 //! endpoint can reach on the same machine.
 //!
-//! The same HTTP stack, digest and signature as the product; no database, no log, no limits, one client.
+//! The same HTTP stack, digest and signature as the product; no database, no log, no limits, one client. With
+//! [`OneQuery`] it reads the client of each request from the product's own database first, as a program does that has
+//! no group reads.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -21,8 +23,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
+use crate::one_query::OneQuery;
 
-/// The only client the floor knows.
+/// The only client the floor knows without a database.
 pub const CLIENT_ID: &str = "5f0c4f0e-6a0b-4d1c-9c86-0d1f5e1f7a11";
 /// Its secret, as long as one the product makes. It opens nothing: it exists to be digested.
 pub const CLIENT_SECRET: &str = "krs_0000000000000000000000000000000000000000000000000";
@@ -83,13 +86,14 @@ struct Floor {
     signing_key: EcdsaKeyPair,
     random: SystemRandom,
     header: String,
+    database: Option<OneQuery>,
 }
 
 /// The routes: `POST /oauth2/token` and `GET /healthcheck`.
 ///
 /// # Errors
 /// When no key can be made.
-pub fn router() -> Result<Router> {
+pub fn router(database: Option<OneQuery>) -> Result<Router> {
     let random = SystemRandom::new();
     let pepper = hmac::Key::generate(hmac::HMAC_SHA256, &random).ok().context("making the pepper")?;
     let signing_key =
@@ -99,25 +103,31 @@ pub fn router() -> Result<Router> {
         pepper,
         signing_key,
         random,
+        database,
         header: BASE64
             .encode(r#"{"alg":"ES256","kid":"8c1f0d6e-3b5a-4a7e-9d2c-1e0f9a8b7c6d","typ":"at+jwt"}"#),
     });
     Ok(Router::new()
         .route("/healthcheck", get(async || "ok"))
-        .route("/oauth2/token", post(async move |body: Bytes| floor.answer(&body))))
+        .route("/oauth2/token", post(async move |body: Bytes| floor.answer(&body).await)))
 }
 
 impl Floor {
-    fn answer(&self, body: &[u8]) -> Response {
+    async fn answer(&self, body: &[u8]) -> Response {
         let Ok(form) = serde_urlencoded::from_bytes::<Form<'_>>(body) else {
             return StatusCode::BAD_REQUEST.into_response();
         };
         if form.grant_type != "client_credentials" {
             return StatusCode::BAD_REQUEST.into_response();
         }
+        let is_known = match &self.database {
+            // The product's digests are made with a pepper of its own, so every client has the one secret here.
+            Some(database) => database.read(&form.client_id).await.is_ok(),
+            None => form.client_id == CLIENT_ID,
+        };
         // Both are looked at before either decides; `verify` compares in constant time.
         let matches = hmac::verify(&self.pepper, form.client_secret.as_bytes(), self.digest.as_ref()).is_ok();
-        if !(form.client_id == CLIENT_ID && matches) {
+        if !(is_known && matches) {
             return StatusCode::UNAUTHORIZED.into_response();
         }
         match self.grant(&form.client_id) {
@@ -204,7 +214,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let target = Target::new(listener.local_addr()?)?;
-        let router = router()?;
+        let router = router(None)?;
         std::thread::spawn(move || -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {

@@ -32,6 +32,8 @@ const SEED_WAIT: Duration = Duration::from_mins(30);
 pub struct Installation {
     binary: PathBuf,
     dir: TempDir,
+    /// The database, where it is not the file in the data directory.
+    database_url: Option<String>,
 }
 
 /// The id and secret of a client application. No `Debug`, so that no report can print one.
@@ -85,7 +87,19 @@ impl Installation {
             .prefix("keyrelay-bench-")
             .tempdir_in(scratch)
             .context("making a data directory")?;
-        Ok(Self { binary: binary.to_owned(), dir })
+        Ok(Self { binary: binary.to_owned(), dir, database_url: None })
+    }
+
+    /// A new installation whose database is on PostgreSQL: an empty one, without a password.
+    ///
+    /// # Errors
+    /// When the folder or the master key cannot be made.
+    pub fn on_postgres(binary: &Path, scratch: &Path, database_url: String) -> Result<Self> {
+        let installation = Self { database_url: Some(database_url), ..Self::new(binary, scratch)? };
+        let mut make = installation.command();
+        make.arg("master-key").arg(installation.master_key()).stdout(Stdio::null());
+        ensure!(make.status()?.success(), "`keyrelay master-key` failed");
+        Ok(installation)
     }
 
     /// Starts the server on a free port.
@@ -197,6 +211,10 @@ impl Installation {
         self.dir.path().join("data")
     }
 
+    fn master_key(&self) -> PathBuf {
+        self.dir.path().join("master.key")
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.path().join("server.log")
     }
@@ -210,6 +228,9 @@ impl Installation {
             }
         }
         command.env("KEYRELAY_LOG", "warn").current_dir(self.dir.path());
+        if let Some(url) = &self.database_url {
+            command.env("KEYRELAY_DATABASE_URL", url).env("KEYRELAY_MASTER_KEY_FILE", self.master_key());
+        }
         command
     }
 }

@@ -48,7 +48,7 @@ pub fn rust_tests(_: &Selection) -> Result<Done, String> {
 
 /// The tests of whatever speaks to a database, once more on PostgreSQL.
 pub fn postgres_tests(_: &Selection) -> Result<Done, String> {
-    let server = postgres::Server::start()?;
+    let server = postgres::Server::start(postgres::Disk::NotWaited)?;
     let mut command = cargo();
     if works(cargo().args(["nextest", "--version"])) {
         // The whole workspace is built, as for the step before; otherwise features differ, and with them

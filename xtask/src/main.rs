@@ -30,7 +30,8 @@ Usage: cargo xtask <task>
           passed on (see `cargo xtask chaos --help`)
           --minutes N   how long; 10 where nothing is said
           --seed S      which faults, in which order
-  bench   Build for release and measure; what follows is passed on (see `cargo xtask bench --help`)";
+  bench   Build for release and measure; what follows is passed on (see `cargo xtask bench --help`)
+          --database postgres   on a PostgreSQL server that is made for it";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

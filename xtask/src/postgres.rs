@@ -12,6 +12,15 @@ const DEBIAN: &str = "/usr/lib/postgresql";
 /// Whose server it is when we are root, as whom PostgreSQL does not run.
 const ACCOUNT: &str = "postgres";
 
+/// Whether a commit waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// As in earnest. `TMPDIR` should be on a disk.
+    Waited,
+    /// Nothing is meant to survive.
+    NotWaited,
+}
+
 /// A server that runs. It ends when this is dropped.
 pub struct Server {
     programs: PathBuf,
@@ -49,8 +58,8 @@ fn as_server(name: impl AsRef<Path>) -> Command {
 }
 
 impl Server {
-    /// Makes a server and starts it. Nothing in it is meant to survive, so nothing waits for the disk.
-    pub fn start() -> Result<Self, String> {
+    /// Makes a server and starts it.
+    pub fn start(disk: Disk) -> Result<Self, String> {
         let programs =
             programs().ok_or("PostgreSQL is not installed; `apt-get install postgresql` adds it")?;
         let folder = std::env::temp_dir().join(format!("keyrelay-postgres-{}", std::process::id()));
@@ -61,8 +70,9 @@ impl Server {
         run(as_server(server.programs.join("initdb"))
             .args(["--username=keyrelay", "--auth=trust", "--encoding=UTF8", "--no-sync", "--pgdata"])
             .arg(server.data()))?;
+        let fsync = if disk == Disk::Waited { "on" } else { "off" };
         let settings = format!(
-            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c max_connections=400 -c fsync=off",
+            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c max_connections=400 -c fsync={fsync}",
             server.folder.display()
         );
         server.control(&["--wait", "--options", &settings, "start"])?;
@@ -72,6 +82,11 @@ impl Server {
     /// The URL of a database on it.
     pub fn url(&self) -> String {
         format!("postgres://keyrelay@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Another program of the same version.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
     }
 
     fn data(&self) -> PathBuf {

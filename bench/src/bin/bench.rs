@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
+use keyrelay_bench::pgbench;
 use keyrelay_bench::report::{Report, Table};
 use keyrelay_bench::runs::{self, Setting};
 
@@ -44,6 +45,13 @@ struct Arguments {
     /// The binary to measure; the one beside this program when not given.
     #[arg(long)]
     keyrelay: Option<PathBuf>,
+    /// Measure on PostgreSQL: the URL of a throw-away server of this machine, without a password. `cargo xtask bench
+    /// --database postgres` starts one.
+    #[arg(long, requires = "pgbench")]
+    postgres: Option<String>,
+    /// The program `pgbench` that the rotations on PostgreSQL are compared with.
+    #[arg(long)]
+    pgbench: Option<PathBuf>,
     /// The floor; the one beside this program when not given.
     #[arg(long)]
     floor: Option<PathBuf>,
@@ -66,9 +74,19 @@ enum Run {
 }
 
 const ALL: [Run; 4] = [Run::Grants, Run::Rotations, Run::Startup, Run::Sizes];
+/// The same of PostgreSQL.
+const ALL_ON_POSTGRES: [Run; 2] = [Run::Grants, Run::Rotations];
 
 impl Run {
     fn make(self, setting: &Setting) -> Result<Vec<Table>> {
+        if setting.postgres.is_some() {
+            let table = match self {
+                Self::Grants => runs::postgres::grants(setting),
+                Self::Rotations => runs::postgres::rotations(setting),
+                _ => bail!("on PostgreSQL, grants and rotations are measured"),
+            };
+            return Ok(vec![table?]);
+        }
         let table = match self {
             Self::Grants => runs::grants::run(setting),
             Self::Rotations => runs::rotations::run(setting),
@@ -87,7 +105,8 @@ impl Run {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let chosen = if arguments.only.is_empty() { ALL.to_vec() } else { arguments.only.clone() };
+    let all = if arguments.postgres.is_some() { &ALL_ON_POSTGRES[..] } else { &ALL[..] };
+    let chosen = if arguments.only.is_empty() { all.to_vec() } else { arguments.only.clone() };
     let setting = setting(&arguments, &chosen)?;
     let mut report = Report::new();
     println!("{}\n", report.machine);
@@ -121,6 +140,7 @@ fn setting(arguments: &Arguments, chosen: &[Run]) -> Result<Setting> {
         None => runs::sibling("bench-scratch")?,
     };
     std::fs::create_dir_all(&scratch).context("making the folder for the databases")?;
+    let postgres = arguments.postgres.clone().zip(arguments.pgbench.clone());
     let absolute = |path: PathBuf| std::path::absolute(path).context("finding a path");
     Ok(Setting {
         keyrelay: absolute(keyrelay)?,
@@ -132,5 +152,6 @@ fn setting(arguments: &Arguments, chosen: &[Run]) -> Result<Setting> {
         clients: arguments.clients.clone(),
         samples: usize::try_from(arguments.samples)?,
         login_samples: usize::try_from(arguments.login_samples)?,
+        postgres: postgres.map(|(url, pgbench)| pgbench::Server { url, pgbench }),
     })
 }

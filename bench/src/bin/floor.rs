@@ -13,6 +13,7 @@ use anyhow::{Result, bail};
 use axum::serve::ListenerExt;
 use clap::{Args, Parser, Subcommand};
 use keyrelay_bench::http::Target;
+use keyrelay_bench::one_query::OneQuery;
 use keyrelay_bench::{commits, floor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -26,6 +27,10 @@ struct Arguments {
     /// Where to listen; only on the loopback interface.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// Read the client of each request from this PostgreSQL database, by a query of its own. A throw-away database
+    /// of this machine, without a password.
+    #[arg(long)]
+    database: Option<String>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -53,7 +58,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Commits(commits)) => measure_commits(&commits),
-        None => serve(arguments.listen),
+        None => serve(arguments.listen, arguments.database),
     }
 }
 
@@ -75,9 +80,13 @@ fn measure_commits(arguments: &CommitsArguments) -> Result<()> {
 }
 
 #[tokio::main]
-async fn serve(listen: SocketAddr) -> Result<()> {
+async fn serve(listen: SocketAddr, database: Option<String>) -> Result<()> {
     Target::new(listen)?;
-    let router = floor::router()?;
+    let database = match database {
+        Some(url) => Some(OneQuery::connect(&url).await?),
+        None => None,
+    };
+    let router = floor::router(database)?;
     let listener = tokio::net::TcpListener::bind(listen).await?;
     println!("floor listening on http://{}/", listener.local_addr()?);
     let listener = listener.tap_io(|stream| {

@@ -11,10 +11,12 @@ use tempfile::TempDir;
 
 use crate::floor;
 use crate::load::{self, Cycle, Outcome, Plan};
+use crate::pgbench;
 use crate::process::Server;
 use crate::product::Credentials;
 
 pub mod grants;
+pub mod postgres;
 pub mod rotations;
 pub mod sizes;
 pub mod startup;
@@ -44,6 +46,8 @@ pub struct Setting {
     pub samples: usize,
     /// Refused logins of each reason.
     pub login_samples: usize,
+    /// The server of the runs on PostgreSQL.
+    pub postgres: Option<pgbench::Server>,
 }
 
 impl Setting {
@@ -52,9 +56,20 @@ impl Setting {
     /// # Errors
     /// When it does not start.
     pub fn start_floor(&self) -> Result<(Server, TempDir)> {
+        self.start_floor_on(None)
+    }
+
+    /// Starts the floor with a query of its own for each request to this database.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_floor_on(&self, database_url: Option<&str>) -> Result<(Server, TempDir)> {
         let dir = tempfile::tempdir_in(&self.scratch).context("making a folder for the floor")?;
         let mut command = Command::new(&self.floor);
         command.args(["--listen", "127.0.0.1:0"]);
+        if let Some(url) = database_url {
+            command.args(["--database", url]);
+        }
         let server = Server::start(command, &dir.path().join("floor.log"))?;
         Ok((server, dir))
     }

@@ -91,7 +91,9 @@ pub fn place(settings: &Settings) -> anyhow::Result<Place> {
         return Ok(Place::File(PathBuf::from(path)));
     }
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok(Place::Postgres(Box::new(PostgresConfig::parse(url)?)));
+        let (reads, writes) = settings.connections()?;
+        let config = PostgresConfig::parse(url)?.with_connections(reads, writes);
+        return Ok(Place::Postgres(Box::new(config)));
     }
     // The URL may hold a password, so it is not repeated.
     bail!("--database-url must be sqlite://PATH or postgres://USER@HOST/DATABASE")

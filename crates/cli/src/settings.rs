@@ -11,7 +11,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use keyrelay_core::fhir::schema::parse_lifetime;
-use keyrelay_core::limits::SIGNING_KEY_LIFETIME_DEFAULT;
+use keyrelay_core::limits::{
+    DATABASE_CONNECTIONS_MAX, DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_READ_CONNECTIONS_MIN,
+    DATABASE_WRITE_CONNECTIONS_DEFAULT, SIGNING_KEY_LIFETIME_DEFAULT,
+};
 use keyrelay_core::origin::Origin;
 use keyrelay_core::signing::{self, Schedule};
 use keyrelay_server::{BaseUrl, Config, Tls, TrustedProxies};
@@ -114,6 +117,12 @@ pub struct Settings {
     /// The database, as `sqlite://PATH` [default: keyrelay.sqlite in the data directory]
     #[arg(long, env = "KEYRELAY_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    /// Connections to PostgreSQL that read, from 4 to 100: a fifth of them for each kind of read on the hot paths (clients, their secrets, people's sessions), the rest for all else [default: 10]
+    #[arg(long, env = "KEYRELAY_DATABASE_READ_CONNECTIONS")]
+    pub database_read_connections: Option<usize>,
+    /// Connections to PostgreSQL that write, from 1 to 100: as many changes are made at once [default: 8]
+    #[arg(long, env = "KEYRELAY_DATABASE_WRITE_CONNECTIONS")]
+    pub database_write_connections: Option<usize>,
     /// The file with the master keys; a file named here must exist [default: master.key in the data directory, made on the first start]
     #[arg(long, env = "KEYRELAY_MASTER_KEY_FILE")]
     pub master_key_file: Option<PathBuf>,
@@ -182,11 +191,13 @@ impl DataArgs {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "listen",
     "base_url",
     "data_dir",
     "database_url",
+    "database_read_connections",
+    "database_write_connections",
     "master_key_file",
     "secret_policy",
     "trusted_proxies",
@@ -217,6 +228,8 @@ impl Settings {
             base_url: self.base_url.or(file.base_url),
             data_dir: self.data_dir.or(file.data_dir),
             database_url: self.database_url.or(file.database_url),
+            database_read_connections: self.database_read_connections.or(file.database_read_connections),
+            database_write_connections: self.database_write_connections.or(file.database_write_connections),
             master_key_file: self.master_key_file.or(file.master_key_file),
             secret_policy: self.secret_policy.or(file.secret_policy),
             trusted_proxies: self.trusted_proxies.or(file.trusted_proxies),
@@ -241,6 +254,20 @@ impl Settings {
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR))
+    }
+
+    /// How many connections to PostgreSQL read, and how many write.
+    pub fn connections(&self) -> anyhow::Result<(usize, usize)> {
+        let reads = self.database_read_connections.unwrap_or(DATABASE_READ_CONNECTIONS_DEFAULT);
+        let writes = self.database_write_connections.unwrap_or(DATABASE_WRITE_CONNECTIONS_DEFAULT);
+        let most = DATABASE_CONNECTIONS_MAX;
+        if !(DATABASE_READ_CONNECTIONS_MIN..=most).contains(&reads) {
+            bail!("--database-read-connections must be from {DATABASE_READ_CONNECTIONS_MIN} to {most}");
+        }
+        if !(1..=most).contains(&writes) {
+            bail!("--database-write-connections must be from 1 to {most}");
+        }
+        Ok((reads, writes))
     }
 
     /// What is logged.
@@ -355,11 +382,25 @@ mod tests {
 
     #[test]
     fn all_keys_are_known() {
-        let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\n\
+        let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\ndatabase_read_connections = 5\ndatabase_write_connections = 5\n\
                     master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nread_only = true\nlog = \"x\"\nlog_format = \"json\"\n\
                     signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
+    }
+
+    #[test]
+    fn connections_have_bounds_that_are_named() {
+        let connections = |text: &str| parse(text).unwrap().connections();
+        assert_eq!(connections("").unwrap(), (10, 8));
+        let chosen = "database_read_connections = 4\ndatabase_write_connections = 100";
+        assert_eq!(connections(chosen).unwrap(), (4, 100));
+        for (text, named) in [
+            ("database_read_connections = 3", "--database-read-connections must be from 4 to 100"),
+            ("database_write_connections = 0", "--database-write-connections must be from 1 to 100"),
+        ] {
+            assert_eq!(connections(text).unwrap_err().to_string(), named);
+        }
     }
 
     #[test]

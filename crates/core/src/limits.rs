@@ -92,6 +92,17 @@ pub const WRITE_GROUP_MAX: usize = 64;
 /// turn and its decision, as long again for its commit, and as long again to find out about a commit to
 /// which no answer came.
 pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long one group read from PostgreSQL may take: half of what a request waits, so that whoever waits
+/// behind one that hangs still has time to be read by the next.
+pub const DATABASE_READ_MAX: Duration = Duration::from_millis(2_500);
+/// Connections to PostgreSQL that read, for each server, where nothing is set.
+pub const DATABASE_READ_CONNECTIONS_DEFAULT: usize = 10;
+/// Fewest of them: one for each kind of read.
+pub const DATABASE_READ_CONNECTIONS_MIN: usize = 4;
+/// Connections to PostgreSQL that write, for each server, where nothing is set.
+pub const DATABASE_WRITE_CONNECTIONS_DEFAULT: usize = 8;
+/// Most connections that read, and most that write.
+pub const DATABASE_CONNECTIONS_MAX: usize = 100;
 /// How long PostgreSQL works on one statement, waits for one lock, or keeps a transaction that goes no
 /// further: less than anybody waits, so that it says so itself and the connection stays of use.
 pub const DATABASE_STATEMENT_MAX: Duration = Duration::from_secs(4);

@@ -4,16 +4,18 @@
 use std::borrow::Cow;
 use std::hash::Hash;
 use std::path::Path;
+use std::sync::Arc;
 
 use keyrelay_core::id::{
     ClientId, MembershipId, ProjectId, RegistrationGrantId, ResourceId, SecretId, SessionId, SigningKeyId,
     TokenId, UserId, VersionId,
 };
-use keyrelay_core::limits::{READ_GROUP_MAX, WRITE_GROUP_MAX};
+use keyrelay_core::limits::WRITE_GROUP_MAX;
 use keyrelay_core::time::Timestamp;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::group::{GroupQuery, Request as ReadRequest};
+use crate::group::{GroupQuery, Reads};
 use crate::postgres::{Postgres, PostgresConfig};
 use crate::sqlite::{self, Access, SqliteReaders};
 use crate::writer::Request as WriteRequest;
@@ -247,7 +249,7 @@ impl Database {
     /// Answers reads in groups until their queue ends.
     pub(crate) async fn serve_reads<K, V>(
         &self,
-        mut requests: mpsc::Receiver<ReadRequest<K, V>>,
+        reads: &Arc<Reads<K, V>>,
         query: GroupQuery<K, V>,
     ) -> Result<(), StoreError>
     where
@@ -257,15 +259,15 @@ impl Database {
         let readers = match self {
             Self::Sqlite(readers) => readers,
             Self::Postgres(postgres) => {
-                postgres.serve_reads(requests, query);
+                postgres.serve_reads(reads, query);
                 return Ok(());
             }
         };
+        let (mut lane, runtime) = (reads.lane(), Handle::current());
         let serve = move |connection: &mut rusqlite::Connection| {
-            let mut group = Vec::with_capacity(READ_GROUP_MAX);
-            while requests.blocking_recv_many(&mut group, READ_GROUP_MAX) > 0 {
+            while let Some(group) = runtime.block_on(lane.next()) {
                 let (sql, args) = query.ask(&group);
-                query.tell(group.drain(..), sqlite::fetch(connection, &sql, &args));
+                query.tell(group, sqlite::fetch(connection, &sql, &args));
             }
         };
         sqlite::spawn("sqlite-reader", readers.path(), Access::Read, serve).await.map(drop)

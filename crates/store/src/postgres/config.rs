@@ -5,7 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyrelay_core::limits::{DATABASE_CONNECT_MAX, DATABASE_STATEMENT_MAX, DATABASE_WAIT_MAX};
+use keyrelay_core::limits::{
+    DATABASE_CONNECT_MAX, DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_STATEMENT_MAX, DATABASE_WAIT_MAX,
+    DATABASE_WRITE_CONNECTIONS_DEFAULT,
+};
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
@@ -16,6 +19,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::Sizes;
 use crate::StoreError;
 
 /// A PostgreSQL database, by its connection URL. It never shows its password.
@@ -25,6 +29,7 @@ pub struct PostgresConfig {
     hosts: Vec<Config>,
     /// `None` where nothing between could read along, or where that was said to be so.
     tls: Option<MakeRustlsConnect>,
+    sizes: Sizes,
 }
 
 impl std::fmt::Debug for PostgresConfig {
@@ -36,6 +41,10 @@ impl std::fmt::Debug for PostgresConfig {
 
 /// What keeps a connection alive while it is polled.
 pub(super) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A connection that is being made.
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<(Client, Running), NotConnected>> + Send>>;
+/// What makes connections.
+pub(super) type Connect = Arc<dyn Fn() -> Connecting + Send + Sync>;
 
 /// After how long without a word a connection is asked for a sign of life, and how often in vain.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -103,7 +112,27 @@ impl PostgresConfig {
         for host in &mut hosts {
             set_up(host, if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         }
-        Ok(Self { hosts, tls })
+        let sizes = Sizes::of(DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_WRITE_CONNECTIONS_DEFAULT);
+        Ok(Self { hosts, tls, sizes })
+    }
+
+    /// With other numbers of connections that read and that write.
+    #[must_use]
+    pub fn with_connections(self, reads: usize, writes: usize) -> Self {
+        Self { sizes: Sizes::of(reads, writes), ..self }
+    }
+
+    pub(super) const fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// What makes connections like this.
+    pub(super) fn connector(&self) -> Connect {
+        let config = self.clone();
+        Arc::new(move || {
+            let config = config.clone();
+            Box::pin(async move { config.connect().await })
+        })
     }
 
     /// Connects to the first host that can be written to, and gives what has to run for the connection

@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Client;
 
-use super::config::PostgresConfig;
+use super::config::Connect;
 use super::session::{Failed, Plan, Remedy, Session, remedy, told};
 use crate::StoreError;
 use crate::database::{Arg, Row};
@@ -34,9 +34,9 @@ impl Drop for Link {
 }
 
 impl Link {
-    pub(super) fn start(config: PostgresConfig) -> Self {
+    pub(super) fn start(connect: Connect) -> Self {
         let (session, _) = watch::channel(None);
-        let task = tokio::spawn(keep_connected(config, session.clone())).abort_handle();
+        let task = tokio::spawn(keep_connected(connect, session.clone())).abort_handle();
         Self { session, task }
     }
 
@@ -56,6 +56,19 @@ impl Link {
         }
     }
 
+    /// The connection, as soon as there is one, however long that takes.
+    pub(super) async fn connected(&self) -> Option<Arc<Session>> {
+        self.session.subscribe().wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Ready when a connection is not the one to use any more.
+    pub(super) async fn lost(&self, session: &Arc<Session>) {
+        let is_other =
+            |now: &Option<Arc<Session>>| !now.as_ref().is_some_and(|now| Arc::ptr_eq(now, session));
+        // If nobody keeps connecting, it is lost too.
+        let _ = self.session.subscribe().wait_for(is_other).await;
+    }
+
     /// Says that a connection is of no use: it is closed, and another is made.
     pub(super) fn give_up(&self, session: &Arc<Session>) {
         self.session.send_if_modified(|current| {
@@ -69,22 +82,38 @@ impl Link {
 
     /// Runs a query whose plan is kept.
     pub(super) async fn fetch(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
-        self.ask(sql, args, Plan::Kept).await
+        self.ask(sql, args, Plan::Kept, DATABASE_WAIT_MAX).await
+    }
+
+    /// As [`Self::fetch`], within another time.
+    pub(super) async fn fetch_within(
+        &self,
+        within: Duration,
+        sql: &str,
+        args: &[Arg],
+    ) -> Result<Vec<Row>, StoreError> {
+        self.ask(sql, args, Plan::Kept, within).await
     }
 
     /// Runs a query whose plan is not.
     pub(super) async fn fetch_once(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
-        self.ask(sql, args, Plan::UsedOnce).await
+        self.ask(sql, args, Plan::UsedOnce, DATABASE_WAIT_MAX).await
     }
 
     /// Asks, and asks again where the connection was lost meanwhile: a query changes nothing, and what is
     /// read later is as true. One that did not come back in time has had its turn, but its connection is
     /// of no use any more: a server may hang without closing.
-    async fn ask(&self, sql: &str, args: &[Arg], plan: Plan) -> Result<Vec<Row>, StoreError> {
-        let deadline = Instant::now() + DATABASE_WAIT_MAX;
+    async fn ask(
+        &self,
+        sql: &str,
+        args: &[Arg],
+        plan: Plan,
+        within: Duration,
+    ) -> Result<Vec<Row>, StoreError> {
+        let deadline = Instant::now() + within;
         loop {
             let session = self.session(deadline).await?;
-            match timeout(DATABASE_WAIT_MAX, session.fetch(sql, args, plan)).await {
+            match timeout(within, session.fetch(sql, args, plan)).await {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(Failed::Postgres(error))) if remedy(&error) == Remedy::Reconnect => {
                     self.give_up(&session);
@@ -102,14 +131,15 @@ impl Link {
     }
 }
 
-async fn keep_connected(config: PostgresConfig, sessions: watch::Sender<Option<Arc<Session>>>) {
+async fn keep_connected(connect: Connect, sessions: watch::Sender<Option<Arc<Session>>>) {
     let mut changes = sessions.subscribe();
     let mut pause = PAUSE_FIRST;
     let mut left = None;
     loop {
-        match config.connect().await {
+        match connect().await {
             Ok((client, mut connection)) => {
                 let opened = tokio::select! {
+                        biased;
                     opened = open(client, left) => opened,
                     () = &mut connection => None,
                 };
@@ -118,6 +148,7 @@ async fn keep_connected(config: PostgresConfig, sessions: watch::Sender<Option<A
                     let session = Arc::new(session);
                     sessions.send_replace(Some(Arc::clone(&session)));
                     tokio::select! {
+                        biased;
                         () = connection => {}
                         // Dropping the connection closes it.
                         _ = changes.wait_for(Option::is_none) => {}

@@ -9,7 +9,10 @@ mod config;
 mod link;
 mod migrate;
 mod pool;
+mod reads;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod value;
 mod write;
 
@@ -17,77 +20,78 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 pub use config::PostgresConfig;
-use keyrelay_core::limits::READ_GROUP_MAX;
 pub(crate) use migrate::{NO_TIMEOUTS, reach, run as migrate};
 pub(crate) use session::params;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 pub(crate) use value::row;
 
+use self::config::Connect;
 use self::link::Link;
 use self::pool::Pool;
 use crate::StoreError;
 use crate::database::{Arg, Row};
-use crate::group::{GroupQuery, Request as ReadRequest};
+use crate::group::{GroupQuery, Reads};
 use crate::writer::Request as WriteRequest;
 
-/// Connections that the group reads share.
-const HOT_LINKS: usize = 2;
-/// Queries of one kind of group read under way at once.
-const READS_IN_FLIGHT: usize = 2;
-/// Connections for reads outside the hot path.
-const COLD_LINKS: usize = 4;
-/// Connections that write, each one change at a time.
-const WRITE_LINKS: usize = 8;
+/// How many connections there are of each sort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes {
+    /// For each kind of group read. As many queries of the kind may be under way at once.
+    group: usize,
+    /// For reads outside the hot path, each one query at a time.
+    cold: usize,
+    /// That write, each one change at a time.
+    write: usize,
+}
+
+impl Sizes {
+    /// A fifth of the connections that read for each of the three kinds of group read, the others for all
+    /// else; at least one for each.
+    const fn of(reads: usize, writes: usize) -> Self {
+        let group = if reads < 5 { 1 } else { reads / 5 };
+        let rest = reads.saturating_sub(3 * group);
+        Self { group, cold: if rest == 0 { 1 } else { rest }, write: if writes == 0 { 1 } else { writes } }
+    }
+}
 
 /// A database that is open, and the connections to it.
-#[derive(Debug)]
 pub(crate) struct Postgres {
-    hot: Arc<[Link]>,
+    connect: Connect,
+    sizes: Sizes,
     cold: Pool,
     writers: Arc<Pool>,
+}
+
+impl std::fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postgres").field("sizes", &self.sizes).finish_non_exhaustive()
+    }
 }
 
 impl Postgres {
     /// Connects, and brings the schema up to date.
     pub(crate) async fn open(config: &PostgresConfig) -> Result<Self, StoreError> {
         migrate::run(config).await?;
-        let links = |n| (0..n).map(|_| Link::start(config.clone())).collect::<Vec<_>>();
-        Ok(Self {
-            hot: links(HOT_LINKS).into(),
-            cold: Pool::new(links(COLD_LINKS)),
-            writers: Arc::new(Pool::new(links(WRITE_LINKS))),
-        })
+        Ok(Self::on(config.connector(), config.sizes()))
     }
 
-    /// Answers reads in groups until their queue ends. A group is taken from the queue only once its
-    /// query can be sent, so that every request of it has arrived before (P3).
-    pub(crate) fn serve_reads<K, V>(
-        &self,
-        mut requests: mpsc::Receiver<ReadRequest<K, V>>,
-        query: GroupQuery<K, V>,
-    ) where
+    fn on(connect: Connect, sizes: Sizes) -> Self {
+        let pool = |n| Pool::new((0..n).map(|_| Link::start(Arc::clone(&connect))).collect());
+        Self { cold: pool(sizes.cold), writers: Arc::new(pool(sizes.write)), connect, sizes }
+    }
+
+    /// Answers reads in groups until their queue ends, over connections that nothing else uses.
+    pub(crate) fn serve_reads<K, V>(&self, reads: &Arc<Reads<K, V>>, query: GroupQuery<K, V>)
+    where
         K: Copy + Eq + Hash + Send + Sync + 'static,
         V: Clone + Send + Sync + 'static,
     {
-        let links = Arc::clone(&self.hot);
-        let (places, query) = (Arc::new(Semaphore::new(READS_IN_FLIGHT)), Arc::new(query));
-        tokio::spawn(async move {
-            for n in 0.. {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                let mut group = Vec::with_capacity(READ_GROUP_MAX);
-                if requests.recv_many(&mut group, READ_GROUP_MAX).await == 0 {
-                    return;
-                }
-                let (links, query) = (Arc::clone(&links), Arc::clone(&query));
-                tokio::spawn(async move {
-                    let (sql, args) = query.ask(&group);
-                    let found = links[n % links.len()].fetch(&sql, &args).await;
-                    query.tell(group, found);
-                    drop(place);
-                });
-            }
-        });
+        let query = Arc::new(query);
+        for _ in 0..self.sizes.group {
+            let link = Link::start(Arc::clone(&self.connect));
+            tokio::spawn(reads::serve(link, reads.lane(), Arc::clone(&query)));
+        }
     }
 
     /// Makes changes durable until their queue ends, then waits for those under way.
@@ -133,4 +137,22 @@ pub(crate) async fn fetch_directly(
     args: &[Arg],
 ) -> Result<Vec<Row>, StoreError> {
     value::rows(&client.query(sql, &params(args)).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_read_has_connections_of_its_own() {
+        let split = |reads| {
+            let Sizes { group, cold, .. } = Sizes::of(reads, 8);
+            (group, cold)
+        };
+        assert_eq!([4, 5, 10, 20, 100].map(split), [(1, 1), (1, 2), (2, 4), (4, 8), (20, 40)]);
+        for reads in 4..=100 {
+            let (group, cold) = split(reads);
+            assert!(group >= 1 && cold >= 1 && 3 * group + cold == reads, "{reads}");
+        }
+    }
 }

@@ -30,8 +30,11 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Makes a connection ready for use.
+    /// Makes a connection ready for use. What is outside a transaction that says so may not write: the
+    /// statements of a change are sent with their `BEGIN`, and if that failed each of them would be a change
+    /// by itself.
     pub(super) async fn open(client: Client) -> Result<Self, Error> {
+        client.batch_execute("SET default_transaction_read_only = on").await?;
         let backend = client.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
         let (commit_in_doubt, statements) = (AtomicBool::new(false), Mutex::default());
         Ok(Self { client, backend, commit_in_doubt, statements })

@@ -22,6 +22,10 @@ use crate::change::Change;
 use crate::database::{Effect, Statement};
 use crate::{Conflict, StoreError};
 
+/// Changes nothing, and is written down all the same.
+pub(super) const COMMIT_OF_ONES_OWN: &str =
+    "BEGIN READ WRITE; UPDATE schema_version SET needs = needs WHERE version = 1; COMMIT";
+
 /// What one attempt came to.
 enum Attempt {
     /// It is decided.
@@ -105,7 +109,7 @@ async fn was_made(link: &Link, session: &Arc<Session>, witness: &Statement) -> O
         }
         // After a crash a primary shows what its standby does not have yet. A commit of one's own returns
         // only when the standby has everything before it.
-        session.client.batch_execute("UPDATE schema_version SET needs = needs WHERE version = 1").await?;
+        session.client.batch_execute(COMMIT_OF_ONES_OWN).await?;
         Ok::<_, Failed>(true)
     };
     let outcome = timeout(DATABASE_WAIT_MAX, asked).await;
@@ -176,7 +180,7 @@ async fn decide(session: &Session, statements: &[Statement]) -> Result<(), Refus
     let client = &session.client;
     let mut sent: Vec<Judged<'_>> = Vec::with_capacity(statements.len() + 1);
     sent.push(Box::pin(async {
-        client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE").await.map(|()| true)
+        client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE").await.map(|()| true)
     }));
     for (statement, prepared) in statements.iter().zip(&prepared) {
         sent.push(Box::pin(async move {
