@@ -34,8 +34,13 @@ pub struct PostgresConfig {
 
 impl std::fmt::Debug for PostgresConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tls = self.tls.is_some();
-        f.debug_struct("PostgresConfig").field("hosts", &self.hosts).field("tls", &tls).finish()
+        let Self { hosts, tls, sizes } = self;
+        let tls = tls.is_some();
+        f.debug_struct("PostgresConfig")
+            .field("hosts", hosts)
+            .field("tls", &tls)
+            .field("sizes", sizes)
+            .finish()
     }
 }
 

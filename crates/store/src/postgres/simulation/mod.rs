@@ -98,7 +98,7 @@ impl Stage {
         assert!(asked.elapsed() <= CHANGE_ANSWERED_MAX, "{name}: late, {:?}", asked.elapsed());
         match &answer {
             Ok(()) => {
-                assert_eq!(self.server.applied(&made(&name).id.to_string()), 1, "{name} was answered Ok")
+                assert_eq!(self.server.applied(&made(&name).id.to_string()), 1, "{name} was answered Ok");
             }
             Err(error) => assert!(!healed, "{name}: {error}"),
         }

@@ -370,7 +370,9 @@ impl Backend {
         };
         self.message(b't', |body| {
             body.put_u16(u16::try_from(parameters.len()).unwrap());
-            parameters.iter().for_each(|of| body.put_u32(*of));
+            for of in &parameters {
+                body.put_u32(*of);
+            }
         });
         let columns: &[u32] = match sql.as_str() {
             sql if sql.starts_with(super::READ) => &[TEXT, INT8],
