@@ -74,6 +74,8 @@ ids! {
     SigningKeyId,
     /// What an initial access token of client registration names (RFC 7591 §3).
     RegistrationGrantId,
+    /// One server process, from its start to its end.
+    NodeId,
 }
 
 macro_rules! is_a_resource {

@@ -25,3 +25,4 @@ pub mod slots;
 pub mod ticket;
 pub mod time;
 pub mod totp;
+pub mod usage;

@@ -125,6 +125,18 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Secrets whose use is counted in memory between two flushes; what is above is summed as one.
 pub const USAGE_SECRETS_MAX: usize = 100_000;
+/// Callers that are told apart for each secret, in memory and in the database; others are summed.
+pub const USAGE_CALLERS_PER_SECRET_MAX: usize = 256;
+/// Callers that are told apart in memory, over all secrets, between two flushes.
+pub const USAGE_CALLERS_MAX: usize = 50_000;
+/// How much of a `User-Agent` and an `X-Client-Instance` is kept, in bytes.
+pub const PRESENTER_TEXT_BYTES_MAX: usize = 128;
+/// How long a caller of a secret is remembered after it was last seen.
+pub const USAGE_CALLERS_KEPT: Duration = Duration::from_hours(30 * 24);
+/// How long the counts of single minutes are kept.
+pub const USAGE_MINUTES_KEPT: Duration = Duration::from_hours(25);
+/// After how long without a word the counts of a server are taken for incomplete.
+pub const USAGE_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often counted use is written down.
 pub const USAGE_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -1,0 +1,345 @@
+//! Who used which secret, how often and when: the evidence that a retiring secret can go.
+//!
+//! Counted in memory and written down now and then, in tables and statements of its own: what is
+//! written about a secret can never change it (P6). Everything is bounded (P7): past the bounds, uses
+//! are still counted, but summed as those of others.
+
+use std::collections::hash_map::RandomState;
+use std::net::IpAddr;
+
+use hashbrown::{Equivalent, HashMap};
+
+use crate::id::{ClientId, SecretId};
+use crate::limits::{
+    PRESENTER_TEXT_BYTES_MAX, USAGE_CALLERS_MAX, USAGE_CALLERS_PER_SECRET_MAX, USAGE_SECRETS_MAX,
+};
+use crate::secret::PREFIX;
+use crate::time::Timestamp;
+
+/// Who presented a proof, as far as it shows from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Presenter {
+    /// The client's address.
+    pub address: IpAddr,
+    /// `User-Agent`; empty where there is none.
+    pub agent: String,
+    /// `X-Client-Instance`: what one of many workers calls itself; empty where there is none.
+    pub instance: String,
+}
+
+/// A [`Presenter`] that is looked at and not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PresenterRef<'a> {
+    address: IpAddr,
+    agent: &'a str,
+    instance: &'a str,
+}
+
+impl<'a> PresenterRef<'a> {
+    /// From the address and two header values. Of a long one the beginning is kept, and nothing of one
+    /// that has a secret in it: whoever sends one there sends it by mistake (P4).
+    #[must_use]
+    pub fn new(address: IpAddr, agent: &'a str, instance: &'a str) -> Self {
+        Self { address, agent: shown(agent), instance: shown(instance) }
+    }
+
+    /// To be kept.
+    #[must_use]
+    pub fn to_owned(self) -> Presenter {
+        Presenter {
+            address: self.address,
+            agent: self.agent.to_owned(),
+            instance: self.instance.to_owned(),
+        }
+    }
+}
+
+fn shown(text: &str) -> &str {
+    if text.contains(PREFIX) {
+        return "[withheld]";
+    }
+    let end = (0..=PRESENTER_TEXT_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or(text)
+}
+
+impl Equivalent<Presenter> for PresenterRef<'_> {
+    fn equivalent(&self, kept: &Presenter) -> bool {
+        self.address == kept.address && self.agent == kept.agent && self.instance == kept.instance
+    }
+}
+
+/// What uses are counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UsageKey {
+    /// The client that the proof was presented for.
+    pub client: ClientId,
+    /// The secret, key or certificate; [`SecretId::NIL`] for a value that is none of the client's.
+    pub secret: SecretId,
+}
+
+/// What became of a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It let somebody in.
+    Accepted,
+    /// It did not.
+    Refused,
+}
+
+/// How often, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Proofs that were accepted.
+    pub accepted: i64,
+    /// Proofs that were refused.
+    pub refused: i64,
+    /// The first of them.
+    pub first: Timestamp,
+    /// The last of them.
+    pub last: Timestamp,
+}
+
+impl Tally {
+    /// One proof.
+    #[must_use]
+    pub fn one(outcome: Outcome, at: Timestamp) -> Self {
+        let accepted = i64::from(outcome == Outcome::Accepted);
+        Self { accepted, refused: 1 - accepted, first: at, last: at }
+    }
+
+    /// Takes up what was counted elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+    }
+}
+
+/// A minute, counted from the epoch: what charts are drawn by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Minute(i64);
+
+impl Minute {
+    /// The minute that a moment is in.
+    #[must_use]
+    pub const fn of(at: Timestamp) -> Self {
+        Self(at.epoch_ms().div_euclid(60_000))
+    }
+
+    /// The minute of that number.
+    #[must_use]
+    pub const fn from_number(number: i64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        self.0
+    }
+}
+
+/// The uses of one secret.
+#[derive(Clone, Debug)]
+pub struct SecretUsage {
+    /// All of them.
+    pub total: Tally,
+    /// By minute, in no order. Those of an interval between two flushes are few.
+    pub minutes: Vec<(Minute, Tally)>,
+    /// By who presented it.
+    pub callers: HashMap<Presenter, Tally, RandomState>,
+    /// Those of callers past the bound.
+    pub others: Option<Tally>,
+}
+
+impl SecretUsage {
+    fn new(at: Timestamp) -> Self {
+        Self {
+            total: Tally { accepted: 0, refused: 0, first: at, last: at },
+            minutes: Vec::new(),
+            callers: HashMap::default(),
+            others: None,
+        }
+    }
+
+    fn add_to_minute(&mut self, minute: Minute, tally: &Tally) {
+        match self.minutes.iter_mut().rev().find(|(known, _)| *known == minute) {
+            Some((_, sum)) => sum.add(tally),
+            None => self.minutes.push((minute, *tally)),
+        }
+    }
+
+    fn add_to_others(&mut self, tally: &Tally) {
+        match &mut self.others {
+            Some(sum) => sum.add(tally),
+            None => self.others = Some(*tally),
+        }
+    }
+}
+
+/// Uses that were counted and not written down yet.
+#[derive(Debug, Default)]
+pub struct UsageCounts {
+    secrets: HashMap<UsageKey, SecretUsage, RandomState>,
+    callers: usize,
+}
+
+impl UsageCounts {
+    /// Counts one proof.
+    pub fn count(&mut self, key: UsageKey, outcome: Outcome, by: PresenterRef<'_>, at: Timestamp) {
+        let one = Tally::one(outcome, at);
+        let room = self.callers < USAGE_CALLERS_MAX;
+        let usage = self.of(key, at);
+        usage.total.add(&one);
+        usage.add_to_minute(Minute::of(at), &one);
+        if let Some(sum) = usage.callers.get_mut(&by) {
+            sum.add(&one);
+        } else if room && usage.callers.len() < USAGE_CALLERS_PER_SECRET_MAX {
+            usage.callers.insert(by.to_owned(), one);
+            self.callers += 1;
+        } else {
+            usage.add_to_others(&one);
+        }
+    }
+
+    /// Takes back what could not be written down.
+    pub fn take_back(&mut self, key: UsageKey, counted: SecretUsage) {
+        let mut room = USAGE_CALLERS_MAX.saturating_sub(self.callers);
+        let usage = self.of(key, counted.total.first);
+        let before = usage.callers.len();
+        usage.total.add(&counted.total);
+        for (minute, tally) in &counted.minutes {
+            usage.add_to_minute(*minute, tally);
+        }
+        for (presenter, tally) in counted.callers {
+            if let Some(sum) = usage.callers.get_mut(&presenter) {
+                sum.add(&tally);
+            } else if room > 0 && usage.callers.len() < USAGE_CALLERS_PER_SECRET_MAX {
+                usage.callers.insert(presenter, tally);
+                room -= 1;
+            } else {
+                usage.add_to_others(&tally);
+            }
+        }
+        if let Some(others) = &counted.others {
+            usage.add_to_others(others);
+        }
+        self.callers += usage.callers.len() - before;
+    }
+
+    /// Past the bound, uses of further secrets are summed under no secret at all.
+    fn of(&mut self, key: UsageKey, at: Timestamp) -> &mut SecretUsage {
+        let full = self.secrets.len() >= USAGE_SECRETS_MAX && !self.secrets.contains_key(&key);
+        let key = if full { UsageKey { client: ClientId::NIL, secret: SecretId::NIL } } else { key };
+        self.secrets.entry(key).or_insert_with(|| SecretUsage::new(at))
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.secrets.is_empty()
+    }
+
+    /// What was counted, always in the same order: of two that write down at once, none waits for the
+    /// other in a circle.
+    #[must_use]
+    pub fn into_ordered(self) -> Vec<(UsageKey, SecretUsage)> {
+        let mut all: Vec<_> = self.secrets.into_iter().collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::random::SeededEntropy;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn key(n: u128) -> UsageKey {
+        UsageKey { client: ClientId::NIL, secret: SecretId::from(uuid::Uuid::from_u128(n)) }
+    }
+
+    fn sums(counts: UsageCounts) -> Vec<(i64, i64)> {
+        counts
+            .into_ordered()
+            .into_iter()
+            .map(|(_, usage)| {
+                let callers: i64 = usage.callers.values().map(|tally| tally.accepted + tally.refused).sum();
+                let others = usage.others.map_or(0, |tally| tally.accepted + tally.refused);
+                let minutes: i64 = usage.minutes.iter().map(|(_, tally)| tally.accepted + tally.refused).sum();
+                let total = usage.total.accepted + usage.total.refused;
+                assert_eq!((total, total), (callers + others, minutes));
+                (usage.total.accepted, usage.total.refused)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_presenter_is_cut_short_and_shows_no_secret() {
+        let long = "é".repeat(PRESENTER_TEXT_BYTES_MAX);
+        let secret = format!("agent {PREFIX}0123456789");
+        let kept = PresenterRef::new(HERE, &long, &secret).to_owned();
+        assert!(kept.agent.len() <= PRESENTER_TEXT_BYTES_MAX && long.starts_with(&kept.agent));
+        assert!(!kept.agent.is_empty());
+        assert_eq!(kept.instance, "[withheld]");
+    }
+
+    #[test]
+    fn callers_and_secrets_are_bounded_and_nothing_is_lost() {
+        let mut counts = UsageCounts::default();
+        let at = Timestamp::from_epoch_ms(1);
+        let proofs = USAGE_CALLERS_PER_SECRET_MAX + 10;
+        for n in 0..proofs {
+            let name = n.to_string();
+            counts.count(key(1), Outcome::Accepted, PresenterRef::new(HERE, &name, ""), at);
+        }
+        assert_eq!(counts.callers, USAGE_CALLERS_PER_SECRET_MAX);
+        assert_eq!(sums(counts), [(i64::try_from(proofs).unwrap(), 0)]);
+
+        let mut counts = UsageCounts::default();
+        let entropy = SeededEntropy::new(1);
+        let by = PresenterRef::new(HERE, "agent", "");
+        for _ in 0..USAGE_SECRETS_MAX + 10 {
+            let key = UsageKey { client: ClientId::NIL, secret: SecretId::random(&entropy) };
+            counts.count(key, Outcome::Accepted, by, at);
+        }
+        assert!(counts.secrets.len() <= USAGE_SECRETS_MAX + 1 && counts.callers <= USAGE_CALLERS_MAX);
+        let all: i64 = sums(counts).into_iter().map(|(accepted, _)| accepted).sum();
+        assert_eq!(all, i64::try_from(USAGE_SECRETS_MAX).unwrap() + 10);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_back_is_counted_once(
+            proofs in proptest::collection::vec((0_u128..3, 0_u8..4, any::<bool>(), 0_i64..200_000), 0..200),
+            split in 0_usize..200,
+        ) {
+            let count = |counts: &mut UsageCounts, proofs: &[(u128, u8, bool, i64)]| {
+                for (secret, caller, accepted, at) in proofs {
+                    let outcome = if *accepted { Outcome::Accepted } else { Outcome::Refused };
+                    let name = caller.to_string();
+                    let by = PresenterRef::new(HERE, &name, "");
+                    counts.count(key(*secret), outcome, by, Timestamp::from_epoch_ms(*at));
+                }
+            };
+            let (before, after) = proofs.split_at(split.min(proofs.len()));
+            let (mut whole, mut first, mut second) = (UsageCounts::default(), UsageCounts::default(), UsageCounts::default());
+            count(&mut whole, &proofs);
+            count(&mut first, before);
+            count(&mut second, after);
+            for (key, usage) in first.into_ordered() {
+                second.take_back(key, usage);
+            }
+            prop_assert_eq!(second.callers, whole.callers);
+            let tallies = |counts: UsageCounts| -> Vec<_> {
+                counts.into_ordered().into_iter().map(|(key, usage)| (key, usage.total, usage.callers)).collect()
+            };
+            prop_assert_eq!(tallies(second), tallies(whole));
+        }
+    }
+}
