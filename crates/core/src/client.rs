@@ -160,6 +160,9 @@ pub enum Refused {
     /// The presented value is none of its secrets.
     #[error("wrong secret")]
     WrongSecret,
+    /// The presented value cannot be anybody's secret, so nobody was looked up.
+    #[error("garbled secret")]
+    Garbled,
     /// `status` is not `active`.
     #[error("client is not active")]
     ClientOff,

@@ -39,6 +39,13 @@ impl Timestamp {
         Self(self.0.saturating_add(later_ms))
     }
 
+    /// The point in time `before` this one.
+    #[must_use]
+    pub fn minus(self, before: Duration) -> Self {
+        let before_ms = i64::try_from(before.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(before_ms))
+    }
+
     /// How long ago `earlier` was; zero if it is not earlier.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -27,6 +27,14 @@ pub struct Presenter {
     pub instance: String,
 }
 
+impl Presenter {
+    /// To be looked at.
+    #[must_use]
+    pub fn as_ref(&self) -> PresenterRef<'_> {
+        PresenterRef { address: self.address, agent: &self.agent, instance: &self.instance }
+    }
+}
+
 /// A [`Presenter`] that is looked at and not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PresenterRef<'a> {
@@ -46,11 +54,7 @@ impl<'a> PresenterRef<'a> {
     /// To be kept.
     #[must_use]
     pub fn to_owned(self) -> Presenter {
-        Presenter {
-            address: self.address,
-            agent: self.agent.to_owned(),
-            instance: self.instance.to_owned(),
-        }
+        Presenter { address: self.address, agent: self.agent.to_owned(), instance: self.instance.to_owned() }
     }
 }
 
@@ -271,7 +275,8 @@ mod tests {
             .map(|(_, usage)| {
                 let callers: i64 = usage.callers.values().map(|tally| tally.accepted + tally.refused).sum();
                 let others = usage.others.map_or(0, |tally| tally.accepted + tally.refused);
-                let minutes: i64 = usage.minutes.iter().map(|(_, tally)| tally.accepted + tally.refused).sum();
+                let minutes: i64 =
+                    usage.minutes.iter().map(|(_, tally)| tally.accepted + tally.refused).sum();
                 let total = usage.total.accepted + usage.total.refused;
                 assert_eq!((total, total), (callers + others, minutes));
                 (usage.total.accepted, usage.total.refused)

@@ -11,7 +11,7 @@ use keyrelay_store::{Change, Resealed, Store};
 use crate::config::Config;
 use crate::error::StartError;
 use crate::fhir::Conformance;
-use crate::former::FormerSecretWatch;
+use crate::former::{FormerSecretWatch, Watch};
 use crate::hashing::PasswordHasher;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
@@ -32,7 +32,7 @@ pub struct Inner {
     pub(crate) tokens: TokenKeys,
     pub(crate) remote_keys: RemoteKeys,
     pub(crate) conformance: Conformance,
-    pub(crate) usage: UsageCounter,
+    pub(crate) usage: Arc<UsageCounter>,
     pub(crate) limiter: Limiter,
     pub(crate) former: FormerSecretWatch,
     pub(crate) passwords: PasswordHasher,
@@ -66,15 +66,22 @@ impl App {
             Renewal { store: &store, keyring: &keyring, entropy: entropy.as_ref(), now: clock.now() };
         let tokens = TokenKeys::load(renewal, config.signing, config.base_url.clone()).await?;
         let metrics = Arc::new(Metrics::new());
+        let usage = Arc::new(UsageCounter::new(entropy.as_ref()));
+        let former = FormerSecretWatch::start(Watch {
+            store: store.clone(),
+            metrics: Arc::clone(&metrics),
+            usage: Arc::clone(&usage),
+            clock: Arc::clone(&clock),
+        });
         let conformance = Conformance::new(&config.base_url, clock.now());
         Ok(Self(Arc::new(Inner {
             tokens,
             remote_keys: RemoteKeys::new(config.base_url.reach(), Arc::clone(&clock)),
             conformance,
-            usage: UsageCounter::default(),
+            usage,
             passwords: PasswordHasher::default(),
             limiter: Limiter::default(),
-            former: FormerSecretWatch::start(store.clone(), Arc::clone(&metrics)),
+            former,
             metrics,
             config,
             store,
@@ -90,7 +97,11 @@ impl App {
 
     /// Writes down what was counted, and closes the store.
     pub async fn close(&self) {
-        self.flush_usage().await;
+        if self.flush_usage().await.is_some()
+            && let Err(error) = self.usage.end(&self.store).await
+        {
+            tracing::warn!(%error, "it could not be written down that all uses were counted");
+        }
         self.store.close().await;
     }
 
@@ -107,6 +118,7 @@ impl App {
         }
         let mut change = Change::new();
         change.sweep(self.now());
+        change.sweep_usage(self.now());
         if let Err(error) = self.store.commit(change).await {
             tracing::warn!(%error, "what is dead could not be forgotten; it is tried again");
         }
@@ -151,13 +163,17 @@ impl App {
         }
     }
 
-    /// Writes down the uses that were counted in memory.
-    pub async fn flush_usage(&self) {
+    /// Writes down the uses that were counted in memory, and gives the time up to which that is all of them.
+    pub async fn flush_usage(&self) -> Option<Timestamp> {
         if self.store.refuses_changes() {
-            return;
+            return None;
         }
-        if let Err(error) = self.usage.flush(&self.store).await {
-            tracing::warn!(%error, "counted uses could not be written down; they are kept for the next time");
+        match self.usage.flush(&self.store, self.clock.as_ref()).await {
+            Ok(complete_until) => Some(complete_until),
+            Err(error) => {
+                tracing::warn!(%error, "counted uses could not be written down; they are kept for the next time");
+                None
+            }
         }
     }
 }

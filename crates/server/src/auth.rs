@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, USER_AGENT};
+use http::{HeaderMap, HeaderName};
 use keyrelay_core::caller::Caller;
 use keyrelay_core::client::{Acts, ClientAccess, Proof, Refused, authenticate};
-use keyrelay_core::id::{ClientId, TokenId};
+use keyrelay_core::id::{ClientId, SecretId, TokenId};
 use keyrelay_core::limits::REFUSED_AFTER;
 use keyrelay_core::limits::TOKEN_BYTES_MAX;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::usage::{self, PresenterRef, UsageKey};
 use keyrelay_store::StoreError;
 use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, sleep_until};
@@ -26,11 +27,30 @@ use zeroize::Zeroizing;
 use crate::App;
 use crate::client_certificate::ClientCertificate;
 use crate::error::Outcome;
+use crate::former::RefusedProof;
 use crate::oauth::{Bearer, VerifiedToken};
 
 /// The address a request came from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClientAddress(pub(crate) IpAddr);
+
+/// By which one of many workers says which it is, so that its uses of a secret are told apart.
+const X_CLIENT_INSTANCE: HeaderName = HeaderName::from_static("x-client-instance");
+
+/// The other end of a request: its address, and what it says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer<'r> {
+    pub(crate) address: IpAddr,
+    pub(crate) headers: &'r HeaderMap,
+}
+
+impl<'r> Peer<'r> {
+    /// What uses of a secret are told apart by.
+    fn presenter(self) -> PresenterRef<'r> {
+        let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        PresenterRef::new(self.address, text(USER_AGENT), text(X_CLIENT_INSTANCE))
+    }
+}
 
 /// A client id and the values its secret may have been meant to be.
 #[derive(Debug)]
@@ -119,52 +139,64 @@ pub(crate) async fn prove(
     app: &App,
     credentials: Credentials,
     acts: Acts,
-    from: IpAddr,
+    peer: Peer<'_>,
 ) -> Result<Proved, NotProved> {
-    in_even_time(by_secret(app, credentials, acts, from)).await
+    in_even_time(by_secret(app, credentials, acts, peer)).await
 }
 
 async fn by_secret(
     app: &App,
     credentials: Credentials,
     acts: Acts,
-    from: IpAddr,
+    peer: Peer<'_>,
 ) -> Result<Proved, NotProved> {
     let now = app.now();
-    if let Some(wait) = app.limiter.blocks(from, now) {
+    if let Some(wait) = app.limiter.blocks(peer.address, now) {
         return Err(NotProved::Throttled(wait));
     }
     // An id that is no id is looked up all the same, under an id that nothing has (P5).
     let client = credentials.client.unwrap_or(ClientId::NIL);
-    let mut refused = Refused::WrongSecret;
-    if credentials.secrets.iter().any(|secret| !secret.is_garbled()) {
-        let access = app.store.access(client).await.map_err(NotProved::Store)?;
-        for secret in &credentials.secrets {
-            let presented = app.keyring.present(client, secret);
-            match authenticate(access.as_ref(), &presented, acts, from) {
-                Ok(proof) => {
-                    count_use(app, client, proof);
-                    return access.map(|access| Proved { access, proof }).ok_or(NotProved::Refused);
-                }
-                Err(why) => {
-                    refused = why;
-                    // Whatever the reason: what is done beside a request shows in its time too.
-                    app.former.refused(client, presented);
-                }
-            }
-        }
+    if credentials.secrets.iter().all(PlainSecret::is_garbled) {
+        return Err(shut_out(app, client, peer.address, Refused::Garbled));
     }
-    Err(refuse(app, client, from, refused))
+    let access = app.store.access(client).await.map_err(NotProved::Store)?;
+    let mut refused = Refused::WrongSecret;
+    let mut presented = Vec::with_capacity(credentials.secrets.len());
+    for secret in &credentials.secrets {
+        let value = app.keyring.present(client, secret);
+        match authenticate(access.as_ref(), &value, acts, peer.address) {
+            Ok(proof) => {
+                count_use(app, client, proof, peer);
+                return access.map(|access| Proved { access, proof }).ok_or(NotProved::Refused);
+            }
+            Err(why) => refused = why,
+        }
+        presented.push(value);
+    }
+    // Whatever the reason: what is done beside a request shows in its time too.
+    let by = peer.presenter().to_owned();
+    app.former.refused(RefusedProof { client, presented, by, is_known: access.is_some() });
+    Err(shut_out(app, client, peer.address, refused))
 }
 
 /// Counts the use of a proof: of a secret, a key or a certificate.
-pub(crate) fn count_use(app: &App, client: ClientId, proof: Proof) {
-    app.usage.count(client, proof.id, app.now());
+pub(crate) fn count_use(app: &App, client: ClientId, proof: Proof, peer: Peer<'_>) {
+    let key = UsageKey { client, secret: proof.id };
+    app.usage.count(key, usage::Outcome::Accepted, peer.presenter(), app.clock.as_ref());
     app.metrics.count_use(proof.kind);
 }
 
-/// Counts and logs a proof that let nobody in. The client never learns why.
-pub(crate) fn refuse(app: &App, client: ClientId, from: IpAddr, why: Refused) -> NotProved {
+/// Refuses a proof other than a secret. The client never learns why.
+pub(crate) fn refuse(app: &App, client: ClientId, peer: Peer<'_>, why: Refused) -> NotProved {
+    if why != Refused::UnknownClient {
+        let key = UsageKey { client, secret: SecretId::NIL };
+        app.usage.count(key, usage::Outcome::Refused, peer.presenter(), app.clock.as_ref());
+    }
+    shut_out(app, client, peer.address, why)
+}
+
+/// Logs that somebody was not let in, and counts it against the address and the client.
+pub(crate) fn shut_out(app: &App, client: ClientId, from: IpAddr, why: Refused) -> NotProved {
     app.metrics.refused.inc();
     tracing::info!(%client, %from, %why, "a client was not let in");
     app.limiter.count(from, client, app.now()).map_or(NotProved::Refused, NotProved::Throttled)
@@ -181,7 +213,7 @@ pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Resu
         return by_token(app, token, headers, from).await;
     }
     let credentials = Credentials::from_basic(header).ok_or_else(Outcome::login)?;
-    match prove(app, credentials, Acts::ForItself, from).await {
+    match prove(app, credentials, Acts::ForItself, Peer { address: from, headers }).await {
         // By Basic a client asks in its own name, as by the grant that it may have been denied.
         Ok(Proved { access, .. }) if !access.allows_grant("client_credentials") => Err(Outcome::login()),
         Ok(Proved { access, proof }) => {

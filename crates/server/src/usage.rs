@@ -1,83 +1,105 @@
-//! Counts in memory which secret let somebody in, and writes it down now and then. A grant writes
-//! nothing; what a crash can lose is at most one interval of counts, never a secret (P6).
+//! Counts in memory which secret let whom in, and writes it down now and then. A grant writes nothing;
+//! what a crash can lose is at most one interval of counts, never a secret (P6). Each time it is said up to
+//! when the counts are complete, so that whoever reads them knows.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use keyrelay_core::id::{ClientId, SecretId};
-use keyrelay_core::limits::USAGE_SECRETS_MAX;
-use keyrelay_core::time::Timestamp;
-use keyrelay_store::{Store, StoreError, Use};
+use keyrelay_core::id::NodeId;
+use keyrelay_core::random::Entropy;
+use keyrelay_core::time::{Clock, Timestamp};
+use keyrelay_core::usage::{Outcome, PresenterRef, SecretUsage, UsageCounts, UsageKey};
+use keyrelay_store::{Store, StoreError, UsageMark};
 
-/// Secrets in one write.
-const FLUSH_CHUNK: usize = 500;
+/// Rows in one write: few enough that a rotation that waits behind it does not wait for long.
+const FLUSH_ROWS_MAX: usize = 200;
 
 /// Uses since the last flush.
-#[derive(Debug, Default)]
-pub(crate) struct UsageCounter(Mutex<HashMap<SecretId, Use>>);
+#[derive(Debug)]
+pub(crate) struct UsageCounter {
+    node: NodeId,
+    counted: Mutex<UsageCounts>,
+    /// Held while counts are written down: none may be called complete while others are under way.
+    flushing: tokio::sync::Mutex<()>,
+}
 
 impl UsageCounter {
-    /// Counts one use.
-    pub(crate) fn count(&self, client: ClientId, secret: SecretId, now: Timestamp) {
-        self.add(Use { secret, client, uses: 1, first: now, last: now });
+    pub(crate) fn new(entropy: &dyn Entropy) -> Self {
+        Self {
+            node: NodeId::random(entropy),
+            counted: Mutex::default(),
+            flushing: tokio::sync::Mutex::default(),
+        }
     }
 
-    /// Writes down what was counted. What could not be written is kept for the next time; what may have
-    /// been written is not, or it would be counted twice.
-    pub(crate) async fn flush(&self, store: &Store) -> Result<(), StoreError> {
-        let counted = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let counted: Vec<Use> = counted.into_values().collect();
-        let mut outcome = Ok(());
-        for chunk in counted.chunks(FLUSH_CHUNK) {
-            if outcome.is_ok() {
-                outcome = store.add_usage(chunk).await;
-            }
-            if !matches!(outcome, Ok(()) | Err(StoreError::Unknown)) {
-                for used in chunk {
-                    self.add(*used);
+    /// The server whose counts these are.
+    pub(crate) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn counted(&self) -> MutexGuard<'_, UsageCounts> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one proof. The time is read under the lock, so that none is counted as before a flush that
+    /// it came too late for.
+    pub(crate) fn count(&self, key: UsageKey, outcome: Outcome, by: PresenterRef<'_>, clock: &dyn Clock) {
+        let mut counted = self.counted();
+        counted.count(key, outcome, by, clock.now());
+    }
+
+    /// Writes down what was counted, and gives the time up to which that is all. What could not be written
+    /// is kept for the next time.
+    pub(crate) async fn flush(&self, store: &Store, clock: &dyn Clock) -> Result<Timestamp, StoreError> {
+        let _one_at_a_time = self.flushing.lock().await;
+        let (counted, complete_until) = {
+            let mut counted = self.counted();
+            (std::mem::take(&mut *counted), clock.now())
+        };
+        let mark = UsageMark { node: self.node, complete_until };
+        // Whoever shares the database with others says also that there was nothing to count.
+        if counted.is_empty() && !store.is_shared() {
+            return Ok(complete_until);
+        }
+        let mut outcome = Ok(complete_until);
+        let mut chunks = chunks(counted.into_ordered()).into_iter().peekable();
+        if chunks.peek().is_none() {
+            store.add_usage(&[], Some(mark)).await?;
+        }
+        while let Some(chunk) = chunks.next() {
+            let mark = chunks.peek().is_none().then_some(mark);
+            let written = if outcome.is_ok() { store.add_usage(&chunk, mark).await } else { Err(StoreError::Busy) };
+            let Err(error) = written else { continue };
+            // What may have been written is not kept, or it would be counted twice.
+            if !matches!(error, StoreError::Unknown) {
+                let mut counted = self.counted();
+                for (key, usage) in chunk {
+                    counted.take_back(key, usage);
                 }
             }
+            outcome = outcome.and(Err(error));
         }
         outcome
     }
 
-    fn add(&self, used: Use) {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Past the bound, uses of further secrets are summed under no secret at all.
-        let key = if counted.len() >= USAGE_SECRETS_MAX && !counted.contains_key(&used.secret) {
-            SecretId::NIL
-        } else {
-            used.secret
-        };
-        let sum = counted.entry(key).or_insert(Use { secret: key, uses: 0, ..used });
-        sum.uses += used.uses;
-        sum.first = sum.first.min(used.first);
-        sum.last = sum.last.max(used.last);
+    /// Says, after the last flush, that nothing more comes from here.
+    pub(crate) async fn end(&self, store: &Store) -> Result<(), StoreError> {
+        store.end_usage(self.node).await
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use keyrelay_core::random::SeededEntropy;
-
-    use super::*;
-
-    #[test]
-    fn uses_of_one_secret_are_summed_and_secrets_are_bounded() {
-        let entropy = SeededEntropy::new(1);
-        let counter = UsageCounter::default();
-        let secret = SecretId::random(&entropy);
-        for ms in [5, 3, 9] {
-            counter.count(ClientId::NIL, secret, Timestamp::from_epoch_ms(ms));
+fn chunks(counted: Vec<(UsageKey, SecretUsage)>) -> Vec<Vec<(UsageKey, SecretUsage)>> {
+    let mut chunks: Vec<Vec<_>> = Vec::new();
+    let mut room = 0;
+    for (key, usage) in counted {
+        let rows = usage.callers.len() + usage.minutes.len() + 1;
+        if rows > room || chunks.is_empty() {
+            chunks.push(Vec::new());
+            room = FLUSH_ROWS_MAX;
         }
-        let first = counter.0.lock().unwrap()[&secret];
-        assert_eq!((first.uses, first.first.epoch_ms(), first.last.epoch_ms()), (3, 3, 9));
-        for _ in 0..USAGE_SECRETS_MAX + 10 {
-            counter.count(ClientId::NIL, SecretId::random(&entropy), Timestamp::from_epoch_ms(1));
+        room = room.saturating_sub(rows);
+        if let Some(chunk) = chunks.last_mut() {
+            chunk.push((key, usage));
         }
-        let sums = counter.0.lock().unwrap();
-        assert!(sums.len() <= USAGE_SECRETS_MAX + 1);
-        let total: i64 = sums.values().map(|used| used.uses).sum();
-        assert_eq!(total, 3 + i64::try_from(USAGE_SECRETS_MAX).unwrap() + 10);
     }
+    chunks
 }

@@ -433,17 +433,6 @@ impl Change {
     pub fn delete_project(&mut self, id: ProjectId) {
         self.push("DELETE FROM project WHERE id = $1", args![id], None);
     }
-
-    /// Adds counted uses of a secret. A statement of its own, in a table of its own (P6).
-    pub(crate) fn add_usage(&mut self, used: &crate::Use) {
-        self.push(
-            "INSERT INTO secret_usage (secret_id, client_id, uses, first_used, last_used) VALUES ($1, $2, $3, $4, $5) \
-             ON CONFLICT (secret_id) DO UPDATE SET uses = secret_usage.uses + excluded.uses, \
-             last_used = excluded.last_used",
-            args![used.secret, used.client, used.uses, used.first, used.last],
-            None,
-        );
-    }
 }
 
 fn client_args(row: &ClientRow) -> Vec<Arg> {

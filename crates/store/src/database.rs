@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keyrelay_core::id::{
-    ClientId, MembershipId, ProjectId, RegistrationGrantId, ResourceId, SecretId, SessionId, SigningKeyId,
-    TokenId, UserId, VersionId,
+    ClientId, MembershipId, NodeId, ProjectId, RegistrationGrantId, ResourceId, SecretId, SessionId,
+    SigningKeyId, TokenId, UserId, VersionId,
 };
 use keyrelay_core::limits::WRITE_GROUP_MAX;
 use keyrelay_core::time::Timestamp;
@@ -93,6 +93,7 @@ macro_rules! id_args {
 id_args!(
     ClientId,
     MembershipId,
+    NodeId,
     ProjectId,
     RegistrationGrantId,
     ResourceId,
@@ -244,6 +245,11 @@ impl Database {
     /// Connects to PostgreSQL, and brings its schema up to date.
     pub(crate) async fn open_postgres(config: &PostgresConfig) -> Result<Self, StoreError> {
         Postgres::open(config).await.map(Self::Postgres)
+    }
+
+    /// Whether other processes may use it.
+    pub(crate) const fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres(_))
     }
 
     /// Answers reads in groups until their queue ends.

@@ -52,7 +52,7 @@ pub use sessions::MembershipChoice;
 pub use signing_keys::StoredSigningKey;
 #[cfg(feature = "test-database")]
 pub use test_database::{SERVER_VARIABLE, TestDatabase};
-pub use usage::Use;
+pub use usage::{CallerUsage, Recent, UsageMark, UsageOfSecret};
 pub use users::{UserAccount, UserRow};
 use writer::Writer;
 
@@ -113,6 +113,12 @@ impl Store {
     /// Whether there is no project yet.
     pub async fn is_empty(&self) -> Result<bool, StoreError> {
         Ok(self.0.database.fetch("SELECT id FROM project LIMIT 1", Vec::new()).await?.is_empty())
+    }
+
+    /// Whether other servers may use the same database.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.0.database.is_shared()
     }
 
     /// Whether the database answers in time, and everything that serves the hot paths is at work.

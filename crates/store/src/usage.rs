@@ -1,51 +1,261 @@
-//! How often each secret was used. In tables and statements of its own, so that writing about a
-//! secret can never change one (P6).
+//! How often each secret was used, when, and by whom. In tables and statements of its own, so that
+//! writing about a secret can never change one (P6).
 
-use keyrelay_core::id::{ClientId, SecretId};
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use keyrelay_core::id::{ClientId, NodeId, SecretId};
+use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_MINUTES_KEPT};
 use keyrelay_core::time::Timestamp;
+use keyrelay_core::usage::{Minute, Presenter, SecretUsage, Tally, UsageKey};
 
-use crate::database::Arg;
+use crate::change::args;
+use crate::database::{Arg, Row};
 use crate::{Change, Store, StoreError};
 
-/// Uses of one secret, counted since the last flush or since ever.
+/// What is known of the uses of one secret.
+#[derive(Clone, Debug, Default)]
+pub struct UsageOfSecret {
+    /// All of them; none where it was never used.
+    pub total: Option<Tally>,
+    /// Those of the last hour and of the last day.
+    pub recent: Recent,
+    /// By who presented it, who was last first.
+    pub callers: Vec<CallerUsage>,
+}
+
+/// Proofs that let somebody in, and proofs that did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recent {
+    /// Accepted in the last hour.
+    pub accepted_hour: i64,
+    /// Accepted in the last day.
+    pub accepted_day: i64,
+    /// Refused in the last hour.
+    pub refused_hour: i64,
+    /// Refused in the last day.
+    pub refused_day: i64,
+}
+
+/// The uses of one secret by one caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerUsage {
+    /// Who; `None` for the sum of those that are no longer told apart.
+    pub caller: Option<Presenter>,
+    /// How often, and when.
+    pub tally: Tally,
+}
+
+/// Up to when a server has written down what it counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Use {
-    /// The secret.
-    pub secret: SecretId,
-    /// The client it belongs or belonged to.
-    pub client: ClientId,
-    /// How often it let somebody in.
-    pub uses: i64,
-    /// The first time.
-    pub first: Timestamp,
-    /// The last time.
-    pub last: Timestamp,
+pub struct UsageMark {
+    /// The server.
+    pub node: NodeId,
+    /// All that it counted until then is in the database.
+    pub complete_until: Timestamp,
 }
 
 impl Store {
-    /// Adds counted uses to what is written down.
-    pub async fn add_usage(&self, uses: &[Use]) -> Result<(), StoreError> {
+    /// Adds counted uses to what is written down, and says up to when they are complete.
+    pub async fn add_usage(
+        &self,
+        counted: &[(UsageKey, SecretUsage)],
+        mark: Option<UsageMark>,
+    ) -> Result<(), StoreError> {
         let mut change = Change::new();
-        for used in uses {
-            change.add_usage(used);
+        for (key, usage) in counted {
+            change.add_usage(*key, usage);
+        }
+        if let Some(mark) = mark {
+            change.push(
+                "INSERT INTO usage_mark (node, complete_until) VALUES ($1, $2) \
+                 ON CONFLICT (node) DO UPDATE SET complete_until = excluded.complete_until",
+                args![mark.node, mark.complete_until],
+                None,
+            );
         }
         self.commit(change).await
     }
 
-    /// How often a secret was used, up to the last flush.
-    pub async fn usage(&self, secret: SecretId) -> Result<Option<Use>, StoreError> {
-        let sql = "SELECT client_id, uses, first_used, last_used FROM secret_usage WHERE secret_id = $1";
-        let rows = self.0.database.fetch(sql, vec![Arg::from(secret)]).await?;
-        rows.first()
-            .map(|row| {
-                Ok(Use {
-                    secret,
-                    client: row.id(0, ClientId::parse, "secret_usage.client_id")?,
-                    uses: row.int(1)?,
-                    first: Timestamp::from_epoch_ms(row.int(2)?),
-                    last: Timestamp::from_epoch_ms(row.int(3)?),
-                })
+    /// Says that a server ends, and has written down all that it counted.
+    pub async fn end_usage(&self, node: NodeId) -> Result<(), StoreError> {
+        let mut change = Change::new();
+        change.push("DELETE FROM usage_mark WHERE node = $1", args![node], None);
+        self.commit(change).await
+    }
+
+    /// Up to when each server that is at work, or ended out of order, has written down what it counted.
+    pub async fn usage_marks(&self) -> Result<Vec<UsageMark>, StoreError> {
+        let sql = "SELECT node, complete_until FROM usage_mark ORDER BY node";
+        let rows = self.0.database.fetch(sql, Vec::new()).await?;
+        let mark = |row: &Row| {
+            Ok(UsageMark {
+                node: row.id(0, NodeId::parse, "usage_mark.node")?,
+                complete_until: Timestamp::from_epoch_ms(row.int(1)?),
             })
-            .transpose()
+        };
+        rows.iter().map(mark).collect()
+    }
+
+    /// The uses of some secrets of a client, up to the last flush of each server.
+    pub async fn usage(
+        &self,
+        client: ClientId,
+        secrets: [SecretId; 3],
+        now: Timestamp,
+    ) -> Result<HashMap<SecretId, UsageOfSecret>, StoreError> {
+        let mut found: HashMap<SecretId, UsageOfSecret> = HashMap::new();
+        let [first, second, third] = secrets;
+        let sql = "SELECT secret_id, uses, refused, first_used, last_used FROM secret_usage \
+                   WHERE client_id = $1 AND secret_id IN ($2, $3, $4)";
+        for row in self.0.database.fetch(sql, args![client, first, second, third]).await? {
+            found.entry(secret(&row)?).or_default().total = Some(tally(&row, 1)?);
+        }
+        let sql = "SELECT secret_id, CAST(SUM(CASE WHEN minute > $5 THEN uses ELSE 0 END) AS BIGINT), \
+                   CAST(SUM(uses) AS BIGINT), CAST(SUM(CASE WHEN minute > $5 THEN refused ELSE 0 END) AS BIGINT), \
+                   CAST(SUM(refused) AS BIGINT) FROM secret_minute \
+                   WHERE client_id = $1 AND secret_id IN ($2, $3, $4) AND minute > $6 GROUP BY secret_id";
+        let minute = Minute::of(now).number();
+        let args = args![client, first, second, third, minute - 60, minute - 24 * 60];
+        for row in self.0.database.fetch(sql, args).await? {
+            found.entry(secret(&row)?).or_default().recent = Recent {
+                accepted_hour: row.int(1)?,
+                accepted_day: row.int(2)?,
+                refused_hour: row.int(3)?,
+                refused_day: row.int(4)?,
+            };
+        }
+        let sql = "SELECT secret_id, uses, refused, first_seen, last_seen, address, agent, instance FROM secret_caller \
+                   WHERE client_id = $1 AND secret_id IN ($2, $3, $4) ORDER BY last_seen DESC, address, agent, instance";
+        for row in self.0.database.fetch(sql, args![client, first, second, third]).await? {
+            let caller = CallerUsage { caller: presenter(&row, 5)?, tally: tally(&row, 1)? };
+            found.entry(secret(&row)?).or_default().callers.push(caller);
+        }
+        Ok(found)
+    }
+}
+
+fn secret(row: &Row) -> Result<SecretId, StoreError> {
+    row.id(0, SecretId::parse, "the secret of a count")
+}
+
+fn tally(row: &Row, at: usize) -> Result<Tally, StoreError> {
+    Ok(Tally {
+        accepted: row.int(at)?,
+        refused: row.int(at + 1)?,
+        first: Timestamp::from_epoch_ms(row.int(at + 2)?),
+        last: Timestamp::from_epoch_ms(row.int(at + 3)?),
+    })
+}
+
+fn presenter(row: &Row, at: usize) -> Result<Option<Presenter>, StoreError> {
+    let address = row.text(at)?;
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let corrupt = StoreError::Corrupt { what: "secret_caller.address" };
+    let address: IpAddr = address.parse().map_err(|_| corrupt)?;
+    Ok(Some(Presenter { address, agent: row.text(at + 1)?, instance: row.text(at + 2)? }))
+}
+
+impl Change {
+    fn add_usage(&mut self, key: UsageKey, usage: &SecretUsage) {
+        // What is none of the client's secrets has no sum of its own: attempts are of many kinds.
+        if key.secret != SecretId::NIL {
+            let total = &usage.total;
+            self.push(
+                "INSERT INTO secret_usage (secret_id, client_id, uses, refused, first_used, last_used) \
+                 VALUES ($1, $2, $3, $4, $5, $6) \
+                 ON CONFLICT (secret_id) DO UPDATE SET uses = secret_usage.uses + excluded.uses, \
+                 refused = secret_usage.refused + excluded.refused, \
+                 last_used = CASE WHEN excluded.last_used > secret_usage.last_used THEN excluded.last_used \
+                 ELSE secret_usage.last_used END",
+                args![key.secret, key.client, total.accepted, total.refused, total.first, total.last],
+                None,
+            );
+        }
+        for (minute, tally) in &usage.minutes {
+            self.push(
+                "INSERT INTO secret_minute (client_id, secret_id, minute, uses, refused) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT (client_id, secret_id, minute) DO UPDATE SET uses = secret_minute.uses + excluded.uses, \
+                 refused = secret_minute.refused + excluded.refused",
+                args![key.client, key.secret, minute.number(), tally.accepted, tally.refused],
+                None,
+            );
+        }
+        let mut callers: Vec<_> = usage.callers.iter().collect();
+        callers.sort_unstable_by_key(|(presenter, _)| *presenter);
+        for (presenter, tally) in callers {
+            let Presenter { address, agent, instance } = presenter;
+            self.add_caller(key, [&address.to_string(), agent, instance], tally);
+        }
+        if let Some(others) = &usage.others {
+            self.add_caller(key, ["", "", ""], others);
+        }
+        self.fold_callers(key);
+    }
+
+    fn add_caller(&mut self, key: UsageKey, caller: [&str; 3], tally: &Tally) {
+        let [address, agent, instance] = caller;
+        self.push(
+            "INSERT INTO secret_caller \
+             (client_id, secret_id, address, agent, instance, uses, refused, first_seen, last_seen) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+             ON CONFLICT (client_id, secret_id, address, agent, instance) DO UPDATE SET \
+             uses = secret_caller.uses + excluded.uses, refused = secret_caller.refused + excluded.refused, \
+             last_seen = CASE WHEN excluded.last_seen > secret_caller.last_seen THEN excluded.last_seen \
+             ELSE secret_caller.last_seen END",
+            args![
+                key.client,
+                key.secret,
+                address,
+                agent,
+                instance,
+                tally.accepted,
+                tally.refused,
+                tally.first,
+                tally.last,
+            ],
+            None,
+        );
+    }
+
+    /// Past the bound, those who were not seen for longest are summed up.
+    fn fold_callers(&mut self, key: UsageKey) {
+        let bound = i64::try_from(USAGE_CALLERS_PER_SECRET_MAX).unwrap_or(i64::MAX);
+        self.push(
+            "INSERT INTO secret_caller \
+             (client_id, secret_id, address, agent, instance, uses, refused, first_seen, last_seen) \
+             SELECT client_id, secret_id, '', '', '', CAST(SUM(uses) AS BIGINT), CAST(SUM(refused) AS BIGINT), \
+             MIN(first_seen), MAX(last_seen) FROM ( \
+             SELECT client_id, secret_id, uses, refused, first_seen, last_seen FROM secret_caller \
+             WHERE client_id = $1 AND secret_id = $2 AND address <> '' \
+             ORDER BY last_seen DESC, address, agent, instance LIMIT 1000000 OFFSET $3) AS surplus \
+             WHERE TRUE GROUP BY client_id, secret_id \
+             ON CONFLICT (client_id, secret_id, address, agent, instance) DO UPDATE SET \
+             uses = secret_caller.uses + excluded.uses, refused = secret_caller.refused + excluded.refused, \
+             last_seen = CASE WHEN excluded.last_seen > secret_caller.last_seen THEN excluded.last_seen \
+             ELSE secret_caller.last_seen END",
+            args![key.client, key.secret, bound],
+            None,
+        );
+        self.push(
+            "DELETE FROM secret_caller WHERE client_id = $1 AND secret_id = $2 AND (address, agent, instance) IN ( \
+             SELECT address, agent, instance FROM secret_caller \
+             WHERE client_id = $1 AND secret_id = $2 AND address <> '' \
+             ORDER BY last_seen DESC, address, agent, instance LIMIT 1000000 OFFSET $3)",
+            args![key.client, key.secret, bound],
+            None,
+        );
+    }
+
+    /// Forgets callers that were not seen for long, single minutes after a day, and servers that ended out of
+    /// order once nothing that they counted matters any more.
+    pub fn sweep_usage(&mut self, now: Timestamp) {
+        let kept = now.minus(USAGE_CALLERS_KEPT);
+        self.push("DELETE FROM secret_caller WHERE last_seen < $1", args![kept], None);
+        self.push("DELETE FROM usage_mark WHERE complete_until < $1", args![kept], None);
+        let minute = Minute::of(now.minus(USAGE_MINUTES_KEPT)).number();
+        self.push("DELETE FROM secret_minute WHERE minute < $1", args![minute], None);
     }
 }

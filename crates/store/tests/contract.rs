@@ -16,7 +16,7 @@ use keyrelay_core::slots::{SecretSlots, SlotKind};
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{
     Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, Search, Store,
-    StoreError, TestDatabase, Use,
+    StoreError, TestDatabase,
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -365,23 +365,6 @@ async fn versions_are_read_by_name_and_the_deletion_is_one() {
     assert!(stage.store.version(ResourceType::Project, id, first.version).await.unwrap().is_none());
     assert!(stage.store.resource(kind, id).await.unwrap().unwrap().deleted);
     assert_eq!(stage.store.history(kind, id).await.unwrap().len(), 3);
-}
-
-#[tokio::test]
-async fn use_is_summed_and_survives_a_restart() {
-    let stage = Stage::open().await;
-    let secret = SecretId::random(&stage.entropy);
-    let at = |ms| Timestamp::from_epoch_ms(ms);
-    let used =
-        |uses, first, last| Use { secret, client: stage.client, uses, first: at(first), last: at(last) };
-    stage.store.add_usage(&[used(2, 10, 20)]).await.unwrap();
-    stage.store.add_usage(&[used(3, 30, 40)]).await.unwrap();
-    stage.store.close().await;
-    assert!(matches!(stage.store.add_usage(&[used(1, 1, 1)]).await, Err(StoreError::Closed)));
-
-    let again = stage.database.open().await.unwrap();
-    assert_eq!(again.usage(secret).await.unwrap(), Some(used(5, 10, 40)));
-    assert!(again.access(stage.client).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -2,8 +2,6 @@
 //! Backend Services 2.2). Whatever is wrong with one, the client is told the same; the log has the
 //! rest. An assertion is accepted once: that it was used is durable before anything is granted.
 
-use std::net::IpAddr;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,7 +19,7 @@ use super::jose::claims_of;
 use super::jwks::{self, ClientKey};
 use super::remote_keys::JwksUri;
 use crate::App;
-use crate::auth::{NotProved, Proved, count_use, refuse};
+use crate::auth::{NotProved, Peer, Proved, count_use, refuse};
 use crate::config::BaseUrl;
 use crate::fhir::stored_resource;
 
@@ -58,9 +56,9 @@ pub(super) async fn prove(
     assertion: &PlainSecret,
     client_id: Option<&str>,
     acts: Acts,
-    from: IpAddr,
+    peer: Peer<'_>,
 ) -> Result<Proved, NotProved> {
-    if let Some(wait) = app.limiter.blocks(from, app.now()) {
+    if let Some(wait) = app.limiter.blocks(peer.address, app.now()) {
         return Err(NotProved::Throttled(wait));
     }
     let text = assertion.reveal();
@@ -68,7 +66,7 @@ pub(super) async fn prove(
     let client = said.unwrap_or(ClientId::NIL);
     let (state, access) = tokio::join!(app.store.client(client), app.store.access(client));
     let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
-    let no = |why| Err(refuse(app, client, from, why));
+    let no = |why| Err(refuse(app, client, peer, why));
     let until = |claims: &Claims| {
         good_until(&app.config.base_url, app.now(), client, claims)
             .filter(|_| client_id.is_none_or(|said| said == client.to_string()))
@@ -78,7 +76,7 @@ pub(super) async fn prove(
         let claims = claims_of(text).and_then(|claims| serde_json::from_value(claims.into()).ok());
         jsonwebtoken::decode_header(text).is_ok_and(|header| is_acceptable(&header))
             && claims.is_some_and(|claims| until(&claims).is_some())
-            && access.as_ref().is_some_and(|access| access.check(acts, from).is_ok())
+            && access.as_ref().is_some_and(|access| access.check(acts, peer.address).is_ok())
     };
     let signed = match published(app, state.as_ref()) {
         Some(Published::Here(set)) => signed_by(text, &jwks::read(client, &set).unwrap_or_default()),
@@ -90,7 +88,7 @@ pub(super) async fn prove(
     };
     let Some(expires) = until(&claims) else { return no(Refused::BadAssertion) };
     let Some(access) = access else { return no(Refused::UnknownClient) };
-    if let Err(why) = access.check(acts, from) {
+    if let Err(why) = access.check(acts, peer.address) {
         return no(why);
     }
     let jti = URL_SAFE_NO_PAD.encode(digest(&SHA256, claims.jti.as_bytes()));
@@ -98,7 +96,7 @@ pub(super) async fn prove(
         return no(Refused::Replayed);
     }
     let proof = Proof { id: key, kind: ProofKind::Key };
-    count_use(app, client, proof);
+    count_use(app, client, proof, peer);
     Ok(Proved { access, proof })
 }
 

@@ -2,8 +2,6 @@
 //! an authority in its trust store issued. Whoever ended TLS has seen that the client holds the key; what
 //! is decided here is whose certificate it is. Whatever is wrong, the client is told the same.
 
-use std::net::IpAddr;
-
 use keyrelay_core::client::{Acts, Proof, ProofKind, Refused};
 use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::limits::{TRUST_STORE_BYTES_MAX, TRUSTED_CERTIFICATES_MAX};
@@ -22,7 +20,7 @@ use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage};
 
 use super::assertion::BASE_POINT;
 use crate::App;
-use crate::auth::{NotProved, Proved, count_use, refuse};
+use crate::auth::{NotProved, Peer, Proved, count_use, refuse};
 use crate::client_certificate::ClientCertificate;
 use crate::fhir::stored_resource;
 
@@ -44,9 +42,9 @@ pub(super) async fn prove(
     certificate: &ClientCertificate,
     id: &str,
     acts: Acts,
-    from: IpAddr,
+    peer: Peer<'_>,
 ) -> Result<Option<Proved>, NotProved> {
-    if let Some(wait) = app.limiter.blocks(from, app.now()) {
+    if let Some(wait) = app.limiter.blocks(peer.address, app.now()) {
         return Err(NotProved::Throttled(wait));
     }
     let id = ClientId::parse(id).unwrap_or(ClientId::NIL);
@@ -57,12 +55,12 @@ pub(super) async fn prove(
     if store.is_none() && resource.is_some() && acts == Acts::ForPeople {
         return Ok(None);
     }
-    let no = |why| Err(refuse(app, id, from, why));
+    let no = |why| Err(refuse(app, id, peer, why));
     if !store.unwrap_or_default().accepts(certificate, app.now()) {
         return no(if access.is_none() { Refused::UnknownClient } else { Refused::BadCertificate });
     }
     let Some(access) = access else { return no(Refused::UnknownClient) };
-    if let Err(why) = access.check(acts, from) {
+    if let Err(why) = access.check(acts, peer.address) {
         return no(why);
     }
     let thumbprint = certificate.thumbprint();
@@ -71,7 +69,7 @@ pub(super) async fn prove(
         id: SecretId::from(Uuid::new_v5(&CERTIFICATES_NAMESPACE, name.as_bytes())),
         kind: ProofKind::Certificate(thumbprint),
     };
-    count_use(app, id, proof);
+    count_use(app, id, proof, peer);
     Ok(Some(Proved { access, proof }))
 }
 

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::assertion::{self, ASSERTION_TYPE};
 use super::certificate;
 use crate::App;
-use crate::auth::{Credentials, NotProved, Proved, in_even_time, prove, refuse};
+use crate::auth::{Credentials, NotProved, Peer, Proved, in_even_time, prove, refuse};
 use crate::client_certificate::ClientCertificate;
 use crate::error::OAuthError;
 use crate::fhir::stored_resource;
@@ -70,15 +70,16 @@ impl ClientParameters {
         acts: Acts,
         from: IpAddr,
     ) -> Result<Proved, OAuthError> {
+        let peer = Peer { address: from, headers };
         if self.assertion_type.is_some() || self.assertion.is_some() {
-            return self.by_assertion(app, headers, acts, from).await;
+            return self.by_assertion(app, acts, peer).await;
         }
         let says_only_who = self.client_secret.is_none() && !headers.contains_key(AUTHORIZATION);
         if says_only_who
             && let Some(id) = &self.client_id
             && let Some(certificate) = ClientCertificate::of(headers)
         {
-            match in_even_time(certificate::prove(app, &certificate, id, acts, from)).await {
+            match in_even_time(certificate::prove(app, &certificate, id, acts, peer)).await {
                 Ok(Some(proved)) => return Ok(proved),
                 Ok(None) => {}
                 Err(error) => return Err(refused(error, false)),
@@ -88,20 +89,14 @@ impl ClientParameters {
             && says_only_who
             && let Some(id) = &self.client_id
         {
-            return in_even_time(public(app, id, from)).await.map_err(|error| refused(error, false));
+            return in_even_time(public(app, id, peer)).await.map_err(|error| refused(error, false));
         }
         let (credentials, used_basic) = self.credentials(app, headers)?;
-        prove(app, credentials, acts, from).await.map_err(|error| refused(error, used_basic))
+        prove(app, credentials, acts, peer).await.map_err(|error| refused(error, used_basic))
     }
 
-    async fn by_assertion(
-        self,
-        app: &App,
-        headers: &HeaderMap,
-        acts: Acts,
-        from: IpAddr,
-    ) -> Result<Proved, OAuthError> {
-        if self.client_secret.is_some() || headers.contains_key(AUTHORIZATION) {
+    async fn by_assertion(self, app: &App, acts: Acts, peer: Peer<'_>) -> Result<Proved, OAuthError> {
+        if self.client_secret.is_some() || peer.headers.contains_key(AUTHORIZATION) {
             return Err(OAuthError::invalid_request("Send a client_assertion or a secret, not both"));
         }
         let (Some(ASSERTION_TYPE), Some(assertion)) = (self.assertion_type.as_deref(), &self.assertion)
@@ -109,7 +104,7 @@ impl ClientParameters {
             let text = format!("client_assertion needs the client_assertion_type {ASSERTION_TYPE}");
             return Err(OAuthError::invalid_request(text));
         };
-        let proved = assertion::prove(app, assertion, self.client_id.as_deref(), acts, from);
+        let proved = assertion::prove(app, assertion, self.client_id.as_deref(), acts, peer);
         let proved = in_even_time(proved).await;
         proved.map_err(|error| refused(error, false))
     }
@@ -164,20 +159,20 @@ fn refused(error: NotProved, used_basic: bool) -> OAuthError {
 }
 
 /// A public client (RFC 6749 §2.1): one that has nothing to prove itself by.
-async fn public(app: &App, id: &str, from: IpAddr) -> Result<Proved, NotProved> {
-    if let Some(wait) = app.limiter.blocks(from, app.now()) {
+async fn public(app: &App, id: &str, peer: Peer<'_>) -> Result<Proved, NotProved> {
+    if let Some(wait) = app.limiter.blocks(peer.address, app.now()) {
         return Err(NotProved::Throttled(wait));
     }
     let id = ClientId::parse(id).unwrap_or(ClientId::NIL);
     let (state, access) = tokio::join!(app.store.client(id), app.store.access(id));
     let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
-    let no = |why| refuse(app, id, from, why);
+    let no = |why| refuse(app, id, peer, why);
     let (state, access) = state.zip(access).ok_or_else(|| no(Refused::UnknownClient))?;
     let resource = stored_resource(&state.resource).map_err(|_| no(Refused::UnknownClient))?;
     if state.slots.active().is_some() || can_prove_itself(&resource) {
         return Err(no(Refused::WrongSecret));
     }
-    access.check(Acts::ForPeople, from).map_err(no)?;
+    access.check(Acts::ForPeople, peer.address).map_err(no)?;
     Ok(Proved { access, proof: Proof { id: SecretId::NIL, kind: ProofKind::Nothing } })
 }
 

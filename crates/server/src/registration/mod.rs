@@ -20,7 +20,7 @@ use keyrelay_core::ticket::{Ticket, TicketKind};
 use serde_json::{Map, Value};
 
 use crate::App;
-use crate::auth::{NotProved, bearer_text, refuse};
+use crate::auth::{NotProved, bearer_text, shut_out};
 use crate::error::{OAuthError, Outcome};
 use crate::fhir::check_json;
 use crate::router::read_body_of;
@@ -40,7 +40,7 @@ fn ticket(app: &App, kind: TicketKind, headers: &HeaderMap, from: IpAddr) -> Res
 
 /// One answer for every way of not being let in (P5); the log has the rest.
 fn not_let_in(app: &App, client: ClientId, from: IpAddr, why: Refused) -> OAuthError {
-    match refuse(app, client, from, why) {
+    match shut_out(app, client, from, why) {
         NotProved::Throttled(wait) => OAuthError::throttled(wait),
         _ => OAuthError::invalid_token(),
     }

@@ -22,13 +22,14 @@ struct Migration {
     needs: i64,
 }
 
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration { text: include_str!("../../migrations/postgres/0001_initial.sql"), needs: 1 },
     Migration { text: include_str!("../../migrations/postgres/0002_people.sql"), needs: 2 },
     Migration { text: include_str!("../../migrations/postgres/0003_registration.sql"), needs: 3 },
     Migration { text: include_str!("../../migrations/postgres/0004_signing_schedule.sql"), needs: 4 },
     // A program that does not know the column would let a client past its bound.
     Migration { text: include_str!("../../migrations/postgres/0005_scope_bound.sql"), needs: 5 },
+    Migration { text: include_str!("../../migrations/postgres/0006_usage.sql"), needs: 5 },
 ];
 
 /// Brings a database to what this program knows.
