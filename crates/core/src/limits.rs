@@ -131,6 +131,12 @@ pub const USAGE_CALLERS_PER_SECRET_MAX: usize = 256;
 pub const USAGE_CALLERS_MAX: usize = 50_000;
 /// How much of a `User-Agent` and an `X-Client-Instance` is kept, in bytes.
 pub const PRESENTER_TEXT_BYTES_MAX: usize = 128;
+/// How long a caller must have left a retiring secret alone to have moved on from it.
+pub const EVIDENCE_SETTLED_AFTER: Duration = Duration::from_mins(5);
+/// How long a caller that was not seen to move must have stayed away, where whoever asks says nothing.
+pub const EVIDENCE_UNUSED_FOR_DEFAULT: Duration = Duration::from_hours(24);
+/// Callers that the reason against retiring a secret names.
+pub const EVIDENCE_NAMED_MAX: usize = 5;
 /// How long a caller of a secret is remembered after it was last seen.
 pub const USAGE_CALLERS_KEPT: Duration = Duration::from_hours(30 * 24);
 /// How long the counts of single minutes are kept.

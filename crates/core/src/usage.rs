@@ -120,6 +120,15 @@ impl Tally {
     }
 }
 
+/// The uses of one secret by one caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerUsage {
+    /// Who; `None` for the sum of those that are no longer told apart.
+    pub caller: Option<Presenter>,
+    /// How often, and when.
+    pub tally: Tally,
+}
+
 /// A minute, counted from the epoch: what charts are drawn by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Minute(i64);

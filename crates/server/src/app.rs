@@ -168,8 +168,9 @@ impl App {
         if self.store.refuses_changes() {
             return None;
         }
+        let settled = self.former.settled().await;
         match self.usage.flush(&self.store, self.clock.as_ref()).await {
-            Ok(complete_until) => Some(complete_until),
+            Ok(complete_until) => settled.then_some(complete_until),
             Err(error) => {
                 tracing::warn!(%error, "counted uses could not be written down; they are kept for the next time");
                 None

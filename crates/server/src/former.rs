@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use keyrelay_core::id::{ClientId, SecretId};
+use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use keyrelay_core::slots::Presented;
 use keyrelay_core::time::Clock;
 use keyrelay_core::usage::{Outcome, Presenter, UsageKey};
 use keyrelay_store::Store;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::metrics::Metrics;
 use crate::usage::UsageCounter;
@@ -30,7 +32,14 @@ pub(crate) struct RefusedProof {
 
 /// Takes refused proofs.
 #[derive(Debug)]
-pub(crate) struct FormerSecretWatch(mpsc::Sender<RefusedProof>);
+pub(crate) struct FormerSecretWatch(mpsc::Sender<Message>);
+
+#[derive(Debug)]
+enum Message {
+    Refused(RefusedProof),
+    /// Says when all before it was looked at.
+    Settled(oneshot::Sender<()>),
+}
 
 /// What the watch looks into, and writes to.
 pub(crate) struct Watch {
@@ -42,17 +51,32 @@ pub(crate) struct Watch {
 
 impl FormerSecretWatch {
     pub(crate) fn start(watch: Watch) -> Self {
-        let (queue, mut refused) = mpsc::channel::<RefusedProof>(QUEUE_MAX);
+        let (queue, mut messages) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(async move {
-            while let Some(proof) = refused.recv().await {
-                watch.look_at(proof).await;
+            while let Some(message) = messages.recv().await {
+                match message {
+                    Message::Refused(proof) => watch.look_at(proof).await,
+                    Message::Settled(tell) => {
+                        let _ = tell.send(());
+                    }
+                }
             }
         });
         Self(queue)
     }
 
     pub(crate) fn refused(&self, proof: RefusedProof) {
-        let _ = self.0.try_send(proof);
+        let _ = self.0.try_send(Message::Refused(proof));
+    }
+
+    /// Waits until all that was refused before was looked at, and counted. False if that takes too long.
+    pub(crate) async fn settled(&self) -> bool {
+        let (tell, settled) = oneshot::channel();
+        let settle = async {
+            self.0.send(Message::Settled(tell)).await.ok()?;
+            settled.await.ok()
+        };
+        timeout(DATABASE_WAIT_MAX, settle).await.is_ok_and(|settled| settled.is_some())
     }
 }
 

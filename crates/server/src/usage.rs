@@ -67,7 +67,8 @@ impl UsageCounter {
         }
         while let Some(chunk) = chunks.next() {
             let mark = chunks.peek().is_none().then_some(mark);
-            let written = if outcome.is_ok() { store.add_usage(&chunk, mark).await } else { Err(StoreError::Busy) };
+            let written =
+                if outcome.is_ok() { store.add_usage(&chunk, mark).await } else { Err(StoreError::Busy) };
             let Err(error) = written else { continue };
             // What may have been written is not kept, or it would be counted twice.
             if !matches!(error, StoreError::Unknown) {

@@ -52,7 +52,7 @@ pub use sessions::MembershipChoice;
 pub use signing_keys::StoredSigningKey;
 #[cfg(feature = "test-database")]
 pub use test_database::{SERVER_VARIABLE, TestDatabase};
-pub use usage::{CallerUsage, Recent, UsageMark, UsageOfSecret};
+pub use usage::{Recent, UsageMark, UsageOfSecret};
 pub use users::{UserAccount, UserRow};
 use writer::Writer;
 

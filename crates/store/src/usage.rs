@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use keyrelay_core::id::{ClientId, NodeId, SecretId};
 use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_MINUTES_KEPT};
 use keyrelay_core::time::Timestamp;
-use keyrelay_core::usage::{Minute, Presenter, SecretUsage, Tally, UsageKey};
+use keyrelay_core::usage::{CallerUsage, Minute, Presenter, SecretUsage, Tally, UsageKey};
 
 use crate::change::args;
 use crate::database::{Arg, Row};
@@ -35,15 +35,6 @@ pub struct Recent {
     pub refused_hour: i64,
     /// Refused in the last day.
     pub refused_day: i64,
-}
-
-/// The uses of one secret by one caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallerUsage {
-    /// Who; `None` for the sum of those that are no longer told apart.
-    pub caller: Option<Presenter>,
-    /// How often, and when.
-    pub tally: Tally,
 }
 
 /// Up to when a server has written down what it counted.

@@ -20,6 +20,7 @@ mod request;
 mod rotate_secret;
 mod route;
 mod search;
+mod secret_status;
 mod user;
 mod versions;
 mod write;
@@ -125,6 +126,7 @@ pub(crate) async fn dispatch(
             allow(caller, Interaction::Vread, kind)?;
             read::vread(app, caller, kind, resource_id(id)?, version, extended).await
         }
+        Route::SecretStatus(id) => secret_status::secret_status(app, caller, id, request).await,
         Route::Write(route) => {
             let write = Write::read(app, caller, route, content).await?;
             write.carry_out(app, caller, request).await

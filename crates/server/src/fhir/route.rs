@@ -28,6 +28,7 @@ pub(super) enum Route<'r> {
     Read(ResourceType, &'r str),
     History(ResourceType, &'r str),
     Vread(ResourceType, &'r str, &'r str),
+    SecretStatus(&'r str),
     Write(WriteRoute<'r>),
 }
 
@@ -81,11 +82,12 @@ impl<'r> Route<'r> {
             (["_history", version], &Method::GET) => Ok(Self::Vread(resource_type, id, version)),
             (["_history", ..], _) if rest.len() <= 2 => Err(Outcome::method_not_allowed(READ_METHODS)),
             ([segment], method) => {
-                match Operation::called(resource_type, segment).ok_or_else(Outcome::not_found)? {
-                    Operation::RotateSecret if method == Method::POST => {
-                        Ok(Self::Write(WriteRoute::RotateSecret(id)))
-                    }
-                    Operation::RotateSecret => Err(Outcome::method_not_allowed(OPERATION_METHODS)),
+                let operation = Operation::called(resource_type, segment).ok_or_else(Outcome::not_found)?;
+                let methods = if operation.affects_state() { OPERATION_METHODS } else { READ_METHODS };
+                match operation {
+                    _ if method.as_str() != methods => Err(Outcome::method_not_allowed(methods)),
+                    Operation::RotateSecret => Ok(Self::Write(WriteRoute::RotateSecret(id))),
+                    Operation::SecretStatus => Ok(Self::SecretStatus(id)),
                 }
             }
             _ => Err(Outcome::not_found()),

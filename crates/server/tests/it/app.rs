@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use keyrelay_chaos::proxy::Proxy;
-use keyrelay_core::id::SecretId;
+use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::{ManualClock, Timestamp};
 use keyrelay_server::bootstrap::first_start;
 use keyrelay_server::{App, BaseUrl, Config, SecretPolicy, Server, Tls};
-use keyrelay_store::TestDatabase;
+use keyrelay_store::{Store, TestDatabase};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -518,18 +518,21 @@ impl TestApp {
     pub async fn uses(&self, client: &Credentials, token: &As) -> i64 {
         let proof = jwt::claims(token.text())["sid"].as_str().and_then(SecretId::parse).unwrap();
         self.app.flush_usage().await;
-        let written = self.database.open().await.unwrap().usage(proof).await.unwrap();
-        written.map_or(0, |used| {
-            assert_eq!(used.client.to_string(), client.id);
-            used.uses
-        })
+        let client = ClientId::parse(&client.id).unwrap();
+        let secrets = [proof, SecretId::NIL, SecretId::NIL];
+        let written = self.store().await.usage(client, secrets, START).await.unwrap();
+        written.get(&proof).and_then(|used| used.total).map_or(0, |total| total.accepted)
+    }
+
+    /// The database, beside the server.
+    pub async fn store(&self) -> Store {
+        self.database.open().await.unwrap()
     }
 
     /// The server's own ES256 keys, taken from its database, oldest first: what is signed by one is
     /// wrong in its claims only.
     pub async fn signing_keys(&self) -> Vec<(String, EcdsaKeyPair)> {
-        let store = self.database.open().await.unwrap();
-        let stored = store.signing_keys().await.unwrap();
+        let stored = self.store().await.signing_keys().await.unwrap();
         let pairs = stored.iter().map(|stored| {
             let pkcs8 = keyring().unwrap_signing_key(stored.key.id, &stored.sealed).unwrap();
             let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).unwrap();

@@ -33,6 +33,7 @@ mod rotate_secret;
 mod routes;
 mod searching;
 mod second_factor;
+mod secret_status;
 mod secret_writes;
 mod sign_in;
 mod signing;

@@ -276,8 +276,9 @@ fn everything_in_the_capability_statement_has_a_row() {
             let (method, rest) = request_of(interaction);
             must_have_row(method, &format!("{base}{rest}"), "");
         }
-        for operation in texts(&resource["operation"], "name") {
-            must_have_row("POST", &format!("{base}/{{}}/${operation}"), "");
+        for code in texts(&resource["operation"], "name") {
+            let changes = Operation::ALL.iter().any(|known| known.code() == code && known.affects_state());
+            must_have_row(if changes { "POST" } else { "GET" }, &format!("{base}/{{}}/${code}"), "");
         }
     }
 }

@@ -12,17 +12,20 @@ use super::{definition_id, definition_url};
 pub enum Operation {
     /// `ClientApplication/[id]/$rotate-secret`
     RotateSecret,
+    /// `ClientApplication/[id]/$secret-status`
+    SecretStatus,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::RotateSecret];
+    pub const ALL: [Self; 2] = [Self::RotateSecret, Self::SecretStatus];
 
     /// Its code; the URL has a `$` before it.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
             Self::RotateSecret => "rotate-secret",
+            Self::SecretStatus => "secret-status",
         }
     }
 
@@ -30,7 +33,16 @@ impl Operation {
     #[must_use]
     pub const fn resource_type(self) -> ResourceType {
         match self {
-            Self::RotateSecret => ResourceType::ClientApplication,
+            Self::RotateSecret | Self::SecretStatus => ResourceType::ClientApplication,
+        }
+    }
+
+    /// Whether it changes something. What does is called by POST, what does not by GET (FHIR R4 §3.2.0.1).
+    #[must_use]
+    pub const fn affects_state(self) -> bool {
+        match self {
+            Self::RotateSecret => true,
+            Self::SecretStatus => false,
         }
     }
 
@@ -53,6 +65,7 @@ impl Operation {
     fn definition(self, base_url: &str) -> Value {
         match self {
             Self::RotateSecret => rotate_secret(base_url),
+            Self::SecretStatus => secret_status(base_url),
         }
     }
 }
@@ -95,6 +108,44 @@ fn rotate_secret(base_url: &str) -> Value {
                 "max": "1",
                 "documentation": "The client application after the change.",
                 "type": "ClientApplication",
+            },
+        ],
+    })
+}
+
+fn secret_status(base_url: &str) -> Value {
+    let operation = Operation::SecretStatus;
+    json!({
+        "resourceType": "OperationDefinition",
+        "id": definition_id(ResourceType::OperationDefinition, operation.code()),
+        "url": operation.definition_url(base_url),
+        "name": "ClientApplicationSecretStatus",
+        "title": "Who uses which secret of a client application",
+        "status": "active",
+        "kind": "operation",
+        "description": "Tells of both secrets of a client when they were made, how often and by whom they \
+            were used, and whether the retiring one can be removed without locking anybody out.",
+        "affectsState": false,
+        "code": operation.code(),
+        "comment": "Only administrators of the client's project may call the operation, by GET. The answer \
+            is a Parameters resource. It has no secret in it.",
+        "resource": ["ClientApplication"],
+        "system": false,
+        "type": false,
+        "instance": true,
+        "parameter": [
+            parameter(
+                "unusedFor",
+                "How long a caller that was not seen with the current secret must have stayed away to \
+                    count as gone, such as 10m or 24h; a day where nothing is said.",
+            ),
+            {
+                "name": "return",
+                "use": "out",
+                "min": 1,
+                "max": "1",
+                "documentation": "The status of both secrets.",
+                "type": "Parameters",
             },
         ],
     })

@@ -107,6 +107,10 @@ fn the_operation_is_described() {
     assert_eq!(levels, [false, false, true]);
     assert_eq!(strings(operation, "/parameter", "name"), ["secret", "retiringSecret", "return"]);
     assert_eq!(strings(operation, "/parameter", "use"), ["in", "in", "out"]);
+    let operation = &operations[1];
+    assert_eq!(operation["code"], "secret-status");
+    assert_eq!(operation["affectsState"], false);
+    assert_eq!(strings(operation, "/parameter", "name"), ["unusedFor", "return"]);
 }
 
 #[test]

@@ -1,0 +1,194 @@
+//! Whether a retiring secret can go, from what is known of its uses: nobody is to be locked out by it.
+//!
+//! A caller has moved on if it came with the current secret after it last came with the retiring one, and
+//! has left that one alone since. Workers that share an address and a name look like one caller, and while
+//! some of them still have the old secret, it is used again and again. Of a caller that was not seen with
+//! the current secret nothing is known but how long ago it came: it may be a job that runs once a night.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::limits::{EVIDENCE_NAMED_MAX, EVIDENCE_SETTLED_AFTER};
+use crate::time::Timestamp;
+use crate::usage::{CallerUsage, Presenter};
+
+/// How much is known of the uses of both secrets.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Who came with the current secret.
+    pub active: &'a [CallerUsage],
+    /// Who came with the retiring secret.
+    pub retiring: &'a [CallerUsage],
+    /// Up to when all uses are counted.
+    pub complete_until: Timestamp,
+    /// The earliest time at which a server ended without writing down what it had counted.
+    pub gap: Option<Timestamp>,
+}
+
+/// Whether the retiring secret can go, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// Whether nobody would be locked out, as far as can be told.
+    pub safe: bool,
+    /// The reason, for a person.
+    pub reason: String,
+}
+
+/// Judges the evidence. A caller that was not seen to move counts as gone once it has not come for `unused_for`.
+#[must_use]
+pub fn judge(known: &Known<'_>, unused_for: Duration, now: Timestamp) -> Advice {
+    let moved_to: HashMap<&Presenter, Timestamp> = known
+        .active
+        .iter()
+        .filter_map(|usage| usage.caller.as_ref().map(|caller| (caller, usage.tally.last)))
+        .collect();
+    let has_moved = |usage: &CallerUsage| {
+        let last = usage.tally.last;
+        let since = usage.caller.as_ref().and_then(|caller| moved_to.get(caller));
+        since.is_some_and(|since| *since > last) && now.since(last) >= EVIDENCE_SETTLED_AFTER
+    };
+    let used = || known.retiring.iter().filter(|usage| usage.tally.accepted > 0);
+    let (moved, rest): (Vec<_>, Vec<_>) = used().partition(|usage| has_moved(usage));
+    let lingering: Vec<_> = rest.iter().filter(|usage| now.since(usage.tally.last) < unused_for).collect();
+
+    let mut reason = match (used().count(), moved.len()) {
+        (0, _) => "No use of the retiring secret is known.".to_owned(),
+        (all, moved) => format!("{moved} of {all} callers have moved to the current secret."),
+    };
+    if !lingering.is_empty() {
+        let named: Vec<String> =
+            lingering.iter().take(EVIDENCE_NAMED_MAX).map(|usage| line(usage, now)).collect();
+        let _ = write!(reason, " Still on the retiring one: {}", named.join("; "));
+        let more = lingering.len() - named.len();
+        let _ = if more > 0 { write!(reason, "; and {more} more.") } else { write!(reason, ".") };
+    } else if rest.len() > lingering.len() {
+        let _ = write!(
+            reason,
+            " {} others did not come with the retiring one for {} or longer.",
+            rest.len(),
+            in_words(unused_for)
+        );
+    }
+    let is_recent = now.since(known.complete_until) < EVIDENCE_SETTLED_AFTER;
+    let gap = known.gap.filter(|gap| now.since(*gap) < unused_for);
+    if !is_recent {
+        let _ = write!(reason, " Uses after {} are not all counted yet.", known.complete_until);
+    }
+    if let Some(gap) = gap {
+        let _ =
+            write!(reason, " Some uses after {gap} may not have been counted: a server ended out of order.");
+    }
+    Advice { safe: lingering.is_empty() && is_recent && gap.is_none(), reason }
+}
+
+fn line(usage: &CallerUsage, now: Timestamp) -> String {
+    let ago = in_words(now.since(usage.tally.last));
+    let Some(caller) = &usage.caller else { return format!("others, last {ago} ago") };
+    let said: Vec<&str> = [&caller.agent, &caller.instance]
+        .into_iter()
+        .map(String::as_str)
+        .filter(|text| !text.is_empty())
+        .collect();
+    if said.is_empty() {
+        format!("{}, last {ago} ago", caller.address)
+    } else {
+        format!("{} ({}), last {ago} ago", caller.address, said.join(", "))
+    }
+}
+
+/// A duration in its largest whole unit.
+fn in_words(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::Tally;
+
+    const NOW: Timestamp = Timestamp::from_epoch_ms(1_767_225_600_000);
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn usage(name: &str, ago: Duration) -> CallerUsage {
+        let at = NOW.minus(ago);
+        let address = std::net::Ipv4Addr::new(10, 1, 2, 3).into();
+        let caller = (!name.is_empty()).then(|| Presenter {
+            address,
+            agent: name.to_owned(),
+            instance: String::new(),
+        });
+        CallerUsage { caller, tally: Tally { accepted: 1, refused: 0, first: at, last: at } }
+    }
+
+    fn advice(active: &[CallerUsage], retiring: &[CallerUsage]) -> Advice {
+        judge(&Known { active, retiring, complete_until: NOW, gap: None }, DAY, NOW)
+    }
+
+    const fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_secret_that_was_never_used_can_go() {
+        let advice = advice(&[usage("a", seconds(1))], &[]);
+        assert_eq!((advice.safe, advice.reason.as_str()), (true, "No use of the retiring secret is known."));
+    }
+
+    #[test]
+    fn who_moved_and_left_the_old_one_alone_is_gone() {
+        let advice = advice(&[usage("a", seconds(1))], &[usage("a", seconds(301))]);
+        let reason = "1 of 1 callers have moved to the current secret.";
+        assert_eq!((advice.safe, advice.reason.as_str()), (true, reason));
+    }
+
+    #[test]
+    fn who_uses_both_has_not_moved() {
+        let advice = advice(&[usage("a", seconds(1))], &[usage("a", seconds(40))]);
+        assert!(!advice.safe);
+        let reason = "0 of 1 callers have moved to the current secret. \
+                      Still on the retiring one: 10.1.2.3 (a), last 40 s ago.";
+        assert_eq!(advice.reason, reason);
+    }
+
+    #[test]
+    fn who_was_not_seen_since_may_come_again_until_it_has_been_away_for_long() {
+        let nightly = |ago| [usage("nightly", ago)];
+        assert!(!advice(&[], &nightly(DAY - seconds(1))).safe);
+        let gone = advice(&[], &nightly(DAY));
+        assert!(gone.safe, "{}", gone.reason);
+        assert!(
+            gone.reason.contains("did not come with the retiring one for 24 h or longer"),
+            "{}",
+            gone.reason
+        );
+        // The sum of those that are not told apart never moves.
+        assert!(!advice(&[usage("", seconds(1))], &[usage("", seconds(3600))]).safe);
+    }
+
+    #[test]
+    fn what_was_not_counted_is_no_evidence() {
+        let retiring = [usage("a", DAY)];
+        let known = Known { active: &[], retiring: &retiring, complete_until: NOW, gap: None };
+        assert!(judge(&known, DAY, NOW).safe);
+        let late = Known { complete_until: NOW.minus(EVIDENCE_SETTLED_AFTER), ..known };
+        let late = judge(&late, DAY, NOW);
+        assert!(!late.safe && late.reason.contains("are not all counted yet"), "{}", late.reason);
+        let gap = Known { gap: Some(NOW.minus(seconds(60))), ..known };
+        let gap = judge(&gap, DAY, NOW);
+        assert!(!gap.safe && gap.reason.contains("ended out of order"), "{}", gap.reason);
+    }
+
+    #[test]
+    fn not_everybody_is_named() {
+        let many: Vec<_> = (0..EVIDENCE_NAMED_MAX + 3).map(|n| usage(&format!("w{n}"), seconds(5))).collect();
+        let advice = advice(&[], &many);
+        assert!(advice.reason.ends_with("; and 3 more."), "{}", advice.reason);
+        assert_eq!(advice.reason.matches("last 5 s ago").count(), EVIDENCE_NAMED_MAX);
+    }
+}

@@ -1,0 +1,188 @@
+//! `GET [base]/ClientApplication/[id]/$secret-status`: the evidence before a secret is retired. It tells of
+//! secrets by their ids, and reads none.
+
+use std::time::Duration;
+
+use keyrelay_core::caller::Caller;
+use keyrelay_core::evidence::{Known, judge};
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::schema::parse_lifetime;
+use keyrelay_core::id::{ClientId, SecretId};
+use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, USAGE_SILENCE_MAX};
+use keyrelay_core::policy::Interaction;
+use keyrelay_core::slots::Slot;
+use keyrelay_core::time::Timestamp;
+use keyrelay_core::usage::CallerUsage;
+use keyrelay_store::{ClientState, UsageOfSecret};
+use serde_json::{Value, json};
+
+use super::access::view;
+use super::render::Rendered;
+use super::request::{FhirRequest, Reply};
+use crate::App;
+use crate::error::Outcome;
+
+pub(super) async fn secret_status(
+    app: &App,
+    caller: &Caller,
+    id: &str,
+    request: &FhirRequest,
+) -> Result<Reply, Outcome> {
+    let kind = ResourceType::ClientApplication;
+    if !caller.is_admin() || !caller.may(Interaction::Read, kind) {
+        return Err(Outcome::forbidden("Only an admin of the project may ask who uses a client's secrets"));
+    }
+    let unused_for = unused_for(request.query.as_deref().unwrap_or_default())?;
+    let id = ClientId::parse(id).ok_or_else(Outcome::not_found)?;
+    let state = app.store.client(id).await?.ok_or_else(Outcome::not_found)?;
+    view(caller, Interaction::Read, &state.resource)?;
+    if state.resource.deleted {
+        return Err(Outcome::gone());
+    }
+    let reach = Reach::now(app).await?;
+    let ids =
+        [state.slots.active(), state.slots.retiring()].map(|slot| slot.map_or(SecretId::NIL, |slot| slot.id));
+    let [active, retiring] = ids;
+    let mut usage = app.store.usage(id, [active, retiring, SecretId::NIL], reach.now).await?;
+    let mut of = |id| usage.remove(&id).unwrap_or_default();
+    let refused = of(SecretId::NIL);
+    let (active, retiring) = match active {
+        SecretId::NIL => (UsageOfSecret::default(), UsageOfSecret::default()),
+        active => (of(active), of(retiring)),
+    };
+    let body = status(&state, &active, &retiring, &refused, &reach, unused_for);
+    Ok(Reply::ok(Rendered::value(&body)))
+}
+
+/// The one parameter of the operation.
+fn unused_for(query: &str) -> Result<Duration, Outcome> {
+    let mut found = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match name.as_ref() {
+            "unusedFor" if found.is_none() => {
+                found = Some(parse_lifetime(&value).ok_or_else(|| {
+                    Outcome::invalid_at(
+                        "unusedFor",
+                        "unusedFor is a whole number with a unit, such as 10m or 24h",
+                    )
+                })?);
+            }
+            "unusedFor" => return Err(Outcome::invalid_at("unusedFor", "unusedFor is given more than once")),
+            "_format" => {}
+            _ => return Err(Outcome::invalid("Unknown parameter: unusedFor is the only one")),
+        }
+    }
+    Ok(found.unwrap_or(EVIDENCE_UNUSED_FOR_DEFAULT))
+}
+
+/// Up to when uses are counted.
+struct Reach {
+    now: Timestamp,
+    complete_until: Timestamp,
+    /// When servers ended that had not written down all that they had counted, the first first.
+    gaps: Vec<Timestamp>,
+}
+
+impl Reach {
+    /// What this server has counted is written down first.
+    async fn now(app: &App) -> Result<Self, Outcome> {
+        let own = app.flush_usage().await;
+        let now = app.now();
+        let mut reach = Self { now, complete_until: own.unwrap_or(now), gaps: Vec::new() };
+        for mark in app.store.usage_marks().await? {
+            let is_own = mark.node == app.usage.node();
+            let is_alive = app.store.is_shared() && now.since(mark.complete_until) <= USAGE_SILENCE_MAX;
+            match (is_own, is_alive) {
+                (true, _) if own.is_some() => {}
+                (true, _) | (false, true) => {
+                    reach.complete_until = reach.complete_until.min(mark.complete_until);
+                }
+                (false, false) => reach.gaps.push(mark.complete_until),
+            }
+        }
+        reach.gaps.sort_unstable();
+        Ok(reach)
+    }
+}
+
+fn status(
+    state: &ClientState,
+    active: &UsageOfSecret,
+    retiring: &UsageOfSecret,
+    refused: &UsageOfSecret,
+    reach: &Reach,
+    unused_for: Duration,
+) -> Value {
+    let mut parameters = Vec::new();
+    if let Some(slot) = state.slots.active() {
+        parameters.push(json!({ "name": "secret", "part": slot_parts(slot, active) }));
+    }
+    if let Some(slot) = state.slots.retiring() {
+        let known = Known {
+            active: &active.callers,
+            retiring: &retiring.callers,
+            complete_until: reach.complete_until,
+            gap: reach.gaps.last().copied(),
+        };
+        let advice = judge(&known, unused_for, reach.now);
+        let mut parts = slot_parts(slot, retiring);
+        parts.push(json!({ "name": "safeToRetire", "valueBoolean": advice.safe }));
+        parts.push(json!({ "name": "reason", "valueString": advice.reason }));
+        parameters.push(json!({ "name": "retiringSecret", "part": parts }));
+    }
+    let mut parts = vec![
+        json!({ "name": "refusedLastHour", "valueInteger": count(refused.recent.refused_hour) }),
+        json!({ "name": "refusedLastDay", "valueInteger": count(refused.recent.refused_day) }),
+    ];
+    parts.extend(callers(&refused.callers));
+    parameters.push(json!({ "name": "refused", "part": parts }));
+    parameters.push(json!({ "name": "completeUntil", "valueInstant": reach.complete_until.to_instant() }));
+    for gap in &reach.gaps {
+        parameters.push(json!({ "name": "gapAfter", "valueInstant": gap.to_instant() }));
+    }
+    json!({ "resourceType": "Parameters", "parameter": parameters })
+}
+
+fn slot_parts(slot: &Slot, usage: &UsageOfSecret) -> Vec<Value> {
+    let mut parts = vec![
+        json!({ "name": "id", "valueString": slot.id.to_string() }),
+        json!({ "name": "created", "valueInstant": slot.created.to_instant() }),
+    ];
+    if let Some(total) = &usage.total {
+        parts.push(json!({ "name": "uses", "valueInteger": count(total.accepted) }));
+        parts.push(json!({ "name": "firstUsed", "valueInstant": total.first.to_instant() }));
+        parts.push(json!({ "name": "lastUsed", "valueInstant": total.last.to_instant() }));
+    } else {
+        parts.push(json!({ "name": "uses", "valueInteger": 0 }));
+    }
+    parts.push(json!({ "name": "usesLastHour", "valueInteger": count(usage.recent.accepted_hour) }));
+    parts.push(json!({ "name": "usesLastDay", "valueInteger": count(usage.recent.accepted_day) }));
+    parts.extend(callers(&usage.callers));
+    parts
+}
+
+fn callers(callers: &[CallerUsage]) -> impl Iterator<Item = Value> {
+    callers.iter().map(|usage| {
+        let mut parts = Vec::new();
+        if let Some(caller) = &usage.caller {
+            parts.push(json!({ "name": "address", "valueString": caller.address.to_string() }));
+            for (name, text) in [("userAgent", &caller.agent), ("instance", &caller.instance)] {
+                if !text.is_empty() {
+                    parts.push(json!({ "name": name, "valueString": text }));
+                }
+            }
+        }
+        let tally = &usage.tally;
+        parts.push(json!({ "name": "uses", "valueInteger": count(tally.accepted) }));
+        parts.push(json!({ "name": "refused", "valueInteger": count(tally.refused) }));
+        parts.push(json!({ "name": "firstSeen", "valueInstant": tally.first.to_instant() }));
+        parts.push(json!({ "name": "lastSeen", "valueInstant": tally.last.to_instant() }));
+        let name = if usage.caller.is_some() { "caller" } else { "others" };
+        json!({ "name": name, "part": parts })
+    })
+}
+
+/// A FHIR integer has 32 bits; what is more is as good as endless.
+fn count(n: i64) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}

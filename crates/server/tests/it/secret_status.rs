@@ -1,0 +1,148 @@
+//! `$secret-status`: who uses which secret, and whether the retiring one can go.
+
+use std::time::Duration;
+
+use keyrelay_core::id::{ClientId, SecretId};
+use keyrelay_core::limits::EVIDENCE_SETTLED_AFTER;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::app::{As, Credentials, START, TestApp};
+
+/// The value of a part, by the names of the parts that lead to it.
+fn part<'a>(parameters: &'a Value, names: &[&str]) -> &'a Value {
+    let mut list = &parameters["parameter"];
+    let mut found = &Value::Null;
+    for name in names {
+        let named = list.as_array().into_iter().flatten().find(|part| part["name"] == *name);
+        found = named.unwrap_or(&Value::Null);
+        list = &found["part"];
+    }
+    let value = found.as_object().into_iter().flatten().find(|(name, _)| name.starts_with("value"));
+    value.map_or(&Value::Null, |(_, value)| value)
+}
+
+/// What is said of each caller: user agent, instance, uses, refused.
+fn callers(parameters: &Value, slot: &str) -> Vec<(Value, Value, Value, Value)> {
+    let slots = parameters["parameter"].as_array().unwrap();
+    let parts = slots.iter().find(|part| part["name"] == slot).map_or(&Value::Null, |slot| &slot["part"]);
+    let of = |caller: &Value, name| part(&json!({ "parameter": caller["part"] }), &[name]).clone();
+    let callers = parts.as_array().into_iter().flatten().filter(|part| part["name"] == "caller");
+    callers
+        .map(|caller| {
+            assert_eq!(of(caller, "address"), "127.0.0.1");
+            (of(caller, "userAgent"), of(caller, "instance"), of(caller, "uses"), of(caller, "refused"))
+        })
+        .collect()
+}
+
+/// Gets a token as a worker that says which it is.
+async fn grant_as(test: &TestApp, client: &Credentials, worker: &str) -> u16 {
+    let form = [("grant_type", "client_credentials")];
+    let request = test.request(client, Method::POST, "oauth2/token").form(&form);
+    let request = request.header("user-agent", "export/2.1").header("x-client-instance", worker);
+    request.send().await.status.as_u16()
+}
+
+async fn status(test: &TestApp, client: &Credentials, query: &str) -> Value {
+    let path = format!("{}/$secret-status{query}", client.path());
+    test.get(&test.admin, &path).await.expect(200).json()
+}
+
+#[tokio::test]
+async fn it_tells_who_is_still_on_the_retiring_secret_until_nobody_is() {
+    let test = TestApp::start().await;
+    let old = test.make_client(&test.project, "Nightly export").await;
+    let unused = status(&test, &old, "").await;
+    assert_eq!(part(&unused, &["secret", "uses"]), 0);
+    assert_eq!(part(&unused, &["secret", "lastUsed"]), &Value::Null);
+    assert_eq!(part(&unused, &["retiringSecret", "id"]), &Value::Null);
+
+    for worker in ["one", "two"] {
+        assert_eq!(grant_as(&test, &old, worker).await, 200);
+    }
+    let rotated = test.rotate(&test.admin, &old.id, "secret", &old.secret).await.expect(200);
+    let new = old.with(&rotated.text_at("/secret"));
+    test.clock.advance(Duration::from_secs(10));
+    assert_eq!(grant_as(&test, &new, "one").await, 200);
+    assert_eq!(grant_as(&test, &old, "two").await, 200);
+    assert_eq!(grant_as(&test, &old.with("wrong"), "three").await, 401);
+
+    test.clock.advance(EVIDENCE_SETTLED_AFTER);
+    let told = status(&test, &old, "").await;
+    assert_eq!(callers(&told, "secret"), [(json!("export/2.1"), json!("one"), json!(1), json!(0))]);
+    let retiring = [
+        (json!("export/2.1"), json!("two"), json!(2), json!(0)),
+        (json!("export/2.1"), json!("one"), json!(1), json!(0)),
+    ];
+    assert_eq!(callers(&told, "retiringSecret"), retiring);
+    assert_eq!(callers(&told, "refused"), [(json!("export/2.1"), json!("three"), json!(0), json!(1))]);
+    assert_eq!(part(&told, &["refused", "refusedLastHour"]), 1);
+    assert_eq!(part(&told, &["retiringSecret", "uses"]), 3);
+    assert_eq!(part(&told, &["retiringSecret", "usesLastHour"]), 3);
+    assert_eq!(part(&told, &["retiringSecret", "created"]), "2026-01-01T00:00:00.000Z");
+    assert_eq!(part(&told, &["retiringSecret", "lastUsed"]), "2026-01-01T00:00:10.000Z");
+    assert_eq!(part(&told, &["completeUntil"]), "2026-01-01T00:05:10.000Z");
+    assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), false);
+    let reason = "1 of 2 callers have moved to the current secret. \
+                  Still on the retiring one: 127.0.0.1 (export/2.1, two), last 5 min ago.";
+    assert_eq!(part(&told, &["retiringSecret", "reason"]), reason);
+    assert_ne!(part(&told, &["secret", "id"]), part(&told, &["retiringSecret", "id"]));
+
+    // Whoever knows better says for how long a caller must have stayed away.
+    let told = status(&test, &old, "?unusedFor=5m").await;
+    assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), true);
+    assert_eq!(grant_as(&test, &new, "two").await, 200);
+    test.clock.advance(EVIDENCE_SETTLED_AFTER);
+    let told = status(&test, &old, "").await;
+    assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), true);
+    assert_eq!(
+        part(&told, &["retiringSecret", "reason"]),
+        "2 of 2 callers have moved to the current secret."
+    );
+}
+
+#[tokio::test]
+async fn a_secret_that_has_ended_is_counted_where_it_is_seen_again() {
+    let test = TestApp::start().await;
+    let old = test.make_client(&test.project, "Nightly export").await;
+    let rotated = test.rotate(&test.admin, &old.id, "secret", &old.secret).await.expect(200);
+    let retiring = part(&status(&test, &old, "").await, &["retiringSecret", "id"]).clone();
+    test.rotate(&test.admin, &old.id, "retiringSecret", &old.secret).await.expect(200);
+    assert_eq!(grant_as(&test, &old, "forgotten").await, 401);
+    let new = old.with(&rotated.text_at("/secret"));
+    assert_eq!(grant_as(&test, &new, "one").await, 200);
+    test.app.flush_usage().await;
+    let (client, id) =
+        (ClientId::parse(&old.id).unwrap(), SecretId::parse(retiring.as_str().unwrap()).unwrap());
+    let usage = test.store().await.usage(client, [id, SecretId::NIL, SecretId::NIL], START).await.unwrap();
+    let former = &usage[&id];
+    assert_eq!(former.total.map(|total| (total.accepted, total.refused)), Some((0, 1)));
+    assert_eq!(former.callers[0].caller.as_ref().unwrap().instance, "forgotten");
+    assert!(!usage.contains_key(&SecretId::NIL), "it is counted once");
+}
+
+#[tokio::test]
+async fn it_is_for_admins_and_shows_no_secret() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Nightly export").await;
+    let path = format!("{}/$secret-status", client.path());
+    assert_eq!(grant_as(&test, &client, &format!("I have {}", client.secret)).await, 200);
+    let told = test.get(&test.admin, &path).await.expect(200);
+    assert!(!told.text.contains(&client.secret), "{}", told.text);
+    assert_eq!(callers(&told.json(), "secret")[0].1, "[withheld]");
+
+    test.get(&test.member, &path).await.refused(403, "forbidden");
+    test.get(&client, &path).await.refused(403, "forbidden");
+    test.get(&test.stranger, &path).await.refused(404, "not-found");
+    test.get(As::Anonymous, &path).await.refused(401, "login");
+    let post = test.fhir(&test.admin, Method::POST, &path).json(&json!({})).send().await;
+    post.refused(405, "not-supported");
+    assert_eq!(post.header("allow"), "GET");
+    for query in ["?unusedFor=soon", "?unusedFor=1h&unusedFor=2h", "?x=y"] {
+        test.get(&test.admin, &format!("{path}{query}")).await.refused(400, "invalid");
+    }
+    test.fhir(&test.admin, Method::DELETE, &client.path()).send().await.expect(200);
+    test.get(&test.admin, &path).await.refused(410, "deleted");
+    test.get(&test.admin, "ClientApplication/x/$secret-status").await.refused(404, "not-found");
+}
