@@ -27,7 +27,6 @@ const NOW: Timestamp = Timestamp::from_epoch_ms(1_767_225_600_000);
 /// A store with one project and one client in it.
 struct Stage {
     store: Store,
-    database: TestDatabase,
     _dir: TempDir,
     entropy: SeededEntropy,
     keyring: Keyring,
@@ -44,7 +43,7 @@ impl Stage {
         let keyring = Keyring::parse_file(&Keyring::new_file(&entropy)).unwrap();
         let (project, client) = (ProjectId::random(&entropy), ClientId::random(&entropy));
         let secret = PlainSecret::generate(&entropy);
-        let stage = Self { store, database, _dir: dir, entropy, keyring, project, client, secret };
+        let stage = Self { store, _dir: dir, entropy, keyring, project, client, secret };
         stage.put_project(SecretVisibility::Recoverable).await;
         let mut change = Change::new();
         change.create(stage.first(ResourceType::ClientApplication, client.into(), &json!({})), &[]);

@@ -1,7 +1,7 @@
 //! What the store answers when PostgreSQL, or the way to it, fails: the truth, in time, and everything
 //! again once it works again. Without a server that the environment names, nothing runs.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use futures_util::future::join_all;
 use keyrelay_chaos::postgres::Cluster;
 use keyrelay_chaos::proxy::{Mode, Proxy};
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, ResourceId, VersionId};
+use keyrelay_core::id::{ClientId, ResourceId, SecretId, VersionId};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::Timestamp;
+use keyrelay_core::usage::{Outcome, PresenterRef, UsageCounts, UsageKey};
 use keyrelay_store::{
     Change, Conflict, PostgresConfig, ResourceVersion, SERVER_VARIABLE, Store, StoreError, TestDatabase,
 };
@@ -186,21 +187,22 @@ async fn of_a_change_in_doubt_nothing_is_said_while_the_database_is_away() {
 #[tokio::test]
 async fn uses_that_may_have_been_counted_are_not_counted_again() {
     let Some(stage) = Stage::open().await else { return };
-    let used = keyrelay_store::Use {
-        secret: keyrelay_core::id::SecretId::random(&stage.entropy),
-        client: ClientId::NIL,
-        uses: 3,
-        first: Timestamp::from_epoch_ms(0),
-        last: Timestamp::from_epoch_ms(0),
-    };
+    let key = UsageKey { client: ClientId::NIL, secret: SecretId::random(&stage.entropy) };
+    let (by, at) = (PresenterRef::new(Ipv4Addr::LOCALHOST.into(), "curl", ""), Timestamp::from_epoch_ms(0));
+    let mut counts = UsageCounts::default();
+    for _ in 0..3 {
+        counts.count(key, Outcome::Accepted, by, at);
+    }
+    let counted = counts.into_ordered();
     let mut lost = stage.proxy.commits_lost();
     stage.proxy.set(Mode::LoseAnswersToCommits);
     let store = stage.store.clone();
-    let outcome = tokio::spawn(async move { store.add_usage(&[used]).await });
+    let outcome = tokio::spawn(async move { store.add_usage(&counted, None).await });
     lost.changed().await.unwrap();
     stage.heal();
     assert!(matches!(outcome.await.unwrap(), Err(StoreError::Unknown)));
-    assert_eq!(stage.beside.usage(used.secret).await.unwrap(), Some(used));
+    let found = stage.beside.usage(key.client, [key.secret, SecretId::NIL, SecretId::NIL], at).await.unwrap();
+    assert_eq!(found[&key.secret].total.map(|total| total.accepted), Some(3));
 }
 
 #[tokio::test]

@@ -109,11 +109,11 @@ async fn an_operation_is_answered_where_it_is_claimed_and_nowhere_else() {
             places.push((format!("{name}/${code}"), is_on && at("type")));
             places.push((format!("{name}/{}/${code}", test.member.id), is_on && at("instance")));
         }
-        // What changes something is there for POST only, which is what GET is told.
-        assert!(at("affectsState"), "{code} can be asked for by GET: say here what the answer is");
+        // What changes something is there for POST only, which is what GET is told; and the other way round.
+        let (wrong, right) = if at("affectsState") { (Method::GET, "POST") } else { (Method::POST, "GET") };
         for (path, is_there) in places {
-            let answer = test.get(&test.super_admin, &path).await;
-            let expected = if is_there { (405, "POST") } else { (404, "") };
+            let answer = test.fhir(&test.super_admin, wrong.clone(), &path).send().await;
+            let expected = if is_there { (405, right) } else { (404, "") };
             assert_eq!((answer.status.as_u16(), answer.header("allow")), expected, "{path}");
         }
     }
