@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn who_was_not_seen_since_may_come_again_until_it_has_been_away_for_long() {
         let nightly = |ago| [usage("nightly", ago)];
-        assert!(!advice(&[], &nightly(DAY - seconds(1))).safe);
+        assert!(!advice(&[], &nightly(seconds(24 * 3600 - 1))).safe);
         let gone = advice(&[], &nightly(DAY));
         assert!(gone.safe, "{}", gone.reason);
         assert!(

@@ -14,8 +14,8 @@ fn part<'a>(parameters: &'a Value, names: &[&str]) -> &'a Value {
     let mut list = &parameters["parameter"];
     let mut found = &Value::Null;
     for name in names {
-        let named = list.as_array().into_iter().flatten().find(|part| part["name"] == *name);
-        found = named.unwrap_or(&Value::Null);
+        let mut parts = list.as_array().into_iter().flatten();
+        found = parts.find(|part| part["name"] == *name).unwrap_or(&Value::Null);
         list = &found["part"];
     }
     let value = found.as_object().into_iter().flatten().find(|(name, _)| name.starts_with("value"));
