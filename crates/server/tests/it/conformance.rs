@@ -112,7 +112,8 @@ async fn an_operation_is_answered_where_it_is_claimed_and_nowhere_else() {
         // What changes something is there for POST only, which is what GET is told; and the other way round.
         let (wrong, right) = if at("affectsState") { (Method::GET, "POST") } else { (Method::POST, "GET") };
         for (path, is_there) in places {
-            let answer = test.fhir(&test.super_admin, wrong.clone(), &path).send().await;
+            let method = if is_there { wrong.clone() } else { Method::GET };
+            let answer = test.fhir(&test.super_admin, method, &path).send().await;
             let expected = if is_there { (405, right) } else { (404, "") };
             assert_eq!((answer.status.as_u16(), answer.header("allow")), expected, "{path}");
         }
