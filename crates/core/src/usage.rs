@@ -62,6 +62,9 @@ fn shown(text: &str) -> &str {
     if text.contains(PREFIX) {
         return "[withheld]";
     }
+    if text.len() <= PRESENTER_TEXT_BYTES_MAX {
+        return text;
+    }
     let end = (0..=PRESENTER_TEXT_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text.get(..end).unwrap_or(text)
 }

@@ -72,14 +72,14 @@ impl ClientParameters {
     ) -> Result<Proved, OAuthError> {
         let peer = Peer { address: from, headers };
         if self.assertion_type.is_some() || self.assertion.is_some() {
-            return self.by_assertion(app, acts, peer).await;
+            return Box::pin(self.by_assertion(app, acts, peer)).await;
         }
         let says_only_who = self.client_secret.is_none() && !headers.contains_key(AUTHORIZATION);
         if says_only_who
             && let Some(id) = &self.client_id
             && let Some(certificate) = ClientCertificate::of(headers)
         {
-            match in_even_time(certificate::prove(app, &certificate, id, acts, peer)).await {
+            match Box::pin(in_even_time(certificate::prove(app, &certificate, id, acts, peer))).await {
                 Ok(Some(proved)) => return Ok(proved),
                 Ok(None) => {}
                 Err(error) => return Err(refused(error, false)),
@@ -89,7 +89,9 @@ impl ClientParameters {
             && says_only_who
             && let Some(id) = &self.client_id
         {
-            return in_even_time(public(app, id, peer)).await.map_err(|error| refused(error, false));
+            return Box::pin(in_even_time(public(app, id, peer)))
+                .await
+                .map_err(|error| refused(error, false));
         }
         let (credentials, used_basic) = self.credentials(app, headers)?;
         prove(app, credentials, acts, peer).await.map_err(|error| refused(error, used_basic))

@@ -82,9 +82,10 @@ async fn grant(app: &App, from: IpAddr, headers: &HeaderMap, mut form: Form) -> 
     }
     let scope = form.scope.take().map(|text| Scope::parse(&text)).transpose();
     let scope = scope.map_err(|error| OAuthError::invalid_scope(error.to_string()))?;
+    // What is rarer is in a box: a future is moved with all that it may ever hold.
     match grant_type.as_str() {
-        "authorization_code" => login_grants::by_code(app, headers, form, from).await,
-        "refresh_token" => login_grants::by_refresh_token(app, headers, form, scope, from).await,
+        "authorization_code" => Box::pin(login_grants::by_code(app, headers, form, from)).await,
+        "refresh_token" => Box::pin(login_grants::by_refresh_token(app, headers, form, scope, from)).await,
         _ => {
             let proved = form.client.authenticate(app, headers, Acts::ForItself, from).await?;
             if !proved.access.allows_grant(&grant_type) {
