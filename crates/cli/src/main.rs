@@ -1,26 +1,36 @@
 //! The binary `keyrelay`: one file per command.
 
+mod admin;
 mod backup;
+mod deliver;
 mod demo;
 mod doctor;
+mod exit;
 mod export;
 mod import;
 mod installation;
 mod keys;
+mod live;
 mod logging;
+mod manual;
 mod master_key;
 mod migrate;
 mod progress;
 mod restore;
+mod retire;
+mod rotate;
 mod say;
 mod seed;
 mod serve;
 mod settings;
+mod status;
 mod stopwatch;
+mod tell;
+mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,6 +50,14 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Watch a fleet of API clients keep working while their secret is rotated and retired.
     Demo(demo::DemoArgs),
+    /// Change a client's secret with nobody locked out: rotate, deliver, watch, retire.
+    Rotate(Box<rotate::RotateArgs>),
+    /// Show a client's secrets, who uses them, and whether the retiring one can go.
+    Status(Box<status::StatusArgs>),
+    /// Watch who moves from a client's retiring secret to the current one, until interrupted.
+    Watch(Box<watch::WatchArgs>),
+    /// End a client's retiring secret, once nobody uses it any more.
+    Retire(Box<retire::RetireArgs>),
     /// Make a master key file, for several nodes on one PostgreSQL database.
     MasterKey(master_key::MasterKeyArgs),
     /// Bring the schema of the database up to date, and say from which version to which.
@@ -56,6 +74,10 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Check configuration, files, clock and database, and say what to do.
     Doctor(Box<doctor::DoctorArgs>),
+    /// Print a script that completes the commands in a shell.
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page of keyrelay, or of one of its commands.
+    Man(manual::ManArgs),
     /// Fill a database with client applications, for measuring.
     #[command(hide = true)]
     Seed(seed::SeedArgs),
@@ -78,6 +100,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Serve(args) => serve::serve(*args).await,
         Command::Demo(args) => return demo::demo(args).await,
+        Command::Rotate(args) => return rotate::rotate(*args).await,
+        Command::Status(args) => return status::status(*args).await,
+        Command::Watch(args) => return watch::watch(*args).await,
+        Command::Retire(args) => return retire::retire(*args).await,
         Command::MasterKey(args) => master_key::make(&args),
         Command::Migrate(args) => return migrate::migrate(args).await,
         Command::Backup(args) => backup::backup(args).await,
@@ -86,6 +112,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Import(args) => import::import(args).await,
         Command::Keys(args) => keys::keys(args).await,
         Command::Doctor(args) => return doctor::doctor(*args).await,
+        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
         Command::Seed(args) => seed::seed(args).await,
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -1,15 +1,20 @@
 //! The binary as its users run it: real processes, real files, real signals.
 
+mod admin;
 mod backup;
 mod commands;
 mod crash;
 mod deploy;
 mod doctor;
+mod fleet;
 mod hostile;
 mod keys;
 mod leaks;
 mod living;
 mod openid_connect;
 mod process;
+mod rotate;
+mod stage;
 mod tls;
 mod transfer;
+mod way;

@@ -1,0 +1,207 @@
+//! A server over HTTP, as an admin sees it.
+//!
+//! `reqwest` with rustls, as everywhere in the product: https is verified by the certificates that the
+//! machine trusts (or `SSL_CERT_FILE`), so that an authority of a hospital's own will do. No redirect is
+//! followed: what is sent are secrets, and they are for one server.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use keyrelay_core::id::ClientId;
+use keyrelay_core::secret::PlainSecret;
+use reqwest::redirect::Policy;
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::status::SecretStatus;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest text of a server's error that is repeated, in characters.
+const ERROR_CHARS_MAX: usize = 500;
+
+/// Who asks.
+#[derive(Debug)]
+pub struct Admin {
+    /// The id of its client application.
+    pub id: String,
+    /// Its secret.
+    pub secret: PlainSecret,
+}
+
+/// Why a server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Nothing answered, or not to the end: what was asked for may have happened.
+    #[error("the server did not answer")]
+    Away(#[source] reqwest::Error),
+    /// It cannot at the moment.
+    #[error("the server cannot answer at the moment ({0})")]
+    Unavailable(StatusCode),
+    /// It does not want to.
+    #[error("the server answered {status}: {text}")]
+    Refused {
+        /// The status of the answer.
+        status: StatusCode,
+        /// What it said.
+        text: String,
+    },
+    /// What answered is no such server.
+    #[error("the answer is not what a Keyrelay server says: {0}")]
+    Strange(String),
+}
+
+impl ServerError {
+    /// Whether it may go by itself.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Unavailable(_))
+    }
+}
+
+/// What an admin sees of a client's secrets. In a project that shows them once, that is nothing.
+#[derive(Debug, Default)]
+pub struct ClientSecrets {
+    /// The current secret.
+    pub secret: Option<PlainSecret>,
+    /// The retiring one.
+    pub retiring: Option<PlainSecret>,
+    /// How long the client's tokens live, where it says so.
+    pub access_token_lifetime: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientResource {
+    secret: Option<String>,
+    retiring_secret: Option<String>,
+    access_token_lifetime: Option<String>,
+}
+
+impl TryFrom<ClientResource> for ClientSecrets {
+    type Error = ServerError;
+
+    fn try_from(resource: ClientResource) -> Result<Self, ServerError> {
+        let secret = |text: Option<String>| {
+            let secret = text.map(|text| PlainSecret::presented(Zeroizing::new(text))).transpose();
+            secret.map_err(|problem| ServerError::Strange(format!("a secret {problem}")))
+        };
+        Ok(Self {
+            secret: secret(resource.secret)?,
+            retiring: secret(resource.retiring_secret)?,
+            access_token_lifetime: resource.access_token_lifetime,
+        })
+    }
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server {
+    base: Url,
+    http: reqwest::Client,
+    admin: Admin,
+}
+
+impl Server {
+    /// The server at a base URL, which ends with `/`.
+    pub fn new(base: &Url, admin: Admin) -> anyhow::Result<Self> {
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("keyrelay/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT);
+        // Without TLS there is nothing to verify, and no proxy should read along.
+        let builder = if base.scheme() == "http" { builder.no_proxy().tls_certs_only([]) } else { builder };
+        let http = builder.build().context("cannot make an HTTP client")?;
+        Ok(Self { base: base.clone(), http, admin })
+    }
+
+    /// The base URL.
+    pub fn url(&self) -> &str {
+        self.base.as_str()
+    }
+
+    /// Whether the secret would go over a network for everybody to read.
+    pub fn is_in_clear(&self) -> bool {
+        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let is_here = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        self.base.scheme() == "http" && !is_here
+    }
+
+    /// Goes on with another secret, if it was the admin's own that was rotated.
+    pub fn follow(&mut self, client: ClientId, secret: &PlainSecret) {
+        if self.admin.id == client.to_string() {
+            self.admin.secret = secret.duplicate();
+        }
+    }
+
+    fn request(&self, method: Method, client: ClientId, rest: &str) -> RequestBuilder {
+        let url = format!("{}fhir/R4/ClientApplication/{client}{rest}", self.base);
+        self.http.request(method, url).basic_auth(&self.admin.id, Some(self.admin.secret.reveal()))
+    }
+
+    async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, ServerError> {
+        let response = request.send().await.map_err(|error| ServerError::Away(error.without_url()))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| ServerError::Away(error.without_url()))?;
+        if status.is_success() {
+            // The error of the parser could repeat a value.
+            return serde_json::from_slice(&body)
+                .map_err(|error| ServerError::Strange(format!("line {} of it", error.line())));
+        }
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(ServerError::Unavailable(status));
+        }
+        let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let text = said["issue"][0]["details"]["text"].as_str().unwrap_or("no reason was given");
+        let text = text.chars().filter(|c| !c.is_control()).take(ERROR_CHARS_MAX).collect();
+        Err(ServerError::Refused { status, text })
+    }
+
+    /// Reads a client's secrets.
+    pub async fn secrets(&self, client: ClientId) -> Result<ClientSecrets, ServerError> {
+        Self::send::<ClientResource>(self.request(Method::GET, client, "")).await?.try_into()
+    }
+
+    /// Who uses which secret. Callers that did not come for `unused_for` count as gone.
+    pub async fn status(
+        &self,
+        client: ClientId,
+        unused_for: Option<Duration>,
+    ) -> Result<SecretStatus, ServerError> {
+        let query = unused_for.map_or(String::new(), |period| format!("?unusedFor={}ms", period.as_millis()));
+        let told: Value =
+            Self::send(self.request(Method::GET, client, &format!("/$secret-status{query}"))).await?;
+        SecretStatus::read(&told)
+            .ok_or_else(|| ServerError::Strange("$secret-status has another form".to_owned()))
+    }
+
+    async fn operate(
+        &self,
+        client: ClientId,
+        slot: &str,
+        presented: &PlainSecret,
+    ) -> Result<ClientSecrets, ServerError> {
+        let body = json!({
+            "resourceType": "Parameters",
+            "parameter": [{ "name": slot, "valueString": presented.reveal() }]
+        });
+        let request = self.request(Method::POST, client, "/$rotate-secret").json(&body);
+        Self::send::<ClientResource>(request).await?.try_into()
+    }
+
+    /// Rotates: the answer has the new secret, whatever the project shows.
+    pub async fn rotate(&self, client: ClientId, current: &PlainSecret) -> Result<PlainSecret, ServerError> {
+        let rotated = self.operate(client, "secret", current).await?;
+        rotated.secret.ok_or_else(|| ServerError::Strange("there is no new secret in it".to_owned()))
+    }
+
+    /// Retires.
+    pub async fn retire(&self, client: ClientId, retiring: &PlainSecret) -> Result<(), ServerError> {
+        self.operate(client, "retiringSecret", retiring).await.map(drop)
+    }
+}

@@ -1,0 +1,124 @@
+//! `keyrelay rotate`: a client's secret is changed, from the first step to the last, with nobody locked out.
+//!
+//! Whoever kills it, and whenever, runs the same command again. Where it stands is what the server says, and
+//! a small [`Record`] on the disk that has ids of secrets in it and no value: written before the first change,
+//! forgotten after the last. Every step can be taken twice.
+
+mod next;
+mod record;
+mod run;
+mod wait;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{ArgGroup, Args};
+use keyrelay_core::id::ClientId;
+
+use crate::admin::{ConnectionArgs, Period, Server, client_id};
+use crate::deliver::{Target, check_all};
+use crate::exit::EXIT_CODES;
+use crate::serve::stop_signal;
+use crate::tell::Tell;
+use next::OnRetiring;
+use record::RecordFile;
+use run::Run;
+
+pub use wait::ASK_INTERVAL;
+
+/// Change a client's secret with nobody locked out: rotate, deliver, watch who is still on the old one, retire.
+///
+/// Killed at any point, it is gone on with by the same command: no second secret is made, every target gets
+/// the one that was, and the old one works until it is retired.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+#[command(after_help = EXIT_CODES, group(ArgGroup::new("targets").args(["to", "exec"]).required(true).multiple(true)))]
+pub struct RotateArgs {
+    /// The client application's id
+    #[arg(value_parser = client_id)]
+    client: ClientId,
+    /// Where the new secret goes: `file:PATH`, or `dotenv:PATH#KEY` for one key of a file. May be repeated.
+    ///
+    /// A file is replaced as a whole, so that readers find the old secret or the new one. Mode and owner stay;
+    /// a new file has mode 0600.
+    #[arg(long, value_name = "TARGET")]
+    to: Vec<Target>,
+    /// A command that takes the new secret on standard input, after the files. May be repeated.
+    ///
+    /// It is run by /bin/sh and must end with exit code 0. It may be run again after a failure, so it must
+    /// bear that.
+    #[arg(long, value_name = "COMMAND")]
+    exec: Vec<String>,
+    /// Wait until nobody uses the old secret: callers that were not seen to move must have stayed away this long
+    ///
+    /// Take more than the longest time between two token requests of one caller: whoever has a token that
+    /// lives an hour may come once an hour.
+    #[arg(long, value_name = "DURATION", visible_alias = "unused-for")]
+    wait_unused: Option<Period>,
+    /// Retire the old secret once the evidence allows. Without --wait-unused, it is looked at once.
+    #[arg(long)]
+    retire: bool,
+    /// The longest to wait; without it, as long as it takes
+    #[arg(long, value_name = "DURATION", requires = "wait_unused")]
+    timeout: Option<Period>,
+    /// If the client has a retiring secret already: go on with the rotation that it is of
+    #[arg(long, conflicts_with = "force")]
+    resume: bool,
+    /// If the client has a retiring secret already: rotate all the same, which ends that one at once
+    #[arg(long)]
+    force: bool,
+    /// The file that says where the rotation stands, without any secret [default: in the state directory of
+    /// systemd or of the user]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Tell what happens as a JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// Runs it.
+pub async fn rotate(args: RotateArgs) -> anyhow::Result<ExitCode> {
+    let interrupted = stop_signal()?;
+    let run = prepare(args)?;
+    // Wherever it is: what was begun is written down.
+    tokio::select! {
+        ending = run.go() => Ok(ending?.into()),
+        () = interrupted => anyhow::bail!("interrupted: run the same command again to go on"),
+    }
+}
+
+fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
+    let server = open(&args.connection)?;
+    check_all(&args.to)?;
+    let on_retiring = match (args.resume, args.force) {
+        (true, _) => OnRetiring::Resume,
+        (_, true) => OnRetiring::Overwrite,
+        _ => OnRetiring::Refuse,
+    };
+    let file = RecordFile::open(args.state.as_deref(), args.client)
+        .context("the state of the rotation cannot be kept")?;
+    Ok(Run {
+        server,
+        client: args.client,
+        files: args.to,
+        commands: args.exec,
+        unused_for: args.wait_unused.map(|period| period.0),
+        retire: args.retire,
+        timeout: args.timeout.map(|period| period.0),
+        on_retiring,
+        file,
+        tell: Tell::json(args.json),
+    })
+}
+
+/// Opens the connection, and says what is wrong with it that can be lived with.
+pub fn open(connection: &ConnectionArgs) -> anyhow::Result<Server> {
+    let server = connection.open()?;
+    if server.is_in_clear() {
+        eprintln!("keyrelay: {} is not https: everybody on the way can read the secrets", server.url());
+    }
+    Ok(server)
+}

@@ -1,0 +1,251 @@
+//! One run through the steps, from wherever the rotation stands.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use keyrelay_core::fhir::schema::parse_lifetime;
+use keyrelay_core::id::ClientId;
+use keyrelay_core::secret::PlainSecret;
+use serde_json::json;
+
+use super::next::{Next, OnRetiring, next};
+use super::record::{Record, RecordFile};
+use super::wait::{Wait, Waited};
+use crate::admin::{ClientSecrets, Server};
+use crate::deliver::{Target, identity, place, remove, run_command};
+use crate::exit::Ending;
+use crate::tell::Tell;
+
+/// How long tokens live where the client does not say.
+const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(1);
+/// What is said after a failure that can be gone on from.
+const GO_ON: &str = "both secrets work: put right what failed, and run the same command again to go on";
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct Run {
+    pub server: Server,
+    pub client: ClientId,
+    pub files: Vec<Target>,
+    pub commands: Vec<String>,
+    pub unused_for: Option<Duration>,
+    pub retire: bool,
+    pub timeout: Option<Duration>,
+    pub on_retiring: OnRetiring,
+    pub file: RecordFile,
+    pub tell: Tell,
+}
+
+impl Run {
+    /// Takes every step that was not taken yet.
+    pub async fn go(mut self) -> anyhow::Result<Ending> {
+        let before = self.file.read(self.server.url(), self.client)?;
+        let status = self.server.status(self.client, None).await?;
+        match next(before.as_ref(), &status, self.on_retiring)? {
+            Next::Rotate { from } => {
+                let secrets = self.server.secrets(self.client).await?;
+                self.advise(&secrets);
+                let (record, secret) = self.rotate(from, secrets).await?;
+                let record = self.deliver(record, &secret).await.context(GO_ON)?;
+                self.end(record).await
+            }
+            Next::Deliver { from, to } => {
+                let record = before.filter(|record| record.from == from);
+                let record = record.unwrap_or_else(|| self.record(from)).of(to);
+                self.file.write(&record)?;
+                let text = "An earlier run has rotated: its secret is delivered, and no other one is made.";
+                self.tell.event("resumed", text, json!({ "from": record.from, "to": record.to }));
+                let record = self.deliver_again(record).await.context(GO_ON)?;
+                self.end(record).await
+            }
+            Next::Finish { to } => {
+                let record = before.unwrap_or_else(|| self.record(to.clone())).of(to);
+                self.deliver_again(record).await?;
+                self.done()
+            }
+        }
+    }
+
+    fn record(&self, from: String) -> Record {
+        let (url, client) = (self.server.url().to_owned(), self.client.to_string());
+        Record { url, client, from, to: None, delivered: false, first_target_was: None }
+    }
+
+    /// Says it if the old secret may look unused while somebody still has it.
+    fn advise(&self, secrets: &ClientSecrets) {
+        let lifetime = secrets.access_token_lifetime.as_deref().and_then(parse_lifetime);
+        let lifetime = lifetime.unwrap_or(TOKEN_LIFETIME_DEFAULT);
+        if self.retire && self.unused_for.is_some_and(|period| period <= lifetime) {
+            eprintln!(
+                "keyrelay: this client's tokens live {} min, so a caller may stay away that long and come again with \
+                 the old secret; --wait-unused is shorter",
+                lifetime.as_secs() / 60
+            );
+        }
+    }
+
+    /// Where the secret is kept first in a project that shows it once, and where the old one is kept until it
+    /// is retired: nobody else can say it then.
+    fn kept(&self) -> anyhow::Result<(&Target, PathBuf)> {
+        let first = self.files.first().context(
+            "the client's project shows secrets once, so the new secret can be read from the answer only: name a \
+             file with --to, which is written before anything else; it must hold the current secret",
+        )?;
+        Ok((first, PathBuf::from(format!("{}.retiring", first.path().display()))))
+    }
+
+    async fn rotate(
+        &mut self,
+        from: String,
+        secrets: ClientSecrets,
+    ) -> anyhow::Result<(Record, PlainSecret)> {
+        let mut record = self.record(from);
+        let shows_once = secrets.secret.is_none();
+        let current = if let Some(current) = secrets.secret {
+            current
+        } else {
+            let (first, aside) = self.kept()?;
+            let held = first.held()?.with_context(|| {
+                    format!("{first} does not hold the current secret, which nobody else can say: the project shows it once")
+                })?;
+            place(&aside, held.as_bytes())?;
+            record.first_target_was = identity(first.path())?;
+            PlainSecret::presented(held).with_context(|| format!("what {first} holds"))?
+        };
+        self.file.write(&record)?;
+        // An Idempotency-Key would go along here, kept in the record: then the answer could be asked for again.
+        let fresh = self.server.rotate(self.client, &current).await.context(
+            "if the answer was lost, the secret was rotated: run the same command again, which finds that out",
+        )?;
+        if shows_once {
+            // Before anything that can fail: it is nowhere else.
+            self.kept()?.0.deliver(&fresh)?;
+        }
+        self.server.follow(self.client, &fresh);
+        let status = self.server.status(self.client, None).await.context(GO_ON)?;
+        let to = status.active_id().context("the client has no secret after the rotation")?;
+        let record = record.of(to.to_owned());
+        self.file.write(&record)?;
+        let text = format!("Rotated: {} is current, {} retires, and both grant access.", to, record.from);
+        self.tell.event("rotated", &text, json!({ "from": record.from, "to": record.to }));
+        Ok((record, fresh))
+    }
+
+    /// Delivers what an earlier run made.
+    async fn deliver_again(&mut self, record: Record) -> anyhow::Result<Record> {
+        let secret = match self.server.secrets(self.client).await?.secret {
+            Some(secret) => secret,
+            None => self.held_by_first_target(&record)?,
+        };
+        self.server.follow(self.client, &secret);
+        self.deliver(record, &secret).await
+    }
+
+    fn held_by_first_target(&self, record: &Record) -> anyhow::Result<PlainSecret> {
+        let (first, _) = self.kept()?;
+        // Without a record of an earlier run, nothing says that this file is not from before the rotation.
+        let was = record.first_target_was.as_ref();
+        let has_it = was.is_some() && identity(first.path())?.as_ref() != was;
+        let held = if has_it { first.held()? } else { None };
+        let held = held.context(
+            "the new secret was in an answer that did not arrive, and the client's project shows secrets once. \
+             The old one works still. As an admin, write a new secret to the client directly; it replaces the one \
+             that nobody has",
+        )?;
+        PlainSecret::presented(held).with_context(|| format!("what {first} holds"))
+    }
+
+    /// Delivers to every target. Files that have the secret stay as they are; commands are not run again once
+    /// all of them have succeeded.
+    async fn deliver(&self, mut record: Record, secret: &PlainSecret) -> anyhow::Result<Record> {
+        for target in &self.files {
+            target.deliver(secret)?;
+            let text = format!("Delivered: {target}");
+            self.tell.event("delivered", &text, json!({ "target": target.to_string() }));
+        }
+        if record.delivered {
+            return Ok(record);
+        }
+        for command in &self.commands {
+            run_command(command, secret).await?;
+            self.tell.event("delivered", &format!("Delivered: {command}"), json!({ "command": command }));
+        }
+        record.delivered = true;
+        self.file.write(&record)?;
+        Ok(record)
+    }
+
+    /// Waits and retires, as far as that is wanted.
+    async fn end(&self, record: Record) -> anyhow::Result<Ending> {
+        if !self.retire && self.unused_for.is_none() {
+            let text = "The old secret still works. To retire it once nobody uses it: keyrelay retire";
+            self.tell.event("done", text, json!({ "retired": false }));
+            self.file.forget()?;
+            return Ok(Ending::Done);
+        }
+        let wait = Wait {
+            client: self.client,
+            from: &record.from,
+            unused_for: self.unused_for,
+            once: self.unused_for.is_none(),
+            timeout: self.timeout,
+        };
+        match wait.wait(&self.server, self.tell).await.context(GO_ON)? {
+            Waited::Gone => self.done(),
+            Waited::Not(ending, status) => {
+                let reason = status.retiring_secret.map(|retiring| retiring.reason).unwrap_or_default();
+                let text = format!("Not retired. {reason}\nRun the same command again to go on.");
+                let event = if ending == Ending::TimedOut { "timed out" } else { "still in use" };
+                self.tell.event(event, &text, json!({ "reason": reason }));
+                Ok(ending)
+            }
+            Waited::Safe if self.retire => {
+                self.retire(&record).await?;
+                self.done()
+            }
+            Waited::Safe => {
+                let text = "Nobody uses the old secret any more, as far as can be told. It still works.";
+                self.tell.event("done", text, json!({ "retired": false }));
+                self.file.forget()?;
+                Ok(Ending::Done)
+            }
+        }
+    }
+
+    async fn retire(&self, record: &Record) -> anyhow::Result<()> {
+        let secrets = self.server.secrets(self.client).await?;
+        let retiring = if let Some(retiring) = secrets.retiring {
+            retiring
+        } else {
+            let (_, aside) = self.kept()?;
+            let held = Target::File(aside.clone()).held()?;
+            let held = held.with_context(|| format!("{} with the old secret is gone", aside.display()))?;
+            PlainSecret::presented(held).with_context(|| format!("what {} holds", aside.display()))?
+        };
+        self.server.retire(self.client, &retiring).await.context(
+            "if the answer was lost, the secret was retired: run the same command again, which finds that out",
+        )?;
+        let text = format!("Retired: {} is not accepted any more.", record.from);
+        self.tell.event("retired", &text, json!({ "secret": record.from }));
+        Ok(())
+    }
+
+    /// The old secret is gone: nothing of the rotation is left on the disk.
+    fn done(&self) -> anyhow::Result<Ending> {
+        if let Ok((_, aside)) = self.kept() {
+            remove(&aside)?;
+        }
+        self.file.forget()?;
+        self.tell.event("done", "Done.", json!({ "retired": true }));
+        Ok(Ending::Done)
+    }
+}
+
+impl Record {
+    /// The record, with the secret that is current now.
+    fn of(self, to: String) -> Self {
+        let delivered = self.delivered && self.to.as_ref() == Some(&to);
+        Self { to: Some(to), delivered, ..self }
+    }
+}
