@@ -12,9 +12,10 @@ mod wait;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{ArgGroup, Args};
 use keyrelay_core::id::ClientId;
+use serde_json::json;
 
 use crate::admin::{ConnectionArgs, Period, Server, client_id};
 use crate::deliver::{Target, check_all};
@@ -82,12 +83,17 @@ pub struct RotateArgs {
 /// Runs it.
 pub async fn rotate(args: RotateArgs) -> anyhow::Result<ExitCode> {
     let interrupted = stop_signal()?;
+    let tell = Tell::json(args.json);
     let run = prepare(args)?;
     // Wherever it is: what was begun is written down.
-    tokio::select! {
-        ending = run.go() => Ok(ending?.into()),
-        () = interrupted => anyhow::bail!("interrupted: run the same command again to go on"),
+    let ended = tokio::select! {
+        ended = run.go() => ended,
+        () = interrupted => Err(anyhow!("interrupted: run the same command again to go on")),
+    };
+    if let (Err(error), Tell::Json) = (&ended, tell) {
+        tell.event("failed", "", json!({ "error": format!("{error:#}") }));
     }
+    Ok(ended?.into())
 }
 
 fn prepare(args: RotateArgs) -> anyhow::Result<Run> {

@@ -22,6 +22,9 @@ const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(1);
 /// What is said after a failure that can be gone on from.
 const GO_ON: &str = "both secrets work: put right what failed, and run the same command again to go on";
 
+/// What is said when waiting cannot go on.
+const WAITED: &str = "nothing was retired; the same command goes on where this ended";
+
 /// What is to be done.
 #[derive(Debug)]
 pub struct Run {
@@ -191,7 +194,7 @@ impl Run {
             once: self.unused_for.is_none(),
             timeout: self.timeout,
         };
-        match wait.wait(&self.server, self.tell).await.context(GO_ON)? {
+        match wait.wait(&self.server, self.tell).await.context(WAITED)? {
             Waited::Gone => self.done(),
             Waited::Not(ending, status) => {
                 let reason = status.retiring_secret.map(|retiring| retiring.reason).unwrap_or_default();

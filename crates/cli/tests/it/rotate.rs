@@ -218,9 +218,10 @@ async fn a_command_that_fails_leaves_both_secrets_working() {
     let stage = Stage::set().await;
     let old = stage.read("secret");
     let arguments = ["--exec", "cat > got; test -e allowed", "--to", "file:secret"];
-    let said = stage.run("rotate", &arguments).await;
+    let said = stage.run("rotate", &[&arguments[..], &["--json"]].concat()).await;
     assert_eq!(said.code, Some(1));
     assert!(said.text.contains("run the same command again"), "{}", said.text);
+    assert!(said.text.contains("{\"event\":\"failed\","), "{}", said.text);
     let new = stage.read("secret");
     for secret in [&old, &new] {
         assert_eq!(grant(&http(), &stage.server.base, &stage.client, secret).await, 200);
@@ -252,6 +253,15 @@ async fn a_secret_in_use_is_not_retired_until_the_time_is_up() {
     let said = stage.run("retire", &["--json"]).await;
     assert!(said.code == Some(3) && said.text.contains("\"event\":\"still in use\""), "{}", said.text);
     assert_eq!(stage.secrets().await.1.as_ref(), Some(&old));
+
+    // One at a time: this one waits for the callers, and the next one is turned away.
+    let mut waiting = stage.command("rotate", &patient[..5]);
+    let mut waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stdout.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().starts_with("An earlier run has rotated"));
+    let said = stage.run("rotate", &patient).await;
+    assert!(said.code == Some(1) && said.text.contains("is running"), "{}", said.text);
+    waiting.kill().await.unwrap();
 
     std::fs::rename(stage.path("secret"), &stubborn).unwrap();
     let said = stage.run("rotate", &patient[..5]).await;
