@@ -278,9 +278,13 @@ async fn the_secret_is_nowhere_but_where_it_was_sent() {
     let look = "cat > by-command; tr '\\0' '\\n' < /proc/$$/environ > seen; \
                 cat /proc/$$/cmdline /proc/$PPID/cmdline /proc/$PPID/environ >> seen; \
                 cat home/.local/state/keyrelay/* >> seen; cat 2>/dev/null by-command >/dev/null";
-    let said = stage
-        .run("rotate", &["--to", "file:secret", "--exec", look, "--retire", "--wait-unused", "1s", "--json"])
-        .await;
+    // Used just now, so that the rotation stays where it can be looked at.
+    assert_eq!(grant(&http(), &stage.server.base, &stage.client, &old).await, 200);
+    let arguments = ["--to", "file:secret", "--exec", look, "--json", "--retire", "--wait-unused", "1s"];
+    let first = stage.run("rotate", &arguments[..6]).await;
+    assert_eq!(first.code, Some(3), "{}", first.text);
+    let state = std::fs::read_to_string(stage.state_file()).unwrap();
+    let said = stage.run("rotate", &arguments).await;
     assert_eq!(said.code, Some(0), "{}", said.text);
     let new = stage.read("secret");
     assert_eq!(stage.read("by-command"), new);
@@ -290,9 +294,15 @@ async fn the_secret_is_nowhere_but_where_it_was_sent() {
     assert!(status.code == Some(0) && status.text.contains("no retiring secret"), "{}", status.text);
     let (_, admin) = crate::process::bootstrap(&stage.path("data"));
     for secret in [&old, &new, &admin] {
-        for (place, text) in
-            [("output", &said.text), ("seen", &seen), ("log", &stage.read("log")), ("status", &status.text)]
-        {
+        let log = stage.read("log");
+        for (place, text) in [
+            ("output", &first.text),
+            ("output", &said.text),
+            ("seen", &seen),
+            ("state", &state),
+            ("log", &log),
+            ("status", &status.text),
+        ] {
             assert!(!text.contains(secret.as_str()), "a secret is in the {place}");
         }
     }
