@@ -4,6 +4,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
 
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
@@ -269,6 +270,28 @@ async fn a_secret_in_use_is_not_retired_until_the_time_is_up() {
     nobody_was_refused(fleet).await;
     let said = stage.run("retire", &[]).await;
     assert!(said.code == Some(0) && said.text.contains("There is no retiring secret."), "{}", said.text);
+}
+
+#[tokio::test]
+async fn while_the_server_is_away_it_waits_on() {
+    let stage = Stage::set().await;
+    assert_eq!(grant(&http(), &stage.server.base, &stage.client, &stage.read("secret")).await, 200);
+    let arguments = ["--to", "file:secret", "--retire", "--wait-unused", "2h", "--timeout", "3s", "--json"];
+    let mut child = stage.command("rotate", &arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut events = Vec::new();
+    let mut server = Some(stage.server);
+    while let Some(line) = lines.next_line().await.unwrap() {
+        let told: Value = serde_json::from_str(&line).unwrap();
+        events.push(told["event"].as_str().unwrap().to_owned());
+        if told["event"] == "callers"
+            && let Some(server) = server.take()
+        {
+            server.kill().await;
+        }
+    }
+    assert_eq!(events, ["rotated", "delivered", "callers", "unanswered", "timed out"]);
+    assert_eq!(child.wait().await.unwrap().code(), Some(4));
 }
 
 #[tokio::test]
