@@ -306,7 +306,7 @@ async fn the_secret_is_nowhere_but_where_it_was_sent() {
     let arguments = ["--to", "file:secret", "--exec", look, "--json", "--retire", "--wait-unused", "1s"];
     let first = stage.run("rotate", &arguments[..6]).await;
     assert_eq!(first.code, Some(3), "{}", first.text);
-    let state = std::fs::read_to_string(stage.state_file()).unwrap();
+    let record = std::fs::read_to_string(stage.state_file()).unwrap();
     let said = stage.run("rotate", &arguments).await;
     assert_eq!(said.code, Some(0), "{}", said.text);
     let new = stage.read("secret");
@@ -322,7 +322,7 @@ async fn the_secret_is_nowhere_but_where_it_was_sent() {
             ("output", &first.text),
             ("output", &said.text),
             ("seen", &seen),
-            ("state", &state),
+            ("record", &record),
             ("log", &log),
             ("status", &status.text),
         ] {
