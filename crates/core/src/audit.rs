@@ -34,7 +34,7 @@ impl SecretAction {
 
 /// Everything an AuditEvent about a secret says.
 #[derive(Clone, Copy, Debug)]
-pub struct SecretEvent {
+pub struct SecretEvent<'a> {
     /// What was done.
     pub action: SecretAction,
     /// To whose secret.
@@ -51,17 +51,19 @@ pub struct SecretEvent {
     pub active: Option<SecretId>,
     /// The retiring secret from now on.
     pub retiring: Option<SecretId>,
-    /// The secret that ended.
-    pub ended: Option<SecretId>,
+    /// The secrets that ended, by what was done or by their deadline before.
+    pub ended: &'a [SecretId],
 }
 
-impl SecretEvent {
+impl SecretEvent<'_> {
     /// The event as a resource.
     #[must_use]
     pub fn to_resource(&self, id: ResourceId, version: VersionId) -> Value {
-        let named = [("active", self.active), ("retiring", self.retiring), ("ended", self.ended)];
+        let named = [("active", self.active), ("retiring", self.retiring)];
+        let ended = self.ended.iter().map(|id| ("ended", Some(*id)));
         let detail: Vec<Value> = named
             .into_iter()
+            .chain(ended)
             .filter_map(|(name, id)| Some(json!({ "type": name, "valueString": id?.to_string() })))
             .collect();
         let who = json!({ "reference": self.by.to_string() });

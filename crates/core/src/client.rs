@@ -17,7 +17,7 @@ use crate::keyring::SecretVisibility;
 use crate::limits::{TOKEN_LIFETIME_DEFAULT, TOKEN_LIFETIME_MAX, TOKEN_LIFETIME_MIN};
 use crate::policy::AccessPolicy;
 use crate::scope::Scope;
-use crate::slots::{Presented, SecretSlots, SlotKind, Verified};
+use crate::slots::{Presented, SecretSlots, SlotKind, StoredSlots, Verified};
 use crate::time::Timestamp;
 
 /// All that decides whether a client gets in, read in one query.
@@ -29,8 +29,8 @@ pub struct ClientAccess {
     pub name: Option<String>,
     /// Whether `ClientApplication.status` is `active`, or absent.
     pub active: bool,
-    /// The secrets that let it in.
-    pub slots: SecretSlots,
+    /// The secrets that let it in, each in its time.
+    pub slots: StoredSlots,
     /// `ClientApplication.accessTokenLifetime`.
     pub access_token_lifetime: Option<Duration>,
     /// `ClientApplication.grantType`; `None` where the client names none, which allows all.
@@ -214,12 +214,13 @@ pub fn authenticate(
     presented: &Presented,
     acts: Acts,
     from: IpAddr,
+    now: Timestamp,
 ) -> Result<Proof, Refused> {
     let Some(access) = access else {
         let _ = SecretSlots::empty().verify(presented);
         return Err(Refused::UnknownClient);
     };
-    let verified = access.slots.verify(presented).ok_or(Refused::WrongSecret)?;
+    let verified = access.slots.at(now).verify(presented).ok_or(Refused::WrongSecret)?;
     access.check(acts, from)?;
     Ok(verified.into())
 }
@@ -284,8 +285,9 @@ impl ClientAccess {
     }
 
     /// Lets a caller in again that was let in a while ago, as it is now.
-    pub fn admit_again(&self, caller: &Caller, from: IpAddr) -> Result<Caller, Refused> {
-        let mut held = self.slots.active().into_iter().chain(self.slots.retiring());
+    pub fn admit_again(&self, caller: &Caller, from: IpAddr, now: Timestamp) -> Result<Caller, Refused> {
+        let slots = self.slots.at(now);
+        let mut held = slots.active().into_iter().chain(slots.retiring());
         if !caller.by_token && !held.any(|slot| slot.id == caller.proof) {
             return Err(Refused::WrongSecret);
         }

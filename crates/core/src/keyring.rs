@@ -291,7 +291,7 @@ impl Keyring {
             )),
             SecretVisibility::Once => None,
         };
-        Slot { id, key: first.id, digest: first.digest(client, secret), sealed, created: now }
+        Slot { id, key: first.id, digest: first.digest(client, secret), sealed, created: now, by: None }
     }
 
     /// Opens a recoverable secret, to show it to an admin. `None` if only its digest is kept.

@@ -168,6 +168,10 @@ pub const POLICY_FIELDS_MAX: usize = 100;
 pub const PATCH_OPERATIONS_MAX: usize = 100;
 /// Versions that one history answer lists.
 pub const HISTORY_ENTRIES_MAX: i64 = 1000;
+/// The shortest time after which a retiring secret may end by itself: what is to end sooner is retired at once.
+pub const RETIRE_AFTER_MIN: Duration = Duration::from_mins(1);
+/// The longest.
+pub const RETIRE_AFTER_MAX: Duration = Duration::from_hours(400 * 24);
 /// Times a change is decided again after somebody else was faster.
 pub const CONFLICT_RETRIES_MAX: usize = 100;
 

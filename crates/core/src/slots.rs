@@ -7,9 +7,13 @@
 //!
 //! There is no way to write down two active secrets, or a retiring one beside no active one.
 //! Every move takes the slots by value and gives new ones, with the secrets that ended by it.
+//!
+//! A retiring secret may have a deadline. Nothing runs when it passes: what is kept ([`StoredSlots`]) says
+//! nothing of who gets in until it is asked for a moment.
 
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::caller::Profile;
 use crate::id::SecretId;
 use crate::keyring::{KeyId, Sealed};
 use crate::secret::SecretDigest;
@@ -28,6 +32,8 @@ pub struct Slot {
     pub sealed: Option<Sealed>,
     /// When the secret was made.
     pub created: Timestamp,
+    /// Who made it, as far as that is known.
+    pub by: Option<Profile>,
 }
 
 /// Digests of a value that somebody presents, one for each master key that slots may be under.
@@ -96,9 +102,17 @@ pub struct Verified {
 #[error("Provided secret does not match client")]
 pub struct Mismatch;
 
-/// The secrets of a client that grant access: none, one, or two.
+/// The secrets of a client as they are kept. Which of them grant access depends on the time.
 #[derive(Clone, Debug, Default)]
-pub struct SecretSlots(State);
+pub struct StoredSlots(State);
+
+/// The secrets of a client that grant access at one moment: none, one, or two.
+#[derive(Clone, Debug, Default)]
+pub struct SecretSlots {
+    state: State,
+    /// A secret whose deadline has passed, until the next move takes it up.
+    expired: Option<Ended>,
+}
 
 #[derive(Clone, Debug, Default)]
 enum State {
@@ -110,20 +124,45 @@ enum State {
     Two {
         active: Slot,
         retiring: Slot,
+        /// From when on the retiring one grants no access.
+        ends: Option<Timestamp>,
     },
 }
 
-/// The slots after a move, and the secret that no longer grants access because of it.
+/// A secret that grants no access any more.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The secret.
+    pub slot: Slot,
+    /// When its deadline passed; `None` for one that a move has ended.
+    pub expired: Option<Timestamp>,
+}
+
+impl Ended {
+    const fn by_move(slot: Slot) -> Self {
+        Self { slot, expired: None }
+    }
+}
+
+/// The slots after a move, and the secrets that no longer grant access.
 #[derive(Debug)]
 pub struct Moved {
     /// The slots from now on.
     pub slots: SecretSlots,
-    /// The secret that ended, if one did.
-    pub ended: Option<Slot>,
+    /// The secrets that ended: one by this move, and one before it by its deadline.
+    pub ended: Vec<Ended>,
 }
 
-impl SecretSlots {
-    /// A client that has no secret (yet): it cannot be let in by one.
+impl Moved {
+    /// The slots as they are kept from now on. All that had ended is in [`Moved::ended`], so nothing is lost.
+    #[must_use]
+    pub fn stored(&self) -> StoredSlots {
+        StoredSlots(self.slots.state.clone())
+    }
+}
+
+impl StoredSlots {
+    /// A client that has no secret.
     #[must_use]
     pub const fn empty() -> Self {
         Self(State::Empty)
@@ -135,26 +174,80 @@ impl SecretSlots {
         Self(State::One { active })
     }
 
-    /// A client in the middle of a rotation.
+    /// A client in the middle of a rotation, which ends by itself at `ends`.
     #[must_use]
-    pub const fn with_both(active: Slot, retiring: Slot) -> Self {
-        Self(State::Two { active, retiring })
+    pub const fn with_both(active: Slot, retiring: Slot, ends: Option<Timestamp>) -> Self {
+        Self(State::Two { active, retiring, ends })
+    }
+
+    /// The secrets that grant access at `now`: one with a deadline until the last millisecond before it.
+    #[must_use]
+    pub fn at(&self, now: Timestamp) -> SecretSlots {
+        match &self.0 {
+            State::Two { active, retiring, ends: Some(ends) } if *ends <= now => SecretSlots {
+                state: State::One { active: active.clone() },
+                expired: Some(Ended { slot: retiring.clone(), expired: Some(*ends) }),
+            },
+            state => SecretSlots { state: state.clone(), expired: None },
+        }
+    }
+
+    /// A slot as it is kept, whether or not it grants access: for whoever moves it to another key.
+    #[must_use]
+    pub const fn kept(&self, kind: SlotKind) -> Option<&Slot> {
+        match kind {
+            SlotKind::Active => self.0.active(),
+            SlotKind::Retiring => self.0.retiring(),
+        }
+    }
+}
+
+impl State {
+    const fn active(&self) -> Option<&Slot> {
+        match self {
+            Self::Empty => None,
+            Self::One { active } | Self::Two { active, .. } => Some(active),
+        }
+    }
+
+    const fn retiring(&self) -> Option<&Slot> {
+        match self {
+            Self::Two { retiring, .. } => Some(retiring),
+            Self::Empty | Self::One { .. } => None,
+        }
+    }
+}
+
+impl SecretSlots {
+    /// A client that has no secret (yet): it cannot be let in by one.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { state: State::Empty, expired: None }
+    }
+
+    /// A client with one secret.
+    #[must_use]
+    pub const fn with_active(active: Slot) -> Self {
+        Self { state: State::One { active }, expired: None }
     }
 
     /// The secret in `ClientApplication.secret`.
     #[must_use]
     pub const fn active(&self) -> Option<&Slot> {
-        match &self.0 {
-            State::Empty => None,
-            State::One { active } | State::Two { active, .. } => Some(active),
-        }
+        self.state.active()
     }
 
     /// The secret in `ClientApplication.retiringSecret`.
     #[must_use]
     pub const fn retiring(&self) -> Option<&Slot> {
-        match &self.0 {
-            State::Two { retiring, .. } => Some(retiring),
+        self.state.retiring()
+    }
+
+    /// When the retiring secret ends by itself.
+    #[must_use]
+    pub const fn retiring_ends(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Two { ends, .. } => ends,
             State::Empty | State::One { .. } => None,
         }
     }
@@ -189,19 +282,24 @@ impl SecretSlots {
         slot.is_some_and(|slot| presented.matches(slot).into())
     }
 
-    /// Active becomes retiring, `fresh` becomes active; both grant access. A retiring secret that
-    /// was there ends.
-    pub fn rotate(self, presented: &Presented, fresh: Slot) -> Result<Moved, Mismatch> {
+    /// Active becomes retiring, `fresh` becomes active; both grant access, the retiring one until `ends`. A
+    /// retiring secret that was there ends.
+    pub fn rotate(
+        self,
+        presented: &Presented,
+        fresh: Slot,
+        ends: Option<Timestamp>,
+    ) -> Result<Moved, Mismatch> {
         if !self.holds(SlotKind::Active, presented) {
             return Err(Mismatch);
         }
-        match self.0 {
-            State::Empty => Err(Mismatch),
-            State::One { active } => Ok(Moved { slots: Self::with_both(fresh, active), ended: None }),
-            State::Two { active, retiring } => {
-                Ok(Moved { slots: Self::with_both(fresh, active), ended: Some(retiring) })
-            }
-        }
+        let (active, ended) = match self.state {
+            State::Empty => return Err(Mismatch),
+            State::One { active } => (active, None),
+            State::Two { active, retiring, .. } => (active, Some(retiring)),
+        };
+        let state = State::Two { active: fresh, retiring: active, ends };
+        Ok(Self::moved(state, ended, self.expired))
     }
 
     /// The retiring secret ends.
@@ -209,9 +307,9 @@ impl SecretSlots {
         if !self.holds(SlotKind::Retiring, presented) {
             return Err(Mismatch);
         }
-        match self.0 {
-            State::Two { active, retiring } => {
-                Ok(Moved { slots: Self::with_active(active), ended: Some(retiring) })
+        match self.state {
+            State::Two { active, retiring, .. } => {
+                Ok(Self::moved(State::One { active }, Some(retiring), self.expired))
             }
             State::Empty | State::One { .. } => Err(Mismatch),
         }
@@ -220,13 +318,19 @@ impl SecretSlots {
     /// `fresh` takes the place of the active secret at once, with no overlap; the retiring one stays.
     #[must_use]
     pub fn replace(self, fresh: Slot) -> Moved {
-        match self.0 {
-            State::Empty => Moved { slots: Self::with_active(fresh), ended: None },
-            State::One { active } => Moved { slots: Self::with_active(fresh), ended: Some(active) },
-            State::Two { active, retiring } => {
-                Moved { slots: Self::with_both(fresh, retiring), ended: Some(active) }
+        let (state, ended) = match self.state {
+            State::Empty => (State::One { active: fresh }, None),
+            State::One { active } => (State::One { active: fresh }, Some(active)),
+            State::Two { active, retiring, ends } => {
+                (State::Two { active: fresh, retiring, ends }, Some(active))
             }
-        }
+        };
+        Self::moved(state, ended, self.expired)
+    }
+
+    fn moved(state: State, ended: Option<Slot>, expired: Option<Ended>) -> Moved {
+        let ended = expired.into_iter().chain(ended.map(Ended::by_move)).collect();
+        Moved { slots: Self { state, expired: None }, ended }
     }
 }
 
@@ -237,4 +341,5 @@ const DUMMY: Slot = Slot {
     digest: SecretDigest::from_bytes([0; 32]),
     sealed: None,
     created: Timestamp::from_epoch_ms(0),
+    by: None,
 };

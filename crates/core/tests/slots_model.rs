@@ -1,7 +1,7 @@
 //! The slots against the simplest model of what they mean: the set of values that grant access.
 //!
-//! Any sequence of rotations, retirements, direct writes and proofs, with values taken from all that
-//! ever existed, must behave like the model. Held here in their in-memory form: P1 (of many who
+//! Any sequence of rotations, deadlines, retirements, direct writes and proofs, with values taken from all
+//! that ever existed, must behave like the model. Held here in their in-memory form: P1 (of many who
 //! present one secret, one wins), P2 (what was returned works), P3 (what was retired never works),
 //! P5 (nothing but the value decides) and P6 (a proof changes no secret).
 
@@ -12,10 +12,13 @@ use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::keyring::{Keyring, SecretVisibility};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::secret::PlainSecret;
-use keyrelay_core::slots::{Mismatch, SecretSlots, SlotKind};
+use keyrelay_core::slots::{Mismatch, Moved, SecretSlots, SlotKind, StoredSlots};
 use keyrelay_core::time::Timestamp;
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+
+/// Seconds between one transition and the next.
+const MOVE_TAKES: u64 = 1;
 
 /// A secret, named by the order in which it was made.
 type Nth = usize;
@@ -24,6 +27,12 @@ type Nth = usize;
 enum Transition {
     Rotate {
         presented: Nth,
+        /// In how many seconds the old secret ends by itself.
+        retire_after: Option<u64>,
+    },
+    /// Time passes; nothing else happens.
+    Wait {
+        seconds: u64,
     },
     Retire {
         presented: Nth,
@@ -45,6 +54,9 @@ struct Model {
     made: usize,
     active: Option<Nth>,
     retiring: Option<Nth>,
+    /// When the retiring one ends, in seconds.
+    ends: Option<u64>,
+    now: u64,
 }
 
 impl Model {
@@ -52,13 +64,24 @@ impl Model {
         self.active.into_iter().chain(self.retiring).collect()
     }
 
-    fn rotate(&mut self, presented: Nth) -> bool {
-        let wins = self.active == Some(presented);
-        if wins {
+    /// Each move takes a second.
+    fn wait(&mut self, seconds: u64) {
+        self.now += seconds;
+        if self.ends.is_some_and(|ends| ends <= self.now) {
+            self.retire();
+        }
+    }
+
+    fn retire(&mut self) {
+        (self.retiring, self.ends) = (None, None);
+    }
+
+    fn rotate(&mut self, presented: Nth, retire_after: Option<u64>) {
+        if self.active == Some(presented) {
             self.retiring = self.active.replace(self.made);
+            self.ends = retire_after.map(|after| self.now + after);
             self.made += 1;
         }
-        wins
     }
 }
 
@@ -78,7 +101,9 @@ impl ReferenceStateMachine for Model {
             2 => Just(state.retiring.unwrap_or_default()),
         ];
         prop_oneof![
-            4 => likely.clone().prop_map(|presented| Transition::Rotate { presented }),
+            4 => (likely.clone(), proptest::option::of(1_u64..20))
+                .prop_map(|(presented, retire_after)| Transition::Rotate { presented, retire_after }),
+            3 => (0_u64..10).prop_map(|seconds| Transition::Wait { seconds }),
             3 => likely.clone().prop_map(|presented| Transition::Retire { presented }),
             1 => Just(Transition::Replace),
             4 => likely.clone().prop_map(|presented| Transition::Verify { presented }),
@@ -89,13 +114,14 @@ impl ReferenceStateMachine for Model {
     }
 
     fn apply(mut state: Self, transition: &Transition) -> Self {
+        state.wait(MOVE_TAKES);
         match *transition {
-            Transition::Rotate { presented } | Transition::RotateTogether { presented, .. } => {
-                state.rotate(presented);
-            }
+            Transition::Rotate { presented, retire_after } => state.rotate(presented, retire_after),
+            Transition::RotateTogether { presented, .. } => state.rotate(presented, None),
+            Transition::Wait { seconds } => state.wait(seconds),
             Transition::Retire { presented } => {
                 if state.retiring == Some(presented) {
-                    state.retiring = None;
+                    state.retire();
                 }
             }
             Transition::Replace => {
@@ -116,8 +142,10 @@ struct Real {
     values: Vec<PlainSecret>,
     /// A value that never was a secret of this client.
     stranger: PlainSecret,
-    slots: SecretSlots,
+    stored: StoredSlots,
     now: Timestamp,
+    /// Secrets that were told to have ended.
+    ended: BTreeSet<SecretId>,
 }
 
 impl Real {
@@ -125,20 +153,38 @@ impl Real {
         self.values.get(nth).unwrap_or(&self.stranger)
     }
 
-    fn rotate(&mut self, presented: Nth) -> Result<(), Mismatch> {
-        let presented = self.keyring.present(self.client, self.value(presented));
-        let (secret, slot) = self.fresh();
-        self.slots = std::mem::take(&mut self.slots)
-            .rotate(&presented, slot)
-            .inspect(|_| {
-                self.values.push(secret);
-            })?
-            .slots;
-        Ok(())
+    /// The secrets that grant access now.
+    fn slots(&self) -> SecretSlots {
+        self.stored.at(self.now)
     }
 
-    fn fresh(&mut self) -> (PlainSecret, keyrelay_core::slots::Slot) {
-        self.now = self.now.plus(Duration::from_secs(1));
+    fn wait(&mut self, seconds: u64) {
+        self.now = self.now.plus(Duration::from_secs(seconds));
+    }
+
+    /// A move as a store does it: a refused one leaves the slots as they were.
+    fn take(&mut self, moved: Result<Moved, Mismatch>) -> bool {
+        let Ok(moved) = moved else { return false };
+        for ended in &moved.ended {
+            assert!(self.ended.insert(ended.slot.id), "a secret ends once");
+            assert!(ended.expired.is_none_or(|at| at <= self.now));
+        }
+        self.stored = moved.stored();
+        true
+    }
+
+    fn rotate(&mut self, presented: Nth, retire_after: Option<u64>) -> bool {
+        let presented = self.keyring.present(self.client, self.value(presented));
+        let (secret, slot) = self.fresh();
+        let ends = retire_after.map(|after| self.now.plus(Duration::from_secs(after)));
+        let won = self.take(self.slots().rotate(&presented, slot, ends));
+        if won {
+            self.values.push(secret);
+        }
+        won
+    }
+
+    fn fresh(&self) -> (PlainSecret, keyrelay_core::slots::Slot) {
         let secret = PlainSecret::generate(&self.entropy);
         let id = SecretId::random(&self.entropy);
         let visibility = SecretVisibility::Recoverable;
@@ -148,7 +194,7 @@ impl Real {
 
     fn accepted(&self) -> BTreeSet<Nth> {
         (0..self.values.len())
-            .filter(|nth| self.slots.verify(&self.keyring.present(self.client, self.value(*nth))).is_some())
+            .filter(|nth| self.slots().verify(&self.keyring.present(self.client, self.value(*nth))).is_some())
             .collect()
     }
 }
@@ -166,48 +212,44 @@ impl StateMachineTest for SlotsModel {
             client: ClientId::random(&entropy),
             values: Vec::new(),
             stranger: PlainSecret::generate(&entropy),
-            slots: SecretSlots::empty(),
+            stored: StoredSlots::empty(),
             now: Timestamp::from_epoch_ms(0),
+            ended: BTreeSet::new(),
             entropy,
         }
     }
 
     fn apply(mut real: Real, after: &Model, transition: Transition) -> Real {
-        let before = real.slots.clone();
+        real.wait(MOVE_TAKES);
+        let before = real.slots();
         match transition {
-            Transition::Rotate { presented } => {
+            Transition::Rotate { presented, retire_after } => {
                 let may_win =
                     before.holds(SlotKind::Active, &real.keyring.present(real.client, real.value(presented)));
-                assert_eq!(real.rotate_or_keep(&before, presented), may_win);
+                assert_eq!(real.rotate(presented, retire_after), may_win);
             }
             Transition::RotateTogether { presented, callers } => {
-                let wins = (0..callers)
-                    .filter(|_| {
-                        let before = real.slots.clone();
-                        real.rotate_or_keep(&before, presented)
-                    })
-                    .count();
+                let wins = (0..callers).filter(|_| real.rotate(presented, None)).count();
                 let could_win =
                     before.holds(SlotKind::Active, &real.keyring.present(real.client, real.value(presented)));
                 assert_eq!(wins, usize::from(could_win), "P1: exactly one of {callers} wins");
             }
+            Transition::Wait { seconds } => real.wait(seconds),
             Transition::Retire { presented } => {
                 let presented = real.keyring.present(real.client, real.value(presented));
-                match before.clone().retire(&presented) {
-                    Ok(moved) => {
-                        assert!(moved.slots.verify(&presented).is_none(), "P3: a retired secret is refused");
-                        real.slots = moved.slots;
-                    }
-                    Err(Mismatch) => assert!(!before.holds(SlotKind::Retiring, &presented)),
+                if real.take(before.clone().retire(&presented)) {
+                    assert!(real.slots().verify(&presented).is_none(), "P3: a retired secret is refused");
+                } else {
+                    assert!(!before.holds(SlotKind::Retiring, &presented));
                 }
             }
             Transition::Replace => {
                 let (secret, slot) = real.fresh();
-                real.slots = before.replace(slot).slots;
+                real.take(Ok(before.replace(slot)));
                 real.values.push(secret);
             }
             Transition::Verify { presented } => {
-                let verified = real.slots.verify(&real.keyring.present(real.client, real.value(presented)));
+                let verified = before.verify(&real.keyring.present(real.client, real.value(presented)));
                 let expected = if after.active == Some(presented) {
                     Some(SlotKind::Active)
                 } else {
@@ -222,23 +264,19 @@ impl StateMachineTest for SlotsModel {
     fn check_invariants(real: &Real, model: &Model) {
         assert_eq!(real.accepted(), model.accepted(), "P2, P3: exactly the model's values grant access");
         let stranger = real.keyring.present(real.client, &real.stranger);
-        assert!(real.slots.verify(&stranger).is_none());
-        for slot in real.slots.active().into_iter().chain(real.slots.retiring()) {
+        let slots = real.slots();
+        assert!(slots.verify(&stranger).is_none());
+        let held: Vec<_> = slots.active().into_iter().chain(slots.retiring()).collect();
+        assert!(held.iter().all(|slot| !real.ended.contains(&slot.id)), "what has ended is gone");
+        if let Some(ends) = slots.retiring_ends() {
+            let last = ends.minus(Duration::from_millis(1));
+            assert!(real.stored.at(last).retiring().is_some() && real.stored.at(ends).retiring().is_none());
+        }
+        for slot in held {
             let opened = real.keyring.open_secret(real.client, slot).expect("opens").expect("recoverable");
-            let verified = real.slots.verify(&real.keyring.present(real.client, &opened));
+            let verified = slots.verify(&real.keyring.present(real.client, &opened));
             assert_eq!(verified.map(|v| v.id), Some(slot.id), "what can be read is what grants access");
         }
-    }
-}
-
-impl Real {
-    /// A rotation as a store does it: a refused one leaves the slots as they were.
-    fn rotate_or_keep(&mut self, before: &SecretSlots, presented: Nth) -> bool {
-        let won = self.rotate(presented).is_ok();
-        if !won {
-            self.slots = before.clone();
-        }
-        won
     }
 }
 

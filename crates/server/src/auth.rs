@@ -164,7 +164,7 @@ async fn by_secret(
     let mut presented = Vec::with_capacity(credentials.secrets.len());
     for secret in &credentials.secrets {
         let value = app.keyring.present(client, secret);
-        match authenticate(access.as_ref(), &value, acts, peer.address) {
+        match authenticate(access.as_ref(), &value, acts, peer.address, app.now()) {
             Ok(proof) => {
                 count_use(app, client, proof, peer);
                 return access.map(|access| Proved { access, proof }).ok_or(NotProved::Refused);
@@ -297,7 +297,7 @@ pub(crate) async fn again(app: &App, caller: &Caller, from: IpAddr) -> Result<Ca
             let access = app.store.access(client).await?.ok_or_else(Outcome::login)?;
             match caller.token {
                 Some(token) if is_revoked(app, &access, token).await? => Err(Refused::Revoked),
-                _ => access.admit_again(caller, from),
+                _ => access.admit_again(caller, from, app.now()),
             }
         }
         (None, None) => Err(Refused::UnknownClient),

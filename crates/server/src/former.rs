@@ -84,7 +84,7 @@ impl Watch {
     async fn look_at(&self, RefusedProof { client, presented, by, is_known }: RefusedProof) {
         let mut secret = SecretId::NIL;
         for presented in &presented {
-            match self.store.former_secret(client, presented).await {
+            match self.store.former_secret(client, presented, self.clock.now()).await {
                 Ok(Some(former)) => {
                     self.metrics.former_secret_seen.inc();
                     tracing::warn!(%client, secret = %former, "a secret that has ended was presented: somebody still has it");

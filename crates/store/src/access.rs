@@ -29,7 +29,8 @@ pub(crate) const QUERY: GroupQuery<ClientId, ClientAccess> =
 fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
     let text = format!(
         "SELECT c.id, c.name, c.active, c.token_lifetime_ms, c.grant_types, c.default_scope, \
-         c.active_id, c.active_proof, NULL, c.active_created, c.retiring_id, c.retiring_proof, NULL, c.retiring_created, \
+         c.active_id, c.active_proof, NULL, c.active_created, NULL, \
+         c.retiring_id, c.retiring_proof, NULL, c.retiring_created, NULL, c.retiring_ends, \
          m.id, m.active, m.admin, m.policy_id, m.profile_type, m.profile_id, r.version_id, r.content, \
          p.id, p.name, p.active, p.super_admin, p.secret_once, c.revoked_until, c.scope_bound \
          FROM client c JOIN project p ON p.id = c.project_id \
@@ -50,16 +51,16 @@ fn read(row: &Row) -> Result<ClientAccess, StoreError> {
         grant_types: row.opt_text(4)?.map(|types| types.split(' ').map(str::to_owned).collect()),
         default_scope: row.opt_text(5)?,
         slots: slots(row, 6)?,
-        membership: membership(row, 14)?,
+        membership: membership(row, 17)?,
         project: ProjectAccess {
-            id: row.id(22, ProjectId::parse, "project.id")?,
-            name: row.opt_text(23)?,
-            active: row.boolean(24)?,
-            super_admin: row.boolean(25)?,
-            secret_visibility: visibility(row.boolean(26)?),
+            id: row.id(25, ProjectId::parse, "project.id")?,
+            name: row.opt_text(26)?,
+            active: row.boolean(27)?,
+            super_admin: row.boolean(28)?,
+            secret_visibility: visibility(row.boolean(29)?),
         },
-        revoked_until: row.opt_int(27)?.map(Timestamp::from_epoch_ms),
-        scope_bound: scope_bound(row.opt_text(28)?)?,
+        revoked_until: row.opt_int(30)?.map(Timestamp::from_epoch_ms),
+        scope_bound: scope_bound(row.opt_text(31)?)?,
     })
 }
 

@@ -4,26 +4,28 @@ use std::borrow::Cow;
 
 use keyrelay_core::caller::{Caller, Login, Role};
 use keyrelay_core::session::Stage;
+use keyrelay_core::time::Timestamp;
 
 use crate::Conflict;
 use crate::change::args;
 use crate::database::{Arg, Effect, Statement};
 
 /// The query that finds an author who has not been shut out, and has the role and the version of its policy that it had.
-pub(crate) fn still_may(caller: &Caller) -> Statement {
+pub(crate) fn still_may(caller: &Caller, now: Timestamp) -> Statement {
     match caller.login {
         Some(login) => person(caller, login),
-        None => client(caller),
+        None => client(caller, now),
     }
 }
 
-fn client(caller: &Caller) -> Statement {
+fn client(caller: &Caller, now: Timestamp) -> Statement {
     Statement {
         sql: Cow::Borrowed(
             "SELECT 1 FROM client c JOIN membership m ON m.client_id = c.id JOIN project p ON p.id = c.project_id \
              LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
              WHERE c.id = $1 AND m.id = $2 AND c.active AND m.active AND p.active AND m.admin = $3 \
-             AND p.super_admin = $4 AND ($5 OR c.active_id = $6 OR c.retiring_id = $6) \
+             AND p.super_admin = $4 AND ($5 OR c.active_id = $6 \
+             OR (c.retiring_id = $6 AND (c.retiring_ends IS NULL OR c.retiring_ends > $9))) \
              AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id = $7) \
              AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $8",
         ),
@@ -36,6 +38,7 @@ fn client(caller: &Caller) -> Statement {
             caller.proof,
             caller.token,
             policy_text(caller),
+            now,
         ],
         effect: Effect::FindsOne(Conflict::Caller),
     }

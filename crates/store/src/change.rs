@@ -12,7 +12,7 @@ use keyrelay_core::fhir::search::IndexEntry;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, UserId, VersionId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::FORMER_SECRETS_MAX;
-use keyrelay_core::slots::{SecretSlots, Slot};
+use keyrelay_core::slots::{Moved, SecretSlots};
 use keyrelay_core::time::Timestamp;
 
 use crate::Conflict;
@@ -174,9 +174,10 @@ impl Change {
     }
 
     /// Makes the change depend on its author: who has been shut out, or has another role or another version of
-    /// its policy by now, changes nothing, however long ago the request began.
-    pub fn require(&mut self, caller: &Caller) {
-        self.author = Some(still_may(caller));
+    /// its policy by now, changes nothing, however long ago the request began. `now` is when the change was
+    /// decided: a secret whose deadline had passed by then makes nobody an author.
+    pub fn require(&mut self, caller: &Caller, now: Timestamp) {
+        self.author = Some(still_may(caller, now));
     }
 
     /// Makes the change depend on a search that finds nothing.
@@ -321,28 +322,25 @@ impl Change {
         self.push("DELETE FROM client_registration WHERE client_id = $1", args![id], None);
     }
 
-    /// Puts secrets into a client's slots, and remembers the digest of the one that ended.
+    /// Puts secrets into a client's slots, and remembers the digests of those that ended.
     ///
     /// Belongs into one change with [`Change::update`] of the client, whose version guards it (P1).
-    pub fn move_secrets(
-        &mut self,
-        client: ClientId,
-        slots: &SecretSlots,
-        ended: Option<&Slot>,
-        former_count: i64,
-        now: Timestamp,
-    ) {
-        let Some(ended) = ended else { return self.set_slots(client, slots, former_count) };
-        self.set_slots(client, slots, former_count + 1);
-        self.push(
-            "INSERT INTO former_secret (client_id, nth, secret_id, proof, ended) VALUES ($1, $2, $3, $4, $5)",
-            args![client, former_count, ended.id, proof(ended), now],
-            Some(Conflict::Version),
-        );
-        if former_count >= FORMER_SECRETS_MAX {
+    pub fn move_secrets(&mut self, client: ClientId, moved: &Moved, former_count: i64, now: Timestamp) {
+        let count = i64::try_from(moved.ended.len()).unwrap_or(i64::MAX);
+        self.set_slots(client, &moved.slots, former_count.saturating_add(count));
+        for (nth, ended) in (former_count..).zip(&moved.ended) {
+            let at = ended.expired.unwrap_or(now);
+            self.push(
+                "INSERT INTO former_secret (client_id, nth, secret_id, proof, ended) VALUES ($1, $2, $3, $4, $5)",
+                args![client, nth, ended.slot.id, proof(&ended.slot), at],
+                Some(Conflict::Version),
+            );
+        }
+        let oldest = former_count.saturating_add(count) - 1 - FORMER_SECRETS_MAX;
+        if count > 0 && oldest >= 0 {
             self.push(
                 "DELETE FROM former_secret WHERE client_id = $1 AND nth <= $2",
-                args![client, former_count - FORMER_SECRETS_MAX],
+                args![client, oldest],
                 None,
             );
         }
@@ -352,24 +350,26 @@ impl Change {
     /// been set to `once` since the change was decided. (The branch that is never taken tells PostgreSQL
     /// the type of the argument.)
     fn set_slots(&mut self, client: ClientId, slots: &SecretSlots, former_count: i64) {
-        let mut args = Vec::with_capacity(10);
+        let mut args = Vec::with_capacity(13);
         for slot in [slots.active(), slots.retiring()] {
             args.extend(args![
                 slot.map(|slot| slot.id),
                 slot.map(proof),
                 slot.and_then(|slot| slot.sealed.as_ref()).map(|sealed| sealed.as_bytes().to_vec()),
                 slot.map(|slot| slot.created.epoch_ms()),
+                slot.and_then(|slot| slot.by).map(|by| by.to_string()),
             ]);
         }
-        args.extend(args![former_count, client]);
+        args.extend(args![slots.retiring_ends(), former_count, client]);
         self.push(
-            "UPDATE client SET active_id = $1, active_proof = $2, active_created = $4, \
-             retiring_id = $5, retiring_proof = $6, retiring_created = $8, former_count = $9, \
+            "UPDATE client SET active_id = $1, active_proof = $2, active_created = $4, active_by = $5, \
+             retiring_id = $6, retiring_proof = $7, retiring_created = $9, retiring_by = $10, retiring_ends = $11, \
+             former_count = $12, \
              active_sealed = CASE WHEN (SELECT p.secret_once FROM project p WHERE p.id = client.project_id) THEN NULL \
              WHEN FALSE THEN active_sealed ELSE $3 END, \
              retiring_sealed = CASE WHEN (SELECT p.secret_once FROM project p WHERE p.id = client.project_id) THEN NULL \
-             WHEN FALSE THEN retiring_sealed ELSE $7 END \
-             WHERE id = $10",
+             WHEN FALSE THEN retiring_sealed ELSE $8 END \
+             WHERE id = $13",
             args,
             Some(Conflict::Version),
         );

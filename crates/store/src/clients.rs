@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use keyrelay_core::caller::Profile;
 use keyrelay_core::id::{ClientId, ResourceId, SecretId};
 use keyrelay_core::keyring::{KeyId, Sealed, SecretVisibility};
 use keyrelay_core::limits::READ_GROUP_MAX;
 use keyrelay_core::secret::SecretDigest;
-use keyrelay_core::slots::{Presented, SecretSlots, Slot};
+use keyrelay_core::slots::{Presented, Slot, SlotKind, StoredSlots};
 use keyrelay_core::time::Timestamp;
 
 use crate::access::visibility;
@@ -20,12 +21,21 @@ use crate::{ResourceVersion, Store, StoreError};
 pub struct ClientState {
     /// The current version of the resource.
     pub resource: ResourceVersion,
-    /// Its secrets; empty for a deleted client.
-    pub slots: SecretSlots,
+    /// Its secrets, each in its time; empty for a deleted client.
+    pub slots: StoredSlots,
     /// How many of its secrets have ended.
     pub former_count: i64,
     /// The setting of its project; `Once` if the project is gone.
     pub secret_visibility: SecretVisibility,
+}
+
+impl ClientState {
+    /// Whether the client proves itself by a secret, or did before its last one was revoked: then it is not let
+    /// in at its word as one that never had any.
+    #[must_use]
+    pub const fn has_or_had_secret(&self) -> bool {
+        self.slots.kept(SlotKind::Active).is_some() || self.former_count > 0
+    }
 }
 
 /// Reads many clients, deleted ones too.
@@ -35,8 +45,9 @@ pub(crate) const QUERY: GroupQuery<ClientId, ClientState> =
 fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
     let text = format!(
         "SELECT {COLUMNS}, \
-         c.active_id, c.active_proof, c.active_sealed, c.active_created, \
-         c.retiring_id, c.retiring_proof, c.retiring_sealed, c.retiring_created, c.former_count, p.secret_once \
+         c.active_id, c.active_proof, c.active_sealed, c.active_created, c.active_by, \
+         c.retiring_id, c.retiring_proof, c.retiring_sealed, c.retiring_created, c.retiring_by, c.retiring_ends, \
+         c.former_count, p.secret_once \
          FROM resource r LEFT JOIN client c ON c.id = r.id LEFT JOIN project p ON p.id = r.project_id \
          WHERE r.id IN ({})",
         placeholders(ids.len())
@@ -48,18 +59,21 @@ fn read(row: &Row) -> Result<ClientState, StoreError> {
     Ok(ClientState {
         resource: resources::read(row)?,
         slots: slots(row, 8)?,
-        former_count: row.opt_int(16)?.unwrap_or(0),
-        secret_visibility: visibility(row.opt_boolean(17)?.unwrap_or(true)),
+        former_count: row.opt_int(19)?.unwrap_or(0),
+        secret_visibility: visibility(row.opt_boolean(20)?.unwrap_or(true)),
     })
 }
 
-/// Reads the two slots from eight columns, `id, proof, sealed, created` each.
-pub(crate) fn slots(row: &Row, first: usize) -> Result<SecretSlots, StoreError> {
-    let retiring = slot(row, first + 4)?;
+/// Reads the two slots from eleven columns, `id, proof, sealed, created, by` each, and when the retiring one ends.
+pub(crate) fn slots(row: &Row, first: usize) -> Result<StoredSlots, StoreError> {
+    let retiring = slot(row, first + 5)?;
     Ok(match (slot(row, first)?, retiring) {
-        (Some(active), Some(retiring)) => SecretSlots::with_both(active, retiring),
-        (Some(active), None) => SecretSlots::with_active(active),
-        (None, None) => SecretSlots::empty(),
+        (Some(active), Some(retiring)) => {
+            let ends = row.opt_int(first + 10)?.map(Timestamp::from_epoch_ms);
+            StoredSlots::with_both(active, retiring, ends)
+        }
+        (Some(active), None) => StoredSlots::with_active(active),
+        (None, None) => StoredSlots::empty(),
         (None, Some(_)) => return Err(StoreError::Corrupt { what: "client.active_id" }),
     })
 }
@@ -77,6 +91,7 @@ fn slot(row: &Row, first: usize) -> Result<Option<Slot>, StoreError> {
         digest,
         sealed: row.opt_blob(first + 2)?.map(Sealed::from_bytes),
         created: Timestamp::from_epoch_ms(row.int(first + 3)?),
+        by: row.opt_id(first + 4, Profile::parse, "client.active_by or retiring_by")?,
     }))
 }
 
@@ -96,15 +111,18 @@ fn split_proof(bytes: &[u8]) -> Option<(KeyId, SecretDigest)> {
 
 impl Store {
     /// Which of a client's former secrets a presented value is, if it is one of the last
-    /// [`keyrelay_core::limits::FORMER_SECRETS_MAX`].
+    /// [`keyrelay_core::limits::FORMER_SECRETS_MAX`], or the retiring one whose deadline has passed at `now`.
     pub async fn former_secret(
         &self,
         client: ClientId,
         presented: &Presented,
+        now: Timestamp,
     ) -> Result<Option<SecretId>, StoreError> {
         for (key, digest) in presented.digests() {
-            let sql = "SELECT secret_id FROM former_secret WHERE client_id = $1 AND proof = $2 LIMIT 1";
-            let args = vec![Arg::from(client), Arg::from(join_proof(key, digest))];
+            let sql = "SELECT secret_id FROM former_secret WHERE client_id = $1 AND proof = $2 \
+                       UNION ALL SELECT retiring_id FROM client \
+                       WHERE id = $1 AND retiring_proof = $2 AND retiring_ends <= $3 LIMIT 1";
+            let args = vec![Arg::from(client), Arg::from(join_proof(key, digest)), Arg::from(now)];
             if let Some(row) = self.0.database.fetch(sql, args).await?.first() {
                 return row.id(0, SecretId::parse, "former_secret.secret_id").map(Some);
             }

@@ -10,7 +10,7 @@ use keyrelay_core::id::{ClientId, UserId};
 use keyrelay_core::keyring::{Keyring, KeyringError, Sealed};
 use keyrelay_core::limits::{RESEAL_ROWS, RESEAL_STATEMENTS, RESEAL_WALKS_MAX};
 use keyrelay_core::random::Entropy;
-use keyrelay_core::slots::{SecretSlots, Slot, SlotKind};
+use keyrelay_core::slots::{Slot, SlotKind, StoredSlots};
 
 use crate::change::args;
 use crate::clients::{proof, slots};
@@ -99,8 +99,8 @@ impl Walk<'_> {
     }
 
     async fn clients(&mut self) -> Result<(), StoreError> {
-        let sql = "SELECT id, active_id, active_proof, active_sealed, active_created, \
-                   retiring_id, retiring_proof, retiring_sealed, retiring_created \
+        let sql = "SELECT id, active_id, active_proof, active_sealed, active_created, active_by, \
+                   retiring_id, retiring_proof, retiring_sealed, retiring_created, retiring_by, retiring_ends \
                    FROM client WHERE id > $1 ORDER BY id LIMIT $2";
         let mut after = String::new();
         loop {
@@ -114,13 +114,9 @@ impl Walk<'_> {
         }
     }
 
-    async fn client(&mut self, client: ClientId, slots: &SecretSlots) -> Result<(), StoreError> {
+    async fn client(&mut self, client: ClientId, slots: &StoredSlots) -> Result<(), StoreError> {
         for kind in [SlotKind::Active, SlotKind::Retiring] {
-            let slot = match kind {
-                SlotKind::Active => slots.active(),
-                SlotKind::Retiring => slots.retiring(),
-            };
-            let Some(slot) = slot else { continue };
+            let Some(slot) = slots.kept(kind) else { continue };
             let resealed = self.keyring.reseal_slot(client, slot, self.entropy);
             let Some(fresh) = self.opened(resealed) else { continue };
             let sql = match kind {

@@ -31,13 +31,14 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 6] = [
+pub(crate) const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/sqlite/0001_initial.sql"),
     include_str!("../migrations/sqlite/0002_people.sql"),
     include_str!("../migrations/sqlite/0003_registration.sql"),
     include_str!("../migrations/sqlite/0004_signing_schedule.sql"),
     include_str!("../migrations/sqlite/0005_scope_bound.sql"),
     include_str!("../migrations/sqlite/0006_usage.sql"),
+    include_str!("../migrations/sqlite/0007_deadlines.sql"),
 ];
 
 /// What a connection may do.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use keyrelay_core::caller::{Caller, Profile};
 use keyrelay_core::fhir::ResourceType;
@@ -112,21 +113,21 @@ impl Stage {
     /// The change that rotates (or retires, without `fresh`) from a before that was read.
     fn moved(&self, before: &ClientState, presented: &PlainSecret, fresh: Option<&PlainSecret>) -> Change {
         let presented = self.keyring.present(self.client, presented);
-        let slots = before.slots.clone();
+        let slots = before.slots.at(NOW);
         let moved = match fresh {
-            Some(fresh) => slots.rotate(&presented, self.slot(fresh)),
+            Some(fresh) => slots.rotate(&presented, self.slot(fresh), None),
             None => slots.retire(&presented),
         }
         .unwrap();
         let mut change = Change::new();
         change.update(self.next(&before.resource), before.resource.version, None);
-        change.move_secrets(self.client, &moved.slots, moved.ended.as_ref(), before.former_count, NOW);
+        change.move_secrets(self.client, &moved, before.former_count, NOW);
         change
     }
 
     async fn accepts(&self, secret: &PlainSecret) -> Option<SlotKind> {
         let access = self.store.access(self.client).await.unwrap().unwrap();
-        access.slots.verify(&self.keyring.present(self.client, secret)).map(|verified| verified.kind)
+        access.slots.at(NOW).verify(&self.keyring.present(self.client, secret)).map(|verified| verified.kind)
     }
 }
 
@@ -219,16 +220,73 @@ async fn former_secrets_are_known_and_bounded() {
     let mut known = 0;
     for secret in &secrets {
         let presented = stage.keyring.present(stage.client, secret);
-        known += i64::from(stage.store.former_secret(stage.client, &presented).await.unwrap().is_some());
+        known += i64::from(stage.store.former_secret(stage.client, &presented, NOW).await.unwrap().is_some());
     }
     assert_eq!(known, FORMER_SECRETS_MAX);
     let presented = stage.keyring.present(stage.client, &secrets[rounds - 2]);
     assert!(
-        stage.store.former_secret(stage.client, &presented).await.unwrap().is_some(),
+        stage.store.former_secret(stage.client, &presented, NOW).await.unwrap().is_some(),
         "the last that ended"
     );
     let other = ClientId::random(&stage.entropy);
-    assert!(stage.store.former_secret(other, &presented).await.unwrap().is_none());
+    assert!(stage.store.former_secret(other, &presented, NOW).await.unwrap().is_none());
+}
+
+/// Rotates with a deadline a minute after [`NOW`], and gives that.
+async fn rotate_until(stage: &Stage, fresh: &PlainSecret) -> Timestamp {
+    let ends = NOW.plus(Duration::from_mins(1));
+    let before = stage.state().await;
+    let presented = stage.keyring.present(stage.client, &stage.secret);
+    let moved = before.slots.at(NOW).rotate(&presented, stage.slot(fresh), Some(ends)).unwrap();
+    let mut change = Change::new();
+    change.update(stage.next(&before.resource), before.resource.version, None);
+    change.move_secrets(stage.client, &moved, before.former_count, NOW);
+    stage.store.commit(change).await.unwrap();
+    ends
+}
+
+#[tokio::test]
+async fn a_secret_past_its_deadline_is_a_former_one_before_and_after_the_move_that_records_it() {
+    let stage = Stage::open().await;
+    let fresh = PlainSecret::generate(&stage.entropy);
+    let ends = rotate_until(&stage, &fresh).await;
+    let last = ends.minus(Duration::from_millis(1));
+    let presented = stage.keyring.present(stage.client, &stage.secret);
+    let former = async |at| stage.store.former_secret(stage.client, &presented, at).await.unwrap();
+    let state = stage.state().await;
+    let id = state.slots.at(last).retiring().unwrap().id;
+    assert!(state.slots.at(ends).retiring().is_none());
+    assert_eq!((former(last).await, former(ends).await), (None, Some(id)));
+
+    // One move ends two: the one whose deadline has passed, and the one that it replaces.
+    let moved = state.slots.at(ends).replace(stage.slot(&PlainSecret::generate(&stage.entropy)));
+    assert_eq!(moved.ended.iter().map(|ended| ended.expired).collect::<Vec<_>>(), [Some(ends), None]);
+    let mut change = Change::new();
+    change.update(stage.next(&state.resource), state.resource.version, None);
+    change.move_secrets(stage.client, &moved, state.former_count, ends);
+    stage.store.commit(change).await.unwrap();
+    let after = stage.state().await;
+    assert_eq!(after.former_count, 2);
+    assert!(after.slots.kept(SlotKind::Retiring).is_none());
+    assert_eq!(former(last).await, Some(id), "it is written down");
+    let replaced = stage.keyring.present(stage.client, &fresh);
+    assert!(stage.store.former_secret(stage.client, &replaced, ends).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_secret_makes_nobody_an_author_from_its_deadline_on() {
+    let stage = Stage::open().await;
+    let author = author(&stage).await;
+    let ends = rotate_until(&stage, &PlainSecret::generate(&stage.entropy)).await;
+    for (at, may) in [(ends.minus(Duration::from_millis(1)), true), (ends, false)] {
+        let made = ResourceId::random(&stage.entropy);
+        let mut change = Change::new();
+        change.require(&author, at);
+        change.create(stage.first(ResourceType::AccessPolicy, made, &json!({})), &[]);
+        let outcome = stage.store.commit(change).await;
+        assert_eq!(outcome.is_ok(), may, "{outcome:?}");
+        assert_eq!(stage.store.resource(ResourceType::AccessPolicy, made).await.unwrap().is_some(), may);
+    }
 }
 
 #[tokio::test]
@@ -242,8 +300,8 @@ async fn a_project_that_shows_secrets_once_keeps_no_ciphertext_even_in_a_race() 
     stage.store.commit(change).await.unwrap();
     let before = stage.state().await;
     assert_eq!(before.secret_visibility, SecretVisibility::Once);
-    for slot in [before.slots.active(), before.slots.retiring()] {
-        assert!(slot.unwrap().sealed.is_none());
+    for kind in [SlotKind::Active, SlotKind::Retiring] {
+        assert!(before.slots.kept(kind).unwrap().sealed.is_none());
     }
     assert_eq!(stage.accepts(&fresh).await, Some(SlotKind::Active));
 }
@@ -263,21 +321,20 @@ async fn author(stage: &Stage) -> Caller {
     });
     stage.store.commit(change).await.unwrap();
     let access = stage.store.access(stage.client).await.unwrap().unwrap();
-    let proof = access.slots.active().unwrap().id;
+    let proof = access.slots.kept(SlotKind::Active).unwrap().id;
     Caller { by_token: false, ..access.admit(None, proof, Scope::default()).unwrap() }
 }
 
 /// What ends the proof of its author, and another change of that author; and what the other makes.
 async fn two_changes(stage: &Stage, author: &Caller) -> (Change, ResourceId) {
     let before = stage.state().await;
-    let replaced = before.slots.replace(stage.slot(&PlainSecret::generate(&stage.entropy)));
-    let ended = replaced.ended.as_ref();
+    let replaced = before.slots.at(NOW).replace(stage.slot(&PlainSecret::generate(&stage.entropy)));
     let mut first = Change::new();
-    first.require(author);
-    first.move_secrets(stage.client, &replaced.slots, ended, before.former_count, NOW);
+    first.require(author, NOW);
+    first.move_secrets(stage.client, &replaced, before.former_count, NOW);
     let made = ResourceId::random(&stage.entropy);
     let mut second = Change::new();
-    second.require(author);
+    second.require(author, NOW);
     second.create(stage.first(ResourceType::AccessPolicy, made, &json!({})), &[]);
     first.append(second);
     (first, made)
@@ -300,7 +357,10 @@ async fn two_changes_put_together_are_made_both_or_neither_by_an_author_as_it_wa
     let found = stage.store.resource(ResourceType::AccessPolicy, made).await.unwrap();
     assert!(found.is_none());
     let kept = stage.state().await.slots;
-    assert_eq!(kept.active().map(|slot| slot.id), slots.active().map(|slot| slot.id));
+    assert_eq!(
+        kept.kept(SlotKind::Active).map(|slot| slot.id),
+        slots.kept(SlotKind::Active).map(|slot| slot.id)
+    );
 }
 
 #[tokio::test]

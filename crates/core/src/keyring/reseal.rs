@@ -24,7 +24,8 @@ impl Keyring {
         }
         let Some(secret) = self.open_secret(client, slot)? else { return Ok(None) };
         let visibility = SecretVisibility::Recoverable;
-        Ok(Some(self.fill_slot(client, slot.id, &secret, visibility, slot.created, entropy)))
+        let fresh = self.fill_slot(client, slot.id, &secret, visibility, slot.created, entropy);
+        Ok(Some(Slot { by: slot.by, ..fresh }))
     }
 
     /// The private part of a signing key under the first key. `None` if it is there already.

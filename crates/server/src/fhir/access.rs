@@ -168,7 +168,7 @@ pub(super) fn secrets_for(
     if state.resource.project.and_then(|project| caller.admin_of(project)).is_none() {
         return Ok(ShownSecrets::default());
     }
-    let mut shown = ShownSecrets::of(&app.keyring, state)?;
+    let mut shown = ShownSecrets::of(&app.keyring, state, app.now())?;
     let [secret, retiring] = SECRETS.map(|name| withheld.hides(name));
     if secret {
         shown.secret = None;

@@ -260,7 +260,8 @@ pub(super) async fn visibility(act: Act<'_>, project: ProjectId) -> Result<Secre
 
 fn slot_for(act: Act<'_>, client: ClientId, secret: &PlainSecret, visibility: SecretVisibility) -> Slot {
     let id = SecretId::random(act.app.entropy.as_ref());
-    act.app.keyring.fill_slot(client, id, secret, visibility, act.now, act.app.entropy.as_ref())
+    let slot = act.app.keyring.fill_slot(client, id, secret, visibility, act.now, act.app.entropy.as_ref());
+    Slot { by: Some(act.caller.profile), ..slot }
 }
 
 /// A new secret and the slot that keeps it.
@@ -314,32 +315,33 @@ pub(super) async fn replace(
     }
     let client = ClientId::from(state.resource.id);
     admin(act.caller, state.resource.project.ok_or_else(Outcome::not_found)?)?;
+    let slots = state.slots.at(act.now);
     for (value, own, other) in [
         (&written.secret, SlotKind::Active, SlotKind::Retiring),
         (&written.retiring, SlotKind::Retiring, SlotKind::Active),
     ] {
         let Some(value) = value else { continue };
         let presented = act.app.keyring.present(client, value);
-        if !state.slots.holds(own, &presented)
-            && (state.slots.holds(other, &presented)
-                || act.app.store.former_secret(client, &presented).await?.is_some())
+        if !slots.holds(own, &presented)
+            && (slots.holds(other, &presented)
+                || act.app.store.former_secret(client, &presented, act.now).await?.is_some())
         {
             return Err(Outcome::conflict(
                 "The body has a secret from before a rotation, and nothing was changed: read the client again, or leave the secret fields out",
             )
             .at(if own == SlotKind::Active { "ClientApplication.secret" } else { "ClientApplication.retiringSecret" }));
         }
-        if own == SlotKind::Retiring && !state.slots.holds(own, &presented) {
+        if own == SlotKind::Retiring && !slots.holds(own, &presented) {
             return Err(retiring_is_not_written());
         }
     }
     let Some(secret) = &written.secret else { return Ok(None) };
-    if state.slots.holds(SlotKind::Active, &act.app.keyring.present(client, secret)) {
+    if slots.holds(SlotKind::Active, &act.app.keyring.present(client, secret)) {
         return Ok(None);
     }
     check_chosen(act.app, client, secret)?;
     let slot = slot_for(act, client, secret, state.secret_visibility);
-    Ok(Some(state.slots.clone().replace(slot)))
+    Ok(Some(slots.replace(slot)))
 }
 
 /// Bounds a client that manages itself (RFC 7592) to what an admin writes of its grant types and its scope: it
@@ -376,7 +378,8 @@ pub(crate) fn record_move(
     change: &mut Change,
 ) {
     let client = ClientId::from(state.resource.id);
-    change.move_secrets(client, &moved.slots, moved.ended.as_ref(), state.former_count, act.now);
+    change.move_secrets(client, moved, state.former_count, act.now);
+    let ended: Vec<SecretId> = moved.ended.iter().map(|ended| ended.slot.id).collect();
     let event = SecretEvent {
         action,
         client,
@@ -386,7 +389,7 @@ pub(crate) fn record_move(
         at: act.now,
         active: moved.slots.active().map(|slot| slot.id),
         retiring: moved.slots.retiring().map(|slot| slot.id),
-        ended: moved.ended.as_ref().map(|slot| slot.id),
+        ended: &ended,
     };
     let id = ResourceId::from(time_ordered_uuid(act.now, act.app.entropy.as_ref()));
     let version = VersionId::random(act.app.entropy.as_ref());

@@ -4,12 +4,13 @@
 mod search;
 
 use keyrelay_core::fhir::{ResourceType, json};
-use keyrelay_core::limits::{BODY_BYTES_MAX, SECRET_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN};
-use keyrelay_core::slots::SlotKind;
+use keyrelay_core::limits::{
+    BODY_BYTES_MAX, RETIRE_AFTER_MAX, RETIRE_AFTER_MIN, SECRET_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN,
+};
 use serde_json::{Map, Value, json};
 
 use super::client_application::KEPT;
-use super::parameters::RotateInput;
+use super::parameters::{RotateInput, Step};
 use super::patch::Patch;
 use crate::fuzzing::is_clear_refusal;
 
@@ -24,19 +25,25 @@ pub fn parameters(data: &[u8]) {
         Ok(input) => {
             let value = input.presented.reveal();
             assert!((1..=SECRET_BYTES_MAX).contains(&value.len()) && !value.contains(char::is_control));
-            let name = match input.slot {
-                SlotKind::Active => "secret",
-                SlotKind::Retiring => "retiringSecret",
-            };
-            for printed in [
-                json!({ name: value }),
-                json!({ "resourceType": "Parameters", "parameter": [{ "name": name, "valueString": value }] }),
-            ] {
+            let mut said = vec![match input.step {
+                Step::Rotate { .. } => ("secret", json!(value)),
+                Step::Retire => ("retiringSecret", json!(value)),
+            }];
+            if let Step::Rotate { retire_after: Some(after) } = input.step {
+                assert!((RETIRE_AFTER_MIN..=RETIRE_AFTER_MAX).contains(&after));
+                said.push(("retireAfter", json!(format!("{}ms", after.as_millis()))));
+            }
+            let plain: Map<String, Value> =
+                said.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let list: Vec<Value> =
+                said.iter().map(|(name, value)| json!({ "name": name, "valueString": value })).collect();
+            for printed in [Value::Object(plain), json!({ "resourceType": "Parameters", "parameter": list })]
+            {
                 let Ok(Value::Object(printed)) = json::parse(printed.to_string().as_bytes()) else {
                     panic!("what is printed is no JSON")
                 };
                 let again = RotateInput::read(printed).expect("what is printed can be read");
-                assert_eq!((again.slot, again.presented.reveal()), (input.slot, value));
+                assert_eq!((again.step, again.presented.reveal()), (input.step, value));
             }
         }
         Err(outcome) => {

@@ -44,6 +44,7 @@ pub(crate) use client_application::{fresh_secret, record_move, row as client_row
 pub(crate) use conformance::Conformance;
 pub(crate) use membership::is_there;
 pub(crate) use new_client::{NewClient, create_with_secret};
+pub(crate) use parameters::Step;
 pub(crate) use render::{Rendered, ShownSecrets, stored_resource};
 pub(crate) use request::{Content, check_if_match, check_json, etag};
 use request::{FhirRequest, Reply};

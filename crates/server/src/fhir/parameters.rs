@@ -1,7 +1,11 @@
 //! The input of `$rotate-secret`: a FHIR Parameters resource, or a plain JSON object with the same
-//! names. Exactly one secret, named by its slot; anything else is refused with what is wrong.
+//! names. Exactly one secret, named by its slot, and what is to be said beside it; anything else is refused
+//! with what is wrong.
 
-use keyrelay_core::limits::SECRET_WRITTEN_CHARS_MIN;
+use std::time::Duration;
+
+use keyrelay_core::fhir::schema::parse_lifetime;
+use keyrelay_core::limits::{RETIRE_AFTER_MAX, RETIRE_AFTER_MIN, SECRET_WRITTEN_CHARS_MIN};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::SlotKind;
 use serde_json::{Map, Value};
@@ -14,47 +18,136 @@ const EXPECTED: &str = "exactly one of the parameters secret and retiringSecret 
 /// What is asked of `$rotate-secret`.
 #[derive(Debug)]
 pub(crate) struct RotateInput {
-    /// `Active`: rotate; `Retiring`: retire.
-    pub(crate) slot: SlotKind,
-    /// The value presented for that slot.
+    pub(crate) step: Step,
+    /// The value presented for the slot of the step.
     pub(crate) presented: PlainSecret,
+}
+
+/// The step of a rotation, with what was said about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// `secret`: rotate.
+    Rotate {
+        /// `retireAfter`: when the secret that retires ends by itself.
+        retire_after: Option<Duration>,
+    },
+    /// `retiringSecret`: retire.
+    Retire,
+}
+
+impl Step {
+    /// The slot whose secret must be presented.
+    pub(crate) const fn slot(self) -> SlotKind {
+        match self {
+            Self::Rotate { .. } => SlotKind::Active,
+            Self::Retire => SlotKind::Retiring,
+        }
+    }
 }
 
 impl RotateInput {
     pub(crate) fn read(body: Map<String, Value>) -> Result<Self, Outcome> {
-        let parameters = match body.get("resourceType") {
-            None => from_object(body),
-            Some(Value::String(name)) if name == "Parameters" => from_parameters(body),
-            Some(_) => {
-                return Err(Outcome::invalid_at("resourceType", "The body must be a Parameters resource"));
+        let mut secret = None;
+        let mut retire_after = None;
+        for parameter in parameters(body)? {
+            match parameter.name.as_str() {
+                "secret" => parameter.secret(SlotKind::Active, &mut secret)?,
+                "retiringSecret" => parameter.secret(SlotKind::Retiring, &mut secret)?,
+                "retireAfter" => parameter.once(&mut retire_after)?,
+                _ => return Err(parameter.refuse(format!("Unknown parameter: {EXPECTED}"))),
             }
-        }?;
-        let mut found: Option<Self> = None;
-        for (name, value, expression) in parameters {
-            let slot = match name.as_str() {
-                "secret" => SlotKind::Active,
-                "retiringSecret" => SlotKind::Retiring,
-                _ => return Err(Outcome::invalid_at(expression, format!("Unknown parameter: {EXPECTED}"))),
-            };
-            if found.is_some() {
-                return Err(Outcome::invalid_at(expression, format!("Too many parameters: {EXPECTED}")));
-            }
-            let presented = PlainSecret::presented(value).map_err(|problem| {
-                Outcome::invalid_at(expression, format!("The value of {name} {problem}"))
-            })?;
-            found = Some(Self { slot, presented });
         }
-        found.ok_or_else(|| Outcome::invalid_at("Parameters.parameter", format!("No parameter: {EXPECTED}")))
+        let (slot, presented) = secret.ok_or_else(|| {
+            Outcome::invalid_at("Parameters.parameter", format!("No parameter: {EXPECTED}"))
+        })?;
+        let step = match slot {
+            SlotKind::Active => {
+                Step::Rotate { retire_after: retire_after.map(|given| deadline(&given)).transpose()? }
+            }
+            SlotKind::Retiring => {
+                not_beside("retiringSecret", [&retire_after])?;
+                Step::Retire
+            }
+        };
+        Ok(Self { step, presented })
     }
 }
 
-/// Name, value, and where it stands.
-type Parameter = (String, Zeroizing<String>, String);
+/// Refuses what says nothing about the step that is asked for.
+fn not_beside<const N: usize>(secret: &str, given: [&Option<Parameter>; N]) -> Result<(), Outcome> {
+    match given.into_iter().flatten().next() {
+        Some(parameter) => {
+            Err(parameter.refuse(format!("{} is not for a call with {secret}", parameter.name)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn deadline(given: &Parameter) -> Result<Duration, Outcome> {
+    let after = given.duration()?;
+    if (RETIRE_AFTER_MIN..=RETIRE_AFTER_MAX).contains(&after) {
+        return Ok(after);
+    }
+    let (shortest, longest) = (RETIRE_AFTER_MIN.as_secs() / 60, RETIRE_AFTER_MAX.as_secs() / 86_400);
+    Err(given.refuse(format!("retireAfter is at least {shortest} minute and at most {longest} days")))
+}
+
+/// One parameter, as it was sent.
+struct Parameter {
+    name: String,
+    /// It may be a secret.
+    value: Zeroizing<String>,
+    /// Where it stands.
+    at: String,
+}
+
+impl Parameter {
+    fn refuse(&self, text: String) -> Outcome {
+        Outcome::invalid_at(self.at.clone(), text)
+    }
+
+    fn secret(self, slot: SlotKind, found: &mut Option<(SlotKind, PlainSecret)>) -> Result<(), Outcome> {
+        if found.is_some() {
+            return Err(self.refuse(format!("Too many parameters: {EXPECTED}")));
+        }
+        let Self { name, value, at } = self;
+        let secret = PlainSecret::presented(value)
+            .map_err(|problem| Outcome::invalid_at(at, format!("The value of {name} {problem}")))?;
+        *found = Some((slot, secret));
+        Ok(())
+    }
+
+    /// Keeps what may be given once.
+    fn once(self, found: &mut Option<Self>) -> Result<(), Outcome> {
+        if found.is_some() {
+            return Err(self.refuse(format!("{} is given more than once", self.name)));
+        }
+        *found = Some(self);
+        Ok(())
+    }
+
+    fn duration(&self) -> Result<Duration, Outcome> {
+        parse_lifetime(&self.value).ok_or_else(|| {
+            self.refuse(format!("{} is a whole number with a unit, such as 10m or 24h", self.name))
+        })
+    }
+}
+
+fn parameters(body: Map<String, Value>) -> Result<Vec<Parameter>, Outcome> {
+    match body.get("resourceType") {
+        None => from_object(body),
+        Some(Value::String(name)) if name == "Parameters" => from_parameters(body),
+        Some(_) => Err(Outcome::invalid_at("resourceType", "The body must be a Parameters resource")),
+    }
+}
 
 fn from_object(body: Map<String, Value>) -> Result<Vec<Parameter>, Outcome> {
     body.into_iter()
         .map(|(name, value)| match value {
-            Value::String(value) => Ok((name.clone(), Zeroizing::new(value), shown(&name))),
+            Value::String(value) => {
+                let at = shown(&name);
+                Ok(Parameter { name, value: Zeroizing::new(value), at })
+            }
             _ => Err(Outcome::invalid_at(shown(&name), "The value must be a string")),
         })
         .collect()
@@ -94,7 +187,7 @@ fn from_parameter(n: usize, value: Value) -> Result<Parameter, Outcome> {
         return Err(Outcome::invalid_at(format!("{expression}.{}", shown(other)), text));
     }
     match value {
-        Some(Value::String(value)) => Ok((name, Zeroizing::new(value), expression)),
+        Some(Value::String(value)) => Ok(Parameter { name, value: Zeroizing::new(value), at: expression }),
         Some(_) => {
             Err(Outcome::invalid_at(format!("{expression}.valueString"), "valueString must be a string"))
         }
@@ -116,7 +209,7 @@ mod tests {
 
     fn read(body: &Value) -> Result<(SlotKind, String), String> {
         RotateInput::read(body.as_object().unwrap().clone())
-            .map(|input| (input.slot, input.presented.reveal().to_owned()))
+            .map(|input| (input.step.slot(), input.presented.reveal().to_owned()))
             .map_err(|outcome| {
                 outcome.to_resource()["issue"][0]["details"]["text"].as_str().unwrap().to_owned()
             })
@@ -128,6 +221,17 @@ mod tests {
             json!({"resourceType": "Parameters", "parameter": [{"name": "secret", "valueString": "a"}]});
         assert_eq!(read(&parameters), Ok((SlotKind::Active, "a".to_owned())));
         assert_eq!(read(&json!({"retiringSecret": "b"})), Ok((SlotKind::Retiring, "b".to_owned())));
+    }
+
+    #[test]
+    fn a_rotation_may_say_when_the_old_secret_ends() {
+        for (text, after) in
+            [("1m", RETIRE_AFTER_MIN), ("24h", Duration::from_hours(24)), ("400d", RETIRE_AFTER_MAX)]
+        {
+            let body = json!({"retireAfter": text, "secret": "a"});
+            let input = RotateInput::read(body.as_object().unwrap().clone()).unwrap();
+            assert_eq!(input.step, Step::Rotate { retire_after: Some(after) });
+        }
     }
 
     #[test]
@@ -162,6 +266,21 @@ mod tests {
             ),
             (json!({"resourceType": "Parameters", "secret": "a"}), "Unknown element"),
             (json!({"secret": "a\u{0}b"}), "control character"),
+            (json!({"retireAfter": "24h"}), "No parameter"),
+            (json!({"retiringSecret": "a", "retireAfter": "24h"}), "not for a call with retiringSecret"),
+            (json!({"secret": "a", "retireAfter": "soon"}), "such as 10m or 24h"),
+            (json!({"secret": "a", "retireAfter": ""}), "such as 10m or 24h"),
+            (json!({"secret": "a", "retireAfter": 24}), "must be a string"),
+            (json!({"secret": "a", "retireAfter": "59s"}), "at least 1 minute"),
+            (json!({"secret": "a", "retireAfter": "401d"}), "at most 400 days"),
+            (
+                parameters(json!([
+                    {"name": "secret", "valueString": "a"},
+                    {"name": "retireAfter", "valueString": "1h"},
+                    {"name": "retireAfter", "valueString": "1h"},
+                ])),
+                "more than once",
+            ),
         ] {
             let error = read(&body).expect_err(&body.to_string());
             assert!(error.contains(text), "{body}: {error}");

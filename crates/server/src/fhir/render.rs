@@ -3,6 +3,7 @@
 
 use keyrelay_core::keyring::{Keyring, KeyringError, SecretVisibility};
 use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::time::Timestamp;
 use keyrelay_store::{ClientState, ResourceVersion};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -57,7 +58,7 @@ pub(crate) struct ShownSecrets {
 
 impl ShownSecrets {
     /// What an admin sees who reads a client application.
-    pub(crate) fn of(keyring: &Keyring, state: &ClientState) -> Result<Self, Outcome> {
+    pub(crate) fn of(keyring: &Keyring, state: &ClientState, now: Timestamp) -> Result<Self, Outcome> {
         if state.secret_visibility == SecretVisibility::Once {
             return Ok(Self::default());
         }
@@ -66,8 +67,8 @@ impl ShownSecrets {
             Some(slot) => keyring.open_secret(client, slot),
             None => Ok(None),
         };
-        let opened =
-            open(state.slots.active()).and_then(|secret| Ok((secret, open(state.slots.retiring())?)));
+        let slots = state.slots.at(now);
+        let opened = open(slots.active()).and_then(|secret| Ok((secret, open(slots.retiring())?)));
         let (secret, retiring) = opened.map_err(|error: KeyringError| {
             tracing::error!(%client, %error, "the secrets of a client cannot be opened");
             Outcome::internal()

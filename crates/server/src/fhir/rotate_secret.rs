@@ -17,7 +17,7 @@ use keyrelay_store::ClientState;
 
 use super::access::{SECRETS, View, not_to_write, view};
 use super::client_application::{fresh_secret, record_move, state};
-use super::parameters::RotateInput;
+use super::parameters::{RotateInput, Step};
 use super::render::{ShownSecrets, render};
 use super::request::{Content, FhirRequest, Reply};
 use super::versions::{Act, next_version};
@@ -66,7 +66,7 @@ impl Rotation {
 
     /// Counts and logs it, once it is durable.
     pub(super) fn tell(&self, app: &App, by: &Caller) {
-        SecretMove::tell(app, self.id, by, self.input.slot);
+        SecretMove::tell(app, self.id, by, self.input.step.slot());
     }
 }
 
@@ -84,20 +84,21 @@ impl SecretMove {
     /// Decides it: the one place where a presented value moves the slot that it was presented for.
     pub(crate) fn decide(
         act: Act<'_>,
-        slot: SlotKind,
+        step: Step,
         value: &PlainSecret,
         state: &ClientState,
     ) -> Result<Self, Mismatch> {
         let client = ClientId::from(state.resource.id);
         let presented = act.app.keyring.present(client, value);
-        let slots = state.slots.clone();
-        match slot {
-            SlotKind::Active => {
+        let slots = state.slots.at(act.now);
+        match step {
+            Step::Rotate { retire_after } => {
                 let (secret, fresh) = fresh_secret(act, client, state.secret_visibility);
-                let moved = slots.rotate(&presented, fresh)?;
+                let ends = retire_after.map(|after| act.now.plus(after));
+                let moved = slots.rotate(&presented, fresh, ends)?;
                 Ok(Self { action: SecretAction::Rotate, fresh: Some(secret), moved })
             }
-            SlotKind::Retiring => {
+            Step::Retire => {
                 let moved = slots.retire(&presented)?;
                 Ok(Self { action: SecretAction::Retire, fresh: None, moved })
             }
@@ -122,7 +123,7 @@ fn decide(
     state: &ClientState,
     seen: &View<'_>,
 ) -> Result<Decision, Outcome> {
-    let SecretMove { action, fresh, moved } = SecretMove::decide(act, input.slot, &input.presented, state)
+    let SecretMove { action, fresh, moved } = SecretMove::decide(act, input.step, &input.presented, state)
         .map_err(|error| Outcome::invalid(error.to_string()))?;
 
     let current = &state.resource;
@@ -135,8 +136,8 @@ fn decide(
     change.update(next.clone(), current.version, None);
     record_move(act, &admin.into(), action, &moved, state, &mut change);
 
-    let after = ClientState { resource: next, slots: moved.slots, ..state.clone() };
-    let mut shown = ShownSecrets::of(&act.app.keyring, &after)?;
+    let after = ClientState { resource: next, slots: moved.stored(), ..state.clone() };
+    let mut shown = ShownSecrets::of(&act.app.keyring, &after, act.now)?;
     if after.secret_visibility == SecretVisibility::Once {
         shown.secret = fresh;
     }

@@ -10,10 +10,10 @@ use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, USAGE_SILENCE_MAX};
 use keyrelay_core::policy::Interaction;
-use keyrelay_core::slots::Slot;
+use keyrelay_core::slots::{SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::CallerUsage;
-use keyrelay_store::{ClientState, UsageOfSecret};
+use keyrelay_store::UsageOfSecret;
 use serde_json::{Value, json};
 
 use super::access::view;
@@ -40,8 +40,8 @@ pub(super) async fn secret_status(
         return Err(Outcome::gone());
     }
     let reach = Reach::now(app).await?;
-    let ids =
-        [state.slots.active(), state.slots.retiring()].map(|slot| slot.map_or(SecretId::NIL, |slot| slot.id));
+    let slots = state.slots.at(reach.now);
+    let ids = [slots.active(), slots.retiring()].map(|slot| slot.map_or(SecretId::NIL, |slot| slot.id));
     let [active, retiring] = ids;
     let mut usage = app.store.usage(id, [active, retiring, SecretId::NIL], reach.now).await?;
     let mut of = |id| usage.remove(&id).unwrap_or_default();
@@ -50,7 +50,7 @@ pub(super) async fn secret_status(
         SecretId::NIL => (UsageOfSecret::default(), UsageOfSecret::default()),
         active => (of(active), of(retiring)),
     };
-    let body = status(&state, &active, &retiring, &refused, &reach, unused_for);
+    let body = status(&slots, &active, &retiring, &refused, &reach, unused_for);
     Ok(Reply::ok(Rendered::value(&body)))
 }
 
@@ -106,7 +106,7 @@ impl Reach {
 }
 
 fn status(
-    state: &ClientState,
+    slots: &SecretSlots,
     active: &UsageOfSecret,
     retiring: &UsageOfSecret,
     refused: &UsageOfSecret,
@@ -114,10 +114,10 @@ fn status(
     unused_for: Duration,
 ) -> Value {
     let mut parameters = Vec::new();
-    if let Some(slot) = state.slots.active() {
+    if let Some(slot) = slots.active() {
         parameters.push(json!({ "name": "secret", "part": slot_parts(slot, active) }));
     }
-    if let Some(slot) = state.slots.retiring() {
+    if let Some(slot) = slots.retiring() {
         let known = Known {
             active: &active.callers,
             retiring: &retiring.callers,
@@ -126,6 +126,9 @@ fn status(
         };
         let advice = judge(&known, unused_for, reach.now);
         let mut parts = slot_parts(slot, retiring);
+        if let Some(ends) = slots.retiring_ends() {
+            parts.push(json!({ "name": "expires", "valueInstant": ends.to_instant() }));
+        }
         parts.push(json!({ "name": "safeToRetire", "valueBoolean": advice.safe }));
         parts.push(json!({ "name": "reason", "valueString": advice.reason }));
         parameters.push(json!({ "name": "retiringSecret", "part": parts }));
@@ -148,6 +151,9 @@ fn slot_parts(slot: &Slot, usage: &UsageOfSecret) -> Vec<Value> {
         json!({ "name": "id", "valueString": slot.id.to_string() }),
         json!({ "name": "created", "valueInstant": slot.created.to_instant() }),
     ];
+    if let Some(by) = slot.by {
+        parts.push(json!({ "name": "createdBy", "valueReference": { "reference": by.to_string() } }));
+    }
     if let Some(total) = &usage.total {
         parts.push(json!({ "name": "uses", "valueInteger": count(total.accepted) }));
         parts.push(json!({ "name": "firstUsed", "valueInstant": total.first.to_instant() }));

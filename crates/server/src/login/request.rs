@@ -38,7 +38,7 @@ pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>
     let many = resource.get("redirectUris").and_then(Value::as_array);
     redirect_uris.extend(many.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
     redirect_uris.extend(resource.get("redirectUri").and_then(Value::as_str).map(str::to_owned));
-    let is_confidential = state.slots.active().is_some() || can_prove_itself(&resource);
+    let is_confidential = state.has_or_had_secret() || can_prove_itself(&resource);
     let pkce_optional = resource.get("pkceOptional").and_then(Value::as_bool).unwrap_or(false);
     Ok(Some(LoginClient {
         id,

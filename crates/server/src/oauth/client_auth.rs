@@ -171,7 +171,7 @@ async fn public(app: &App, id: &str, peer: Peer<'_>) -> Result<Proved, NotProved
     let no = |why| refuse(app, id, peer, why);
     let (state, access) = state.zip(access).ok_or_else(|| no(Refused::UnknownClient))?;
     let resource = stored_resource(&state.resource).map_err(|_| no(Refused::UnknownClient))?;
-    if state.slots.active().is_some() || can_prove_itself(&resource) {
+    if state.has_or_had_secret() || can_prove_itself(&resource) {
         return Err(no(Refused::WrongSecret));
     }
     access.check(Acts::ForPeople, peer.address).map_err(no)?;

@@ -31,8 +31,8 @@ use crate::App;
 use crate::auth::ClientAddress;
 use crate::error::{OAuthError, Outcome};
 use crate::fhir::{
-    Act, Rendered, SecretMove, ShownSecrets, check_if_match, check_resource, client_row, committed, deletion,
-    fresh_secret, next_version, record_move, same_apart_from_meta, stored_resource,
+    Act, Rendered, SecretMove, ShownSecrets, Step, check_if_match, check_resource, client_row, committed,
+    deletion, fresh_secret, next_version, record_move, same_apart_from_meta, stored_resource,
 };
 use crate::headers::NO_STORE;
 
@@ -250,12 +250,12 @@ fn render(
     fresh: Option<&PlainSecret>,
 ) -> Result<Rendered, OAuthError> {
     let failed = |outcome: Outcome| OAuthError::metadata(&outcome);
-    let shown = ShownSecrets::of(&app.keyring, state).map_err(failed)?;
+    let shown = ShownSecrets::of(&app.keyring, state, app.now()).map_err(failed)?;
     ClientInformation {
         app,
         registration,
         resource: &stored_resource(&state.resource).map_err(failed)?,
-        has_secret: state.slots.active().is_some(),
+        has_secret: state.slots.kept(SlotKind::Active).is_some(),
         secret: fresh.or(shown.secret.as_ref()),
     }
     .render()
@@ -302,7 +302,7 @@ impl Managed {
         let mut fresh = None;
         if let Some(SecretMove { action, fresh: made, moved }) = moved {
             record_move(act, &self.authority, action, &moved, &self.state, &mut change);
-            state.slots = moved.slots;
+            state.slots = moved.stored();
             fresh = made;
         }
         let body = render(act.app, &registration, &state, fresh.as_ref())?;
@@ -313,26 +313,29 @@ impl Managed {
     fn secret_move(&self, act: Act<'_>, update: &Update) -> Result<Option<SecretMove>, OAuthError> {
         let wrong = |text: &str| OAuthError::invalid_client_metadata(text);
         let state = &self.state;
+        let slots = state.slots.at(act.now);
         if let Some(secret) = &update.secret
-            && !state.slots.holds(SlotKind::Active, &act.app.keyring.present(self.id(), secret))
+            && !slots.holds(SlotKind::Active, &act.app.keyring.present(self.id(), secret))
         {
             return Err(wrong("client_secret is not the current secret of this client"));
         }
-        let has_secret = state.slots.active().is_some();
+        let has_secret = slots.active().is_some();
         if has_secret && update.metadata.auth_method == AuthMethod::Nothing {
             return Err(wrong("A client that has a secret cannot become public: register another one"));
         }
         match (&update.wish, &update.secret) {
             (Wish::Rotate, None) => Err(wrong("rotate_secret needs the current client_secret")),
-            (Wish::Rotate, Some(secret)) => SecretMove::decide(act, SlotKind::Active, secret, state)
-                .map(Some)
-                .map_err(|_| wrong("client_secret is not the current secret of this client")),
-            (Wish::Retire(secret), _) => SecretMove::decide(act, SlotKind::Retiring, secret, state)
+            (Wish::Rotate, Some(secret)) => {
+                SecretMove::decide(act, Step::Rotate { retire_after: None }, secret, state)
+                    .map(Some)
+                    .map_err(|_| wrong("client_secret is not the current secret of this client"))
+            }
+            (Wish::Retire(secret), _) => SecretMove::decide(act, Step::Retire, secret, state)
                 .map(Some)
                 .map_err(|_| wrong("retire_secret is not the retiring secret of this client")),
             (Wish::Nothing, _) if !has_secret && update.metadata.auth_method.needs_secret() => {
                 let (secret, slot) = fresh_secret(act, self.id(), state.secret_visibility);
-                let moved = state.slots.clone().replace(slot);
+                let moved = slots.replace(slot);
                 Ok(Some(SecretMove { action: SecretAction::Replace, fresh: Some(secret), moved }))
             }
             (Wish::Nothing, _) => Ok(None),

@@ -9,17 +9,17 @@ use tokio::net::TcpStream;
 use crate::app::{As, TestApp};
 
 /// Sends the head of a request, does something, and only then sends the body.
-async fn with_late_body(
+pub async fn with_late_body(
     test: &TestApp,
     path: &str,
-    token: &str,
+    authorization: &str,
     body: &Value,
     meanwhile: impl Future<Output = ()>,
 ) -> String {
     let body = body.to_string();
     let mut stream = TcpStream::connect(test.address).await.unwrap();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {authorization}\r\n\
          Content-Type: application/fhir+json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
@@ -38,12 +38,13 @@ async fn a_caller_that_is_shut_out_before_its_body_arrives_changes_nothing() {
     let test = TestApp::start().await;
     let victim = test.make_client(&test.project, "Victim").await;
     let As::Bearer(token) = test.bearer(&test.admin).await else { unreachable!() };
+    let bearer = format!("Bearer {token}");
     let off = async {
         test.patch_membership(&test.admin, &json!([{ "op": "add", "path": "/active", "value": false }]))
             .await;
     };
     let rotate = format!("/fhir/R4/ClientApplication/{}/$rotate-secret", victim.id);
-    let answer = with_late_body(&test, &rotate, &token, &json!({ "secret": victim.secret }), off).await;
+    let answer = with_late_body(&test, &rotate, &bearer, &json!({ "secret": victim.secret }), off).await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     let read = test.get(&test.super_admin, &victim.path()).await.expect(200);
     assert_eq!(read.text_at("/secret"), victim.secret);
@@ -54,12 +55,13 @@ async fn a_token_that_is_revoked_before_its_body_arrives_changes_nothing() {
     let test = TestApp::start().await;
     let victim = test.make_client(&test.project, "Victim").await;
     let As::Bearer(token) = test.bearer(&test.admin).await else { unreachable!() };
+    let bearer = format!("Bearer {token}");
     let revoke = async {
         let request = test.request(&test.admin, Method::POST, "oauth2/revoke");
         request.form(&[("token", &token)]).send().await.expect(200);
     };
     let rotate = format!("/fhir/R4/ClientApplication/{}/$rotate-secret", victim.id);
-    let answer = with_late_body(&test, &rotate, &token, &json!({ "secret": victim.secret }), revoke).await;
+    let answer = with_late_body(&test, &rotate, &bearer, &json!({ "secret": victim.secret }), revoke).await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     let read = test.get(&test.super_admin, &victim.path()).await.expect(200);
     assert_eq!(read.text_at("/secret"), victim.secret);
@@ -70,13 +72,14 @@ async fn an_entry_of_a_batch_is_done_for_whoever_the_caller_is_by_then() {
     let test = TestApp::start().await;
     let victim = test.make_client(&test.project, "Victim").await;
     let As::Bearer(token) = test.bearer(&test.admin).await else { unreachable!() };
+    let bearer = format!("Bearer {token}");
     let demote = async {
         test.patch_membership(&test.admin, &json!([{ "op": "replace", "path": "/admin", "value": false }]))
             .await;
     };
     let entry = json!({ "request": { "method": "GET", "url": victim.path() } });
     let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": [entry] });
-    let answer = with_late_body(&test, "/fhir/R4", &token, &batch, demote).await;
+    let answer = with_late_body(&test, "/fhir/R4", &bearer, &batch, demote).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Victim"), "{answer}");
     assert!(!answer.contains(&victim.secret), "a member sees no secret");
 }
@@ -224,9 +227,10 @@ async fn a_policy_that_comes_before_the_body_binds_what_the_body_changes() {
         assert_eq!(read.text_at("/secret"), victim.secret);
     };
     let As::Bearer(token) = test.bearer(&test.admin).await else { unreachable!() };
+    let bearer = format!("Bearer {token}");
 
     let attach = async { test.patch_membership(&test.admin, &put_under(&strict)).await };
-    let answer = with_late_body(&test, &rotate, &token, &body, attach).await;
+    let answer = with_late_body(&test, &rotate, &bearer, &body, attach).await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     unchanged().await;
 
@@ -234,7 +238,7 @@ async fn a_policy_that_comes_before_the_body_binds_what_the_body_changes() {
     test.patch_membership(&test.admin, &put_under(&free)).await;
     let narrow = json!([{ "op": "add", "path": "/resource/0/readonly", "value": true }]);
     let change = async { drop(test.patch(&test.super_admin, &free, &narrow).await.expect(200)) };
-    let answer = with_late_body(&test, &rotate, &token, &body, change).await;
+    let answer = with_late_body(&test, &rotate, &bearer, &body, change).await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     unchanged().await;
 
@@ -242,11 +246,11 @@ async fn a_policy_that_comes_before_the_body_binds_what_the_body_changes() {
     let widen = json!([{ "op": "remove", "path": "/resource/0/readonly" }]);
     test.patch(&test.super_admin, &free, &widen).await.expect(200);
     let remove = async { drop(test.delete(&test.super_admin, &free).await.expect(200)) };
-    let answer = with_late_body(&test, &rotate, &token, &body, remove).await;
+    let answer = with_late_body(&test, &rotate, &bearer, &body, remove).await;
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     unchanged().await;
     let free = policy(&test, &json!([{ "resourceType": "*" }])).await;
     test.patch_membership(&test.admin, &put_under(&free)).await;
-    let answer = with_late_body(&test, &rotate, &token, &body, async {}).await;
+    let answer = with_late_body(&test, &rotate, &bearer, &body, async {}).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

@@ -15,7 +15,7 @@ use crate::people::{
 
 /// How a client sends its secret.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+pub enum Way {
     Basic,
     Form,
 }
@@ -23,7 +23,7 @@ enum Way {
 const WAYS: [Way; 2] = [Way::Basic, Way::Form];
 
 /// An application of the project that has a secret.
-async fn make_confidential(test: &TestApp, more: Value) -> Credentials {
+pub async fn make_confidential(test: &TestApp, more: Value) -> Credentials {
     let mut body = json!({ "name": "Viewer", "redirectUris": [REDIRECT] });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let path = format!("admin/projects/{}/client", test.project);
@@ -32,7 +32,7 @@ async fn make_confidential(test: &TestApp, more: Value) -> Credentials {
 }
 
 /// Sends a form of a client to the authorization server.
-async fn send(test: &TestApp, path: &str, who: &Credentials, way: Way, form: &[(&str, &str)]) -> Answer {
+pub async fn send(test: &TestApp, path: &str, who: &Credentials, way: Way, form: &[(&str, &str)]) -> Answer {
     match way {
         Way::Basic => test.request(who, Method::POST, path).form(form).send().await,
         Way::Form => {
@@ -44,7 +44,7 @@ async fn send(test: &TestApp, path: &str, who: &Credentials, way: Way, form: &[(
 }
 
 /// The verifier comes last.
-fn code_form(code: &str) -> [(&str, &str); 4] {
+pub fn code_form(code: &str) -> [(&str, &str); 4] {
     [
         ("grant_type", "authorization_code"),
         ("code", code),
@@ -53,7 +53,7 @@ fn code_form(code: &str) -> [(&str, &str); 4] {
     ]
 }
 
-fn refresh_form(token: &str) -> [(&str, &str); 2] {
+pub fn refresh_form(token: &str) -> [(&str, &str); 2] {
     [("grant_type", "refresh_token"), ("refresh_token", token)]
 }
 

@@ -11,6 +11,7 @@ mod client_auth;
 mod conformance;
 mod cors;
 mod database_away;
+mod deadlines;
 mod forged;
 mod invitations;
 mod jwks_uri;

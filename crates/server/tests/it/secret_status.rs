@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::app::{As, Credentials, START, TestApp};
 
 /// The value of a part, by the names of the parts that lead to it.
-fn part<'a>(parameters: &'a Value, names: &[&str]) -> &'a Value {
+pub fn part<'a>(parameters: &'a Value, names: &[&str]) -> &'a Value {
     let mut list = &parameters["parameter"];
     let mut found = &Value::Null;
     for name in names {
@@ -44,7 +44,7 @@ async fn grant_as(test: &TestApp, client: &Credentials, worker: &str) -> u16 {
     request.send().await.status.as_u16()
 }
 
-async fn status(test: &TestApp, client: &Credentials, query: &str) -> Value {
+pub async fn status(test: &TestApp, client: &Credentials, query: &str) -> Value {
     let path = format!("{}/$secret-status{query}", client.path());
     test.get(&test.admin, &path).await.expect(200).json()
 }

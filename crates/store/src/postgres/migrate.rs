@@ -22,7 +22,7 @@ struct Migration {
     needs: i64,
 }
 
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration { text: include_str!("../../migrations/postgres/0001_initial.sql"), needs: 1 },
     Migration { text: include_str!("../../migrations/postgres/0002_people.sql"), needs: 2 },
     Migration { text: include_str!("../../migrations/postgres/0003_registration.sql"), needs: 3 },
@@ -30,6 +30,8 @@ const MIGRATIONS: [Migration; 6] = [
     // A program that does not know the column would let a client past its bound.
     Migration { text: include_str!("../../migrations/postgres/0005_scope_bound.sql"), needs: 5 },
     Migration { text: include_str!("../../migrations/postgres/0006_usage.sql"), needs: 5 },
+    // A program that does not know the column would let in a secret past its deadline.
+    Migration { text: include_str!("../../migrations/postgres/0007_deadlines.sql"), needs: 7 },
 ];
 
 /// Brings a database to what this program knows.

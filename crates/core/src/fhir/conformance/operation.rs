@@ -91,7 +91,7 @@ fn rotate_secret(base_url: &str) -> Value {
             as the retiring secret. Given the retiring secret, that one stops working for good.",
         "affectsState": true,
         "code": operation.code(),
-        "comment": "Exactly one of the two input parameters must be given. Only administrators of \
+        "comment": "Exactly one of secret and retiringSecret must be given. Only administrators of \
             the client's project may call the operation. The answer is the resource itself, not \
             a Parameters resource.",
         "resource": [operation.resource_type().as_str()],
@@ -101,6 +101,12 @@ fn rotate_secret(base_url: &str) -> Value {
         "parameter": [
             parameter("secret", "The current secret, to be replaced and retired."),
             parameter("retiringSecret", "The retiring secret, to be removed."),
+            parameter(
+                "retireAfter",
+                "Beside secret: how long the old secret keeps working, such as 24h. After that it has \
+                    ended on every node, without another call. It keeps working until it is removed \
+                    where nothing is said.",
+            ),
             {
                 "name": "return",
                 "use": "out",

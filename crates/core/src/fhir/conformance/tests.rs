@@ -105,8 +105,11 @@ fn the_operation_is_described() {
     assert_eq!(operation["affectsState"], true);
     let levels = ["system", "type", "instance"].map(|level| operation[level] == true);
     assert_eq!(levels, [false, false, true]);
-    assert_eq!(strings(operation, "/parameter", "name"), ["secret", "retiringSecret", "return"]);
-    assert_eq!(strings(operation, "/parameter", "use"), ["in", "in", "out"]);
+    assert_eq!(
+        strings(operation, "/parameter", "name"),
+        ["secret", "retiringSecret", "retireAfter", "return"]
+    );
+    assert_eq!(strings(operation, "/parameter", "use"), ["in", "in", "in", "out"]);
     let operation = &operations[1];
     assert_eq!(operation["code"], "secret-status");
     assert_eq!(operation["affectsState"], false);

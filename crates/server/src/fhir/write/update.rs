@@ -184,7 +184,7 @@ async fn decide(
         state.resource = next.clone();
         if let Some(moved) = moved {
             client_application::move_secrets(act, &moved, &state, &mut change);
-            state.slots = moved.slots;
+            state.slots = moved.stored();
         }
         state
     });
