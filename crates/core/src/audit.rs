@@ -18,6 +18,10 @@ pub enum SecretAction {
     Retire,
     /// A direct write of `secret`.
     Replace,
+    /// `$undo-rotation`.
+    Undo,
+    /// `$revoke-secret`.
+    Revoke,
 }
 
 impl SecretAction {
@@ -28,6 +32,8 @@ impl SecretAction {
             Self::Rotate => "rotate-secret",
             Self::Retire => "retire-secret",
             Self::Replace => "replace-secret",
+            Self::Undo => "undo-rotation",
+            Self::Revoke => "revoke-secret",
         }
     }
 }
@@ -103,7 +109,9 @@ impl SecretEvent<'_> {
 
     const fn interaction(&self) -> &'static str {
         match self.action {
-            SecretAction::Rotate | SecretAction::Retire => "operation",
+            SecretAction::Rotate | SecretAction::Retire | SecretAction::Undo | SecretAction::Revoke => {
+                "operation"
+            }
             SecretAction::Replace => "update",
         }
     }

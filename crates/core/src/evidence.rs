@@ -82,6 +82,27 @@ pub fn judge(known: &Known<'_>, unused_for: Duration, now: Timestamp) -> Advice 
     Advice { safe: lingering.is_empty() && is_recent && gap.is_none(), reason }
 }
 
+/// Why the retiring secret cannot be called unused for so long: it was used, or not all uses are counted.
+/// `None` if it can. What other servers have not written down yet is not known, so it is said up to when all is.
+#[must_use]
+pub fn why_not_unused(known: &Known<'_>, unused_for: Duration, now: Timestamp) -> Option<String> {
+    let used = known.retiring.iter().filter(|usage| usage.tally.accepted > 0);
+    let last = used.map(|usage| usage.tally.last).max();
+    let recent = last.filter(|last| now.since(*last) < unused_for);
+    let is_counted = now.since(known.complete_until) < EVIDENCE_SETTLED_AFTER
+        && known.gap.is_none_or(|gap| now.since(gap) >= unused_for);
+    if recent.is_none() && is_counted {
+        return None;
+    }
+    let mut text = match recent {
+        Some(last) => format!("The retiring secret was used {} ago. ", in_words(now.since(last))),
+        None => String::new(),
+    };
+    text.push_str(&judge(known, unused_for, now).reason);
+    let _ = write!(text, " Complete up to {}.", known.complete_until.to_instant());
+    Some(text)
+}
+
 fn line(usage: &CallerUsage, now: Timestamp) -> String {
     let ago = in_words(now.since(usage.tally.last));
     let Some(caller) = &usage.caller else { return format!("others, last {ago} ago") };
@@ -182,6 +203,23 @@ mod tests {
         let gap = Known { gap: Some(NOW.minus(seconds(60))), ..known };
         let gap = judge(&gap, DAY, NOW);
         assert!(!gap.safe && gap.reason.contains("ended out of order"), "{}", gap.reason);
+    }
+
+    #[test]
+    fn a_secret_is_unused_only_if_that_is_known() {
+        let retiring = [usage("a", seconds(60))];
+        let active = [usage("a", seconds(1))];
+        let known = Known { active: &active, retiring: &retiring, complete_until: NOW, gap: None };
+        assert_eq!(why_not_unused(&known, seconds(60), NOW), None);
+        // Who has moved on has used it all the same.
+        let why = why_not_unused(&known, seconds(61), NOW).unwrap();
+        assert!(why.starts_with("The retiring secret was used 60 s ago. "), "{why}");
+        assert!(why.ends_with(&format!(" Complete up to {}.", NOW.to_instant())), "{why}");
+        let late = Known { complete_until: NOW.minus(EVIDENCE_SETTLED_AFTER), ..known };
+        assert!(why_not_unused(&late, seconds(60), NOW).is_some());
+        let gap = Known { gap: Some(NOW.minus(seconds(59))), ..known };
+        assert!(why_not_unused(&gap, seconds(60), NOW).is_some());
+        assert_eq!(why_not_unused(&gap, seconds(59), NOW), None);
     }
 
     #[test]

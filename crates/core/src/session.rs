@@ -230,6 +230,8 @@ pub struct SessionClient {
     pub access_token_lifetime: Option<Duration>,
     /// `ClientApplication.refreshTokenLifetime`.
     pub refresh_token_lifetime: Option<Duration>,
+    /// Until when tokens of this client may be alive that have been revoked.
+    pub revoked_until: Option<Timestamp>,
 }
 
 /// All that decides whether what came from a login still works, read in one query.

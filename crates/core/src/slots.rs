@@ -102,6 +102,11 @@ pub struct Verified {
 #[error("Provided secret does not match client")]
 pub struct Mismatch;
 
+/// There is no secret in the slot that is to be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("The client has no such secret")]
+pub struct NoSuchSecret;
+
 /// The secrets of a client as they are kept. Which of them grant access depends on the time.
 #[derive(Clone, Debug, Default)]
 pub struct StoredSlots(State);
@@ -326,6 +331,31 @@ impl SecretSlots {
             }
         };
         Self::moved(state, ended, self.expired)
+    }
+
+    /// The retiring secret becomes the active one again, for as long as it is wanted, and the newer one retires.
+    pub fn undo(self) -> Result<Moved, NoSuchSecret> {
+        match self.state {
+            State::Two { active, retiring, .. } => {
+                let state = State::Two { active: retiring, retiring: active, ends: None };
+                Ok(Self::moved(state, None, self.expired))
+            }
+            State::Empty | State::One { .. } => Err(NoSuchSecret),
+        }
+    }
+
+    /// A secret ends at once, whoever has it. Where that is the active one, the retiring one takes its place, and
+    /// without one the client has no secret.
+    pub fn revoke(self, kind: SlotKind) -> Result<Moved, NoSuchSecret> {
+        let (state, ended) = match (self.state, kind) {
+            (State::One { active }, SlotKind::Active) => (State::Empty, active),
+            (State::Two { active, retiring, .. }, SlotKind::Active) => {
+                (State::One { active: retiring }, active)
+            }
+            (State::Two { active, retiring, .. }, SlotKind::Retiring) => (State::One { active }, retiring),
+            (State::Empty, _) | (State::One { .. }, SlotKind::Retiring) => return Err(NoSuchSecret),
+        };
+        Ok(Self::moved(state, Some(ended), self.expired))
     }
 
     fn moved(state: State, ended: Option<Slot>, expired: Option<Ended>) -> Moved {

@@ -38,6 +38,10 @@ enum Transition {
         presented: Nth,
     },
     Replace,
+    Undo,
+    Revoke {
+        active: bool,
+    },
     Verify {
         presented: Nth,
     },
@@ -106,6 +110,8 @@ impl ReferenceStateMachine for Model {
             3 => (0_u64..10).prop_map(|seconds| Transition::Wait { seconds }),
             3 => likely.clone().prop_map(|presented| Transition::Retire { presented }),
             1 => Just(Transition::Replace),
+            1 => Just(Transition::Undo),
+            1 => any::<bool>().prop_map(|active| Transition::Revoke { active }),
             4 => likely.clone().prop_map(|presented| Transition::Verify { presented }),
             1 => (likely, 2_usize..6)
                 .prop_map(|(presented, callers)| Transition::RotateTogether { presented, callers }),
@@ -128,7 +134,15 @@ impl ReferenceStateMachine for Model {
                 state.active = Some(state.made);
                 state.made += 1;
             }
-            Transition::Verify { .. } => {}
+            Transition::Undo if state.retiring.is_some() => {
+                (state.active, state.retiring, state.ends) = (state.retiring, state.active, None);
+            }
+            Transition::Revoke { active: true } => {
+                state.active = state.retiring;
+                state.retire();
+            }
+            Transition::Revoke { active: false } => state.retire(),
+            Transition::Undo | Transition::Verify { .. } => {}
         }
         state
     }
@@ -199,6 +213,11 @@ impl Real {
     }
 }
 
+/// The secrets that grant access, by id.
+fn ids(slots: &SecretSlots) -> BTreeSet<SecretId> {
+    slots.active().into_iter().chain(slots.retiring()).map(|slot| slot.id).collect()
+}
+
 struct SlotsModel;
 
 impl StateMachineTest for SlotsModel {
@@ -247,6 +266,19 @@ impl StateMachineTest for SlotsModel {
                 let (secret, slot) = real.fresh();
                 real.take(Ok(before.replace(slot)));
                 real.values.push(secret);
+            }
+            Transition::Undo => {
+                let both = ids(&before);
+                if let Ok(moved) = before.undo() {
+                    real.take(Ok(moved));
+                    assert_eq!(ids(&real.slots()), both, "nobody is shut out");
+                }
+            }
+            Transition::Revoke { active } => {
+                let kind = if active { SlotKind::Active } else { SlotKind::Retiring };
+                if let Ok(moved) = before.revoke(kind) {
+                    real.take(Ok(moved));
+                }
             }
             Transition::Verify { presented } => {
                 let verified = before.verify(&real.keyring.present(real.client, real.value(presented)));

@@ -18,6 +18,7 @@ use keyrelay_core::limits::REFUSED_AFTER;
 use keyrelay_core::limits::TOKEN_BYTES_MAX;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{self, PresenterRef, UsageKey};
 use keyrelay_store::StoreError;
 use percent_encoding::percent_decode_str;
@@ -266,6 +267,10 @@ pub(crate) async fn admit_token(
         Bearer::Login(session) => {
             let access = app.store.session(session).await?;
             let scope = token.scope.clone();
+            let until = access.as_ref().and_then(|access| access.client.as_ref()?.revoked_until);
+            if is_revoked(app, until, token.id, token.proof).await? {
+                return Ok(Err(Refused::Revoked));
+            }
             return Ok(access
                 .ok_or(Refused::NoSession)
                 .and_then(|access| access.admit(from, token.proof, scope, app.now()))
@@ -273,17 +278,23 @@ pub(crate) async fn admit_token(
         }
     };
     let Some(access) = app.store.access(client).await? else { return Ok(Err(Refused::UnknownClient)) };
-    if is_revoked(app, &access, token.id).await? {
+    if is_revoked(app, access.revoked_until, token.id, token.proof).await? {
         return Ok(Err(Refused::Revoked));
     }
     let admitted = access.admit(from, token.proof, token.scope.clone());
     Ok(admitted.map(|caller| Caller { token: Some(token.id), ..caller }))
 }
 
-/// Whether a token of a client was revoked; looked up only while the client's row says that some were.
-async fn is_revoked(app: &App, access: &ClientAccess, token: TokenId) -> Result<bool, StoreError> {
-    let some_are = access.revoked_until.is_some_and(|until| app.now() <= until);
-    Ok(some_are && app.store.is_revoked(token).await?)
+/// Whether a token of a client was revoked, by itself or with the secret that it was got by; looked up only while
+/// the client's row says that some were.
+async fn is_revoked(
+    app: &App,
+    revoked_until: Option<Timestamp>,
+    token: TokenId,
+    proof: SecretId,
+) -> Result<bool, StoreError> {
+    let some_are = revoked_until.is_some_and(|until| app.now() <= until);
+    Ok(some_are && app.store.is_revoked(token, proof).await?)
 }
 
 /// The caller as it is by now, after something that took its time.
@@ -291,12 +302,20 @@ pub(crate) async fn again(app: &App, caller: &Caller, from: IpAddr) -> Result<Ca
     let admitted = match (caller.login, caller.client) {
         (Some(login), _) => {
             let access = app.store.session(login.session).await?.ok_or_else(Outcome::login)?;
+            let until = access.client.as_ref().and_then(|client| client.revoked_until);
+            if let Some(token) = caller.token
+                && is_revoked(app, until, token, caller.proof).await?
+            {
+                return Err(Outcome::login());
+            }
             access.admit(Some(from), caller.proof, caller.scope.clone(), app.now())
         }
         (None, Some(client)) => {
             let access = app.store.access(client).await?.ok_or_else(Outcome::login)?;
             match caller.token {
-                Some(token) if is_revoked(app, &access, token).await? => Err(Refused::Revoked),
+                Some(token) if is_revoked(app, access.revoked_until, token, caller.proof).await? => {
+                    Err(Refused::Revoked)
+                }
                 _ => access.admit_again(caller, from, app.now()),
             }
         }

@@ -26,7 +26,7 @@ fn client(caller: &Caller, now: Timestamp) -> Statement {
              WHERE c.id = $1 AND m.id = $2 AND c.active AND m.active AND p.active AND m.admin = $3 \
              AND p.super_admin = $4 AND ($5 OR c.active_id = $6 \
              OR (c.retiring_id = $6 AND (c.retiring_ends IS NULL OR c.retiring_ends > $9))) \
-             AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id = $7) \
+             AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id IN ($6, $7)) \
              AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $8",
         ),
         args: args![
@@ -53,6 +53,7 @@ fn person(caller: &Caller, login: Login) -> Statement {
              LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
              WHERE s.id = $1 AND m.id = $2 AND s.stage = $3 AND u.active AND m.active AND p.active AND m.admin = $4 \
              AND p.super_admin = $5 AND (s.client_id IS NULL OR c.active) \
+             AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id = $7) \
              AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $6",
         ),
         args: args![
@@ -62,6 +63,7 @@ fn person(caller: &Caller, login: Login) -> Statement {
             caller.role != Role::Member,
             caller.role == Role::SuperAdmin,
             policy_text(caller),
+            caller.proof,
         ],
         effect: Effect::FindsOne(Conflict::Caller),
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use keyrelay_core::caller::Profile;
 use keyrelay_core::client::ProjectAccess;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SessionId, TokenId, UserId};
+use keyrelay_core::id::{
+    ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, TokenId, UserId,
+};
 use keyrelay_core::policy::AccessPolicy;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::session::{Session, SessionAccess, SessionClient, Stage, UserAccess};
@@ -32,7 +34,8 @@ fn text(ids: &[SessionId]) -> (String, Vec<Arg>) {
     let text = format!(
         "SELECT {COLUMNS}, m.id, m.active, m.admin, m.policy_id, m.profile_type, m.profile_id, r.version_id, r.content, \
          p.id, p.name, p.active, p.super_admin, p.secret_once, u.active, u.name, u.email, \
-         c.id, c.active, c.project_id, c.token_lifetime_ms, c.refresh_lifetime_ms \
+         c.id, c.active, c.project_id, c.token_lifetime_ms, c.refresh_lifetime_ms, \
+         c.revoked_until \
          FROM session s JOIN user_account u ON u.id = s.user_id \
          LEFT JOIN client c ON c.id = s.client_id \
          LEFT JOIN membership m ON m.id = s.membership_id AND m.user_id = s.user_id \
@@ -80,6 +83,7 @@ fn client(row: &Row, at: usize) -> Result<Option<SessionClient>, StoreError> {
         project: row.id(at + 2, ProjectId::parse, "client.project_id")?,
         access_token_lifetime: lifetime(row.opt_int(at + 3)?),
         refresh_token_lifetime: lifetime(row.opt_int(at + 4)?),
+        revoked_until: row.opt_int(at + 5)?.map(Timestamp::from_epoch_ms),
     }))
 }
 
@@ -170,12 +174,12 @@ impl Store {
         rows.first().map(|row| row.id(0, MembershipId::parse, "membership.id")).transpose()
     }
 
-    /// Whether an access token was revoked. Asked only while [`revoked_until`] of its client says so.
+    /// Whether an access token was revoked, by itself or with the secret that it was got by. Asked only while [`revoked_until`] of its client says so.
     ///
     /// [`revoked_until`]: keyrelay_core::client::ClientAccess::revoked_until
-    pub async fn is_revoked(&self, token: TokenId) -> Result<bool, StoreError> {
-        let sql = "SELECT 1 FROM revoked_token WHERE id = $1";
-        Ok(!self.0.database.fetch(sql, vec![Arg::from(token)]).await?.is_empty())
+    pub async fn is_revoked(&self, token: TokenId, proof: SecretId) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM revoked_token WHERE id IN ($1, $2)";
+        Ok(!self.0.database.fetch(sql, args![token, proof]).await?.is_empty())
     }
 }
 
@@ -233,9 +237,19 @@ impl Change {
 
     /// Revokes one access token of a client before its time (RFC 7009).
     pub fn revoke_token(&mut self, token: TokenId, client: ClientId, expires: Timestamp) {
+        self.revoke(Arg::from(token), client, expires);
+    }
+
+    /// Revokes every access token that a secret of a client has got. `expires` is when the last of them can.
+    pub fn revoke_tokens_of(&mut self, secret: SecretId, client: ClientId, expires: Timestamp) {
+        self.revoke(Arg::from(secret), client, expires);
+    }
+
+    /// Tokens and secrets have random ids, so that they can be in one table.
+    fn revoke(&mut self, id: Arg, client: ClientId, expires: Timestamp) {
         self.push(
             "INSERT INTO revoked_token (id, expires) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING",
-            args![token, expires],
+            vec![id, Arg::from(expires)],
             None,
         );
         self.push(

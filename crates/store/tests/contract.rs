@@ -253,17 +253,17 @@ async fn a_secret_past_its_deadline_is_a_former_one_before_and_after_the_move_th
     let last = ends.minus(Duration::from_millis(1));
     let presented = stage.keyring.present(stage.client, &stage.secret);
     let former = async |at| stage.store.former_secret(stage.client, &presented, at).await.unwrap();
-    let state = stage.state().await;
-    let id = state.slots.at(last).retiring().unwrap().id;
-    assert!(state.slots.at(ends).retiring().is_none());
+    let before = stage.state().await;
+    let id = before.slots.at(last).retiring().unwrap().id;
+    assert!(before.slots.at(ends).retiring().is_none());
     assert_eq!((former(last).await, former(ends).await), (None, Some(id)));
 
     // One move ends two: the one whose deadline has passed, and the one that it replaces.
-    let moved = state.slots.at(ends).replace(stage.slot(&PlainSecret::generate(&stage.entropy)));
+    let moved = before.slots.at(ends).replace(stage.slot(&PlainSecret::generate(&stage.entropy)));
     assert_eq!(moved.ended.iter().map(|ended| ended.expired).collect::<Vec<_>>(), [Some(ends), None]);
     let mut change = Change::new();
-    change.update(stage.next(&state.resource), state.resource.version, None);
-    change.move_secrets(stage.client, &moved, state.former_count, ends);
+    change.update(stage.next(&before.resource), before.resource.version, None);
+    change.move_secrets(stage.client, &moved, before.former_count, ends);
     stage.store.commit(change).await.unwrap();
     let after = stage.state().await;
     assert_eq!(after.former_count, 2);

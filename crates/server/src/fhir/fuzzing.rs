@@ -27,23 +27,31 @@ pub fn parameters(data: &[u8]) {
             assert!((1..=SECRET_BYTES_MAX).contains(&value.len()) && !value.contains(char::is_control));
             let mut said = vec![match input.step {
                 Step::Rotate { .. } => ("secret", json!(value)),
-                Step::Retire => ("retiringSecret", json!(value)),
+                Step::Retire { .. } => ("retiringSecret", json!(value)),
             }];
             if let Step::Rotate { retire_after: Some(after) } = input.step {
                 assert!((RETIRE_AFTER_MIN..=RETIRE_AFTER_MAX).contains(&after));
                 said.push(("retireAfter", json!(format!("{}ms", after.as_millis()))));
             }
+            if let Step::Retire { only_if_unused, revoke_tokens } = input.step {
+                let unused = only_if_unused.map(|unused| json!(format!("{}ms", unused.as_millis())));
+                said.extend(unused.map(|unused| ("onlyIfUnused", unused)));
+                said.push(("revokeTokens", json!(revoke_tokens)));
+            }
+            said.push(("force", json!(input.force)));
+            let typed = |value: &Value| if value.is_boolean() { "valueBoolean" } else { "valueString" };
             let plain: Map<String, Value> =
                 said.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
             let list: Vec<Value> =
-                said.iter().map(|(name, value)| json!({ "name": name, "valueString": value })).collect();
+                said.iter().map(|(name, value)| json!({ "name": name, typed(value): value })).collect();
             for printed in [Value::Object(plain), json!({ "resourceType": "Parameters", "parameter": list })]
             {
                 let Ok(Value::Object(printed)) = json::parse(printed.to_string().as_bytes()) else {
                     panic!("what is printed is no JSON")
                 };
                 let again = RotateInput::read(printed).expect("what is printed can be read");
-                assert_eq!((again.step, again.presented.reveal()), (input.step, value));
+                assert_eq!((again.step, again.force), (input.step, input.force));
+                assert_eq!(again.presented.reveal(), value);
             }
         }
         Err(outcome) => {

@@ -1,6 +1,6 @@
-//! The input of `$rotate-secret`: a FHIR Parameters resource, or a plain JSON object with the same
-//! names. Exactly one secret, named by its slot, and what is to be said beside it; anything else is refused
-//! with what is wrong.
+//! The input of the operations on secrets: a FHIR Parameters resource, or a plain JSON object with the same
+//! names. For `$rotate-secret` exactly one secret, named by its slot, and what is to be said beside it;
+//! anything else is refused with what is wrong.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub(crate) struct RotateInput {
     pub(crate) step: Step,
     /// The value presented for the slot of the step.
     pub(crate) presented: PlainSecret,
+    /// `force`: whatever the evidence says.
+    pub(crate) force: bool,
 }
 
 /// The step of a rotation, with what was said about it.
@@ -32,7 +34,56 @@ pub(crate) enum Step {
         retire_after: Option<Duration>,
     },
     /// `retiringSecret`: retire.
-    Retire,
+    Retire {
+        /// `onlyIfUnused`: for how long nobody must have used it.
+        only_if_unused: Option<Duration>,
+        /// `revokeTokens`: the tokens that it got end with it.
+        revoke_tokens: bool,
+    },
+}
+
+/// What is asked of `$revoke-secret`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RevokeInput {
+    pub(super) slot: SlotKind,
+    pub(super) revoke_tokens: bool,
+}
+
+impl RevokeInput {
+    pub(super) fn read(body: Map<String, Value>) -> Result<Self, Outcome> {
+        let (mut slot, mut revoke_tokens) = (None, None);
+        for parameter in parameters(body)? {
+            match parameter.name.as_str() {
+                "slot" => parameter.once(&mut slot)?,
+                "revokeTokens" => parameter.once(&mut revoke_tokens)?,
+                _ => {
+                    return Err(
+                        parameter.refuse("Unknown parameter: slot and revokeTokens are known".to_owned())
+                    );
+                }
+            }
+        }
+        let slot = slot.ok_or_else(|| {
+            Outcome::invalid_at(
+                "Parameters.parameter",
+                "The parameter slot is missing: secret or retiringSecret",
+            )
+        })?;
+        let slot = match slot.text()?.as_str() {
+            "secret" => SlotKind::Active,
+            "retiringSecret" => SlotKind::Retiring,
+            _ => return Err(slot.refuse("slot is secret or retiringSecret".to_owned())),
+        };
+        Ok(Self { slot, revoke_tokens: revoke_tokens.map_or(Ok(true), |given| given.flag())? })
+    }
+}
+
+/// Refuses any parameter: for an operation that has none.
+pub(super) fn no_parameters(body: Map<String, Value>) -> Result<(), Outcome> {
+    match parameters(body)?.first() {
+        Some(parameter) => Err(parameter.refuse("This operation has no parameters".to_owned())),
+        None => Ok(()),
+    }
 }
 
 impl Step {
@@ -40,7 +91,7 @@ impl Step {
     pub(crate) const fn slot(self) -> SlotKind {
         match self {
             Self::Rotate { .. } => SlotKind::Active,
-            Self::Retire => SlotKind::Retiring,
+            Self::Retire { .. } => SlotKind::Retiring,
         }
     }
 }
@@ -48,12 +99,15 @@ impl Step {
 impl RotateInput {
     pub(crate) fn read(body: Map<String, Value>) -> Result<Self, Outcome> {
         let mut secret = None;
-        let mut retire_after = None;
+        let (mut retire_after, mut only_if_unused, mut revoke_tokens, mut force) = (None, None, None, None);
         for parameter in parameters(body)? {
             match parameter.name.as_str() {
                 "secret" => parameter.secret(SlotKind::Active, &mut secret)?,
                 "retiringSecret" => parameter.secret(SlotKind::Retiring, &mut secret)?,
                 "retireAfter" => parameter.once(&mut retire_after)?,
+                "onlyIfUnused" => parameter.once(&mut only_if_unused)?,
+                "revokeTokens" => parameter.once(&mut revoke_tokens)?,
+                "force" => parameter.once(&mut force)?,
                 _ => return Err(parameter.refuse(format!("Unknown parameter: {EXPECTED}"))),
             }
         }
@@ -62,14 +116,19 @@ impl RotateInput {
         })?;
         let step = match slot {
             SlotKind::Active => {
+                not_beside("secret", [&only_if_unused, &revoke_tokens])?;
                 Step::Rotate { retire_after: retire_after.map(|given| deadline(&given)).transpose()? }
             }
             SlotKind::Retiring => {
                 not_beside("retiringSecret", [&retire_after])?;
-                Step::Retire
+                Step::Retire {
+                    only_if_unused: only_if_unused.map(|given| given.duration()).transpose()?,
+                    revoke_tokens: revoke_tokens.map_or(Ok(false), |given| given.flag())?,
+                }
             }
         };
-        Ok(Self { step, presented })
+        let force = force.map_or(Ok(false), |given| given.flag())?;
+        Ok(Self { step, presented, force })
     }
 }
 
@@ -92,13 +151,21 @@ fn deadline(given: &Parameter) -> Result<Duration, Outcome> {
     Err(given.refuse(format!("retireAfter is at least {shortest} minute and at most {longest} days")))
 }
 
+const NO_STRING: &str = "The value must be a string";
+
 /// One parameter, as it was sent.
 struct Parameter {
     name: String,
-    /// It may be a secret.
-    value: Zeroizing<String>,
+    value: Given,
     /// Where it stands.
     at: String,
+}
+
+enum Given {
+    /// `valueString`. It may be a secret.
+    Text(Zeroizing<String>),
+    /// `valueBoolean`.
+    Flag(bool),
 }
 
 impl Parameter {
@@ -111,6 +178,7 @@ impl Parameter {
             return Err(self.refuse(format!("Too many parameters: {EXPECTED}")));
         }
         let Self { name, value, at } = self;
+        let Given::Text(value) = value else { return Err(Outcome::invalid_at(at, NO_STRING)) };
         let secret = PlainSecret::presented(value)
             .map_err(|problem| Outcome::invalid_at(at, format!("The value of {name} {problem}")))?;
         *found = Some((slot, secret));
@@ -126,8 +194,22 @@ impl Parameter {
         Ok(())
     }
 
+    fn text(&self) -> Result<&Zeroizing<String>, Outcome> {
+        match &self.value {
+            Given::Text(text) => Ok(text),
+            Given::Flag(_) => Err(self.refuse(NO_STRING.to_owned())),
+        }
+    }
+
+    fn flag(&self) -> Result<bool, Outcome> {
+        match &self.value {
+            Given::Flag(flag) => Ok(*flag),
+            Given::Text(_) => Err(self.refuse(format!("{} is true or false, as a valueBoolean", self.name))),
+        }
+    }
+
     fn duration(&self) -> Result<Duration, Outcome> {
-        parse_lifetime(&self.value).ok_or_else(|| {
+        parse_lifetime(self.text()?).ok_or_else(|| {
             self.refuse(format!("{} is a whole number with a unit, such as 10m or 24h", self.name))
         })
     }
@@ -146,9 +228,13 @@ fn from_object(body: Map<String, Value>) -> Result<Vec<Parameter>, Outcome> {
         .map(|(name, value)| match value {
             Value::String(value) => {
                 let at = shown(&name);
-                Ok(Parameter { name, value: Zeroizing::new(value), at })
+                Ok(Parameter { name, value: Given::Text(Zeroizing::new(value)), at })
             }
-            _ => Err(Outcome::invalid_at(shown(&name), "The value must be a string")),
+            Value::Bool(flag) => {
+                let at = shown(&name);
+                Ok(Parameter { name, value: Given::Flag(flag), at })
+            }
+            _ => Err(Outcome::invalid_at(shown(&name), NO_STRING)),
         })
         .collect()
 }
@@ -182,12 +268,23 @@ fn from_parameter(n: usize, value: Value) -> Result<Parameter, Outcome> {
         return Err(Outcome::invalid_at(format!("{expression}.name"), "A parameter needs a name"));
     };
     let value = parameter.remove("valueString");
+    let flag = parameter.remove("valueBoolean");
     if let Some(other) = parameter.keys().find(|key| !matches!(key.as_str(), "id" | "extension")) {
-        let text = "The value of a parameter of this operation is a valueString";
+        let text = "The value of a parameter of this operation is a valueString or a valueBoolean";
         return Err(Outcome::invalid_at(format!("{expression}.{}", shown(other)), text));
     }
     match value {
-        Some(Value::String(value)) => Ok(Parameter { name, value: Zeroizing::new(value), at: expression }),
+        Some(_) if flag.is_some() => Err(Outcome::invalid_at(expression, "A parameter has one value")),
+        Some(Value::String(value)) => {
+            Ok(Parameter { name, value: Given::Text(Zeroizing::new(value)), at: expression })
+        }
+        None if let Some(flag) = flag => match flag {
+            Value::Bool(flag) => Ok(Parameter { name, value: Given::Flag(flag), at: expression }),
+            _ => Err(Outcome::invalid_at(
+                format!("{expression}.valueBoolean"),
+                "valueBoolean is true or false",
+            )),
+        },
         Some(_) => {
             Err(Outcome::invalid_at(format!("{expression}.valueString"), "valueString must be a string"))
         }
@@ -271,6 +368,19 @@ mod tests {
             (json!({"secret": "a", "retireAfter": "soon"}), "such as 10m or 24h"),
             (json!({"secret": "a", "retireAfter": ""}), "such as 10m or 24h"),
             (json!({"secret": "a", "retireAfter": 24}), "must be a string"),
+            (json!({"secret": true}), "must be a string"),
+            (json!({"secret": "a", "retireAfter": true}), "must be a string"),
+            (json!({"secret": "a", "onlyIfUnused": "1h"}), "not for a call with secret"),
+            (json!({"secret": "a", "revokeTokens": true}), "not for a call with secret"),
+            (json!({"secret": "a", "force": "true"}), "true or false"),
+            (json!({"retiringSecret": "a", "revokeTokens": "true"}), "true or false"),
+            (json!({"retiringSecret": "a", "onlyIfUnused": "never"}), "such as 10m"),
+            (
+                parameters(json!([{"name": "secret", "valueString": "a", "valueBoolean": true}])),
+                "has one value",
+            ),
+            (parameters(json!([{"name": "secret", "valueBoolean": true}])), "must be a string"),
+            (parameters(json!([{"name": "force", "valueBoolean": 1}])), "is true or false"),
             (json!({"secret": "a", "retireAfter": "59s"}), "at least 1 minute"),
             (json!({"secret": "a", "retireAfter": "401d"}), "at most 400 days"),
             (

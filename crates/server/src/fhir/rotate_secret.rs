@@ -1,25 +1,32 @@
-//! `POST [base]/ClientApplication/[id]/$rotate-secret`: the main job.
+//! `POST [base]/ClientApplication/[id]/$rotate-secret`: the main job; and `$undo-rotation` and
+//! `$revoke-secret`, which move the same two slots.
 //!
 //! Authorisation is decided before the body is looked at, and the body before the client is looked
 //! up. The decision is made on what was read and becomes durable only if that is still the current
 //! version; otherwise it is made again, and the loser of a race finds that its value no longer
 //! matches (P1). The answer is written before the commit, so that nothing can fail after it (P2).
 
+use std::time::Duration;
+
 use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::{AdminOf, Caller};
+use keyrelay_core::evidence::why_not_unused;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, ProjectId};
+use keyrelay_core::id::{ClientId, ProjectId, SecretId};
 use keyrelay_core::keyring::SecretVisibility;
+use keyrelay_core::limits::TOKEN_LIFETIME_MAX;
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::secret::PlainSecret;
-use keyrelay_core::slots::{Mismatch, Moved, SlotKind};
+use keyrelay_core::slots::{Mismatch, Moved, NoSuchSecret, SlotKind};
 use keyrelay_store::ClientState;
 
 use super::access::{SECRETS, View, not_to_write, view};
 use super::client_application::{fresh_secret, record_move, state};
-use super::parameters::{RotateInput, Step};
+use super::parameters::{RevokeInput, RotateInput, Step, no_parameters};
 use super::render::{ShownSecrets, render};
 use super::request::{Content, FhirRequest, Reply};
+use super::route::SecretOperation;
+use super::secret_status::Reach;
 use super::versions::{Act, next_version};
 use super::write::Decision;
 use crate::App;
@@ -28,21 +35,38 @@ use crate::error::Outcome;
 /// What the operation is on.
 const KIND: ResourceType = ResourceType::ClientApplication;
 
-/// A rotation or retirement that somebody may ask for and that can be read.
+/// A move of secrets that somebody may ask for and that can be read.
 pub(super) struct Rotation {
     pub(super) id: ClientId,
-    input: RotateInput,
+    asked: Asked,
+}
+
+/// What is asked of the secrets.
+enum Asked {
+    Rotate(RotateInput),
+    Undo,
+    Revoke(RevokeInput),
 }
 
 impl Rotation {
-    pub(super) async fn read(caller: &Caller, id: &str, content: Content) -> Result<Self, Outcome> {
+    pub(super) async fn read(
+        caller: &Caller,
+        moves: SecretOperation,
+        id: &str,
+        content: Content,
+    ) -> Result<Self, Outcome> {
         // The answer shows the client, so a policy that hides all of them forbids this too.
         let shows = caller.policy.as_ref().is_none_or(|policy| policy.allows(Interaction::Read, KIND));
         if !caller.is_admin() || !caller.may(Interaction::Update, KIND) || !shows {
             return Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"));
         }
-        let input = RotateInput::read(content.into_object().await?)?;
-        Ok(Self { id: ClientId::parse(id).ok_or_else(Outcome::not_found)?, input })
+        let body = content.into_object().await?;
+        let asked = match moves {
+            SecretOperation::Rotate => Asked::Rotate(RotateInput::read(body)?),
+            SecretOperation::Undo => no_parameters(body).map(|()| Asked::Undo)?,
+            SecretOperation::Revoke => Asked::Revoke(RevokeInput::read(body)?),
+        };
+        Ok(Self { id: ClientId::parse(id).ok_or_else(Outcome::not_found)?, asked })
     }
 
     pub(super) async fn decide(&self, act: Act<'_>, request: &FhirRequest) -> Result<Decision, Outcome> {
@@ -61,12 +85,64 @@ impl Rotation {
             return Err(not_to_write(KIND, name));
         }
         request.check_if_match(state.resource.version)?;
-        decide(act, admin, &self.input, &state, &seen)
+        let secret_move = self.asked.decide(act, &state)?;
+        if let Asked::Rotate(RotateInput { step, force: false, .. }) = &self.asked
+            && let Step::Retire { only_if_unused: Some(unused_for), .. } = step
+        {
+            check_unused(act.app, &state, *unused_for).await?;
+        }
+        decide(act, admin, secret_move, self.asked.revokes_tokens(), &state, &seen)
     }
 
     /// Counts and logs it, once it is durable.
     pub(super) fn tell(&self, app: &App, by: &Caller) {
-        SecretMove::tell(app, self.id, by, self.input.step.slot());
+        let action = match &self.asked {
+            Asked::Rotate(input) => return SecretMove::tell(app, self.id, by, input.step.slot()),
+            Asked::Undo => SecretAction::Undo,
+            Asked::Revoke(_) => SecretAction::Revoke,
+        };
+        tracing::info!(client = %self.id, by = %by.profile, action = action.as_str(), "secrets were moved");
+    }
+}
+
+impl Asked {
+    fn decide(&self, act: Act<'_>, state: &ClientState) -> Result<SecretMove, Outcome> {
+        let slots = || state.slots.at(act.now);
+        let (action, moved) = match self {
+            Self::Rotate(input) => {
+                return SecretMove::decide(act, input.step, &input.presented, state)
+                    .map_err(|error| Outcome::invalid(error.to_string()));
+            }
+            Self::Undo => (SecretAction::Undo, slots().undo()),
+            Self::Revoke(input) => (SecretAction::Revoke, slots().revoke(input.slot)),
+        };
+        let moved = moved.map_err(|error: NoSuchSecret| Outcome::conflict(error.to_string()))?;
+        Ok(SecretMove { action, fresh: None, moved })
+    }
+
+    /// Whether the tokens of the secret that ends by it end too.
+    const fn revokes_tokens(&self) -> bool {
+        match self {
+            Self::Rotate(RotateInput { step: Step::Retire { revoke_tokens, .. }, .. }) => *revoke_tokens,
+            Self::Rotate(_) | Self::Undo => false,
+            Self::Revoke(input) => input.revoke_tokens,
+        }
+    }
+}
+
+/// Refuses to retire a secret that was used a short time ago, as far as is known.
+async fn check_unused(app: &App, state: &ClientState, unused_for: Duration) -> Result<(), Outcome> {
+    let reach = Reach::now(app).await?;
+    let slots = state.slots.at(reach.now);
+    let [active, retiring] = [slots.active(), slots.retiring()].map(|slot| slot.map(|slot| slot.id));
+    let [active, retiring] = [active, retiring].map(|id| id.unwrap_or(SecretId::NIL));
+    let client = ClientId::from(state.resource.id);
+    let mut usage = app.store.usage(client, [active, retiring, SecretId::NIL], reach.now).await?;
+    let mut callers = |id| usage.remove(&id).unwrap_or_default().callers;
+    let (active, retiring) = (callers(active), callers(retiring));
+    match why_not_unused(&reach.known(&active, &retiring), unused_for, reach.now) {
+        Some(why) => Err(Outcome::conflict(why)),
+        None => Ok(()),
     }
 }
 
@@ -98,7 +174,7 @@ impl SecretMove {
                 let moved = slots.rotate(&presented, fresh, ends)?;
                 Ok(Self { action: SecretAction::Rotate, fresh: Some(secret), moved })
             }
-            Step::Retire => {
+            Step::Retire { .. } => {
                 let moved = slots.retire(&presented)?;
                 Ok(Self { action: SecretAction::Retire, fresh: None, moved })
             }
@@ -115,17 +191,15 @@ impl SecretMove {
     }
 }
 
-/// Values in, values out: what the rotation changes, and what it answers.
+/// Values in, values out: what the move changes, and what it answers.
 fn decide(
     act: Act<'_>,
     admin: AdminOf<ProjectId>,
-    input: &RotateInput,
+    SecretMove { action, fresh, moved }: SecretMove,
+    revokes_tokens: bool,
     state: &ClientState,
     seen: &View<'_>,
 ) -> Result<Decision, Outcome> {
-    let SecretMove { action, fresh, moved } = SecretMove::decide(act, input.step, &input.presented, state)
-        .map_err(|error| Outcome::invalid(error.to_string()))?;
-
     let current = &state.resource;
     let (next, mut resource) = next_version(act, current, seen.resource.clone());
     for hidden in seen.withheld.hidden() {
@@ -135,6 +209,12 @@ fn decide(
     let mut change = act.change();
     change.update(next.clone(), current.version, None);
     record_move(act, &admin.into(), action, &moved, state, &mut change);
+    if revokes_tokens {
+        let last_expires = act.now.plus(TOKEN_LIFETIME_MAX);
+        for ended in moved.ended.iter().filter(|ended| ended.expired.is_none()) {
+            change.revoke_tokens_of(ended.slot.id, current.id.into(), last_expires);
+        }
+    }
 
     let after = ClientState { resource: next, slots: moved.stored(), ..state.clone() };
     let mut shown = ShownSecrets::of(&act.app.keyring, &after, act.now)?;

@@ -39,7 +39,15 @@ pub(super) enum WriteRoute<'r> {
     Put(ResourceType, &'r str),
     Patch(ResourceType, &'r str),
     Delete(ResourceType, &'r str),
-    RotateSecret(&'r str),
+    MoveSecrets(SecretOperation, &'r str),
+}
+
+/// The operations that move a client's secrets.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SecretOperation {
+    Rotate,
+    Undo,
+    Revoke,
 }
 
 impl<'r> Route<'r> {
@@ -84,11 +92,14 @@ impl<'r> Route<'r> {
             ([segment], method) => {
                 let operation = Operation::called(resource_type, segment).ok_or_else(Outcome::not_found)?;
                 let methods = if operation.affects_state() { OPERATION_METHODS } else { READ_METHODS };
-                match operation {
-                    _ if method.as_str() != methods => Err(Outcome::method_not_allowed(methods)),
-                    Operation::RotateSecret => Ok(Self::Write(WriteRoute::RotateSecret(id))),
-                    Operation::SecretStatus => Ok(Self::SecretStatus(id)),
-                }
+                let moves = match operation {
+                    _ if method.as_str() != methods => return Err(Outcome::method_not_allowed(methods)),
+                    Operation::SecretStatus => return Ok(Self::SecretStatus(id)),
+                    Operation::RotateSecret => SecretOperation::Rotate,
+                    Operation::UndoRotation => SecretOperation::Undo,
+                    Operation::RevokeSecret => SecretOperation::Revoke,
+                };
+                Ok(Self::Write(WriteRoute::MoveSecrets(moves, id)))
             }
             _ => Err(Outcome::not_found()),
         }

@@ -76,8 +76,8 @@ fn unused_for(query: &str) -> Result<Duration, Outcome> {
 }
 
 /// Up to when uses are counted.
-struct Reach {
-    now: Timestamp,
+pub(super) struct Reach {
+    pub(super) now: Timestamp,
     complete_until: Timestamp,
     /// When servers ended that had not written down all that they had counted, the first first.
     gaps: Vec<Timestamp>,
@@ -85,7 +85,7 @@ struct Reach {
 
 impl Reach {
     /// What this server has counted is written down first.
-    async fn now(app: &App) -> Result<Self, Outcome> {
+    pub(super) async fn now(app: &App) -> Result<Self, Outcome> {
         let own = app.flush_usage().await;
         let now = app.now();
         let mut reach = Self { now, complete_until: own.unwrap_or(now), gaps: Vec::new() };
@@ -103,6 +103,12 @@ impl Reach {
         reach.gaps.sort_unstable();
         Ok(reach)
     }
+
+    /// With the uses that are counted so far.
+    pub(super) fn known<'a>(&self, active: &'a [CallerUsage], retiring: &'a [CallerUsage]) -> Known<'a> {
+        let gap = self.gaps.last().copied();
+        Known { active, retiring, complete_until: self.complete_until, gap }
+    }
 }
 
 fn status(
@@ -118,12 +124,7 @@ fn status(
         parameters.push(json!({ "name": "secret", "part": slot_parts(slot, active) }));
     }
     if let Some(slot) = slots.retiring() {
-        let known = Known {
-            active: &active.callers,
-            retiring: &retiring.callers,
-            complete_until: reach.complete_until,
-            gap: reach.gaps.last().copied(),
-        };
+        let known = reach.known(&active.callers, &retiring.callers);
         let advice = judge(&known, unused_for, reach.now);
         let mut parts = slot_parts(slot, retiring);
         if let Some(ends) = slots.retiring_ends() {

@@ -85,7 +85,9 @@ impl Write {
                 allow(caller, Interaction::Delete, kind)?;
                 Self::Delete(Deletion { resource_type: kind, id: known(id)? })
             }
-            WriteRoute::RotateSecret(id) => Self::Rotate(Rotation::read(caller, id, content).await?),
+            WriteRoute::MoveSecrets(moves, id) => {
+                Self::Rotate(Rotation::read(caller, moves, id, content).await?)
+            }
         })
     }
 

@@ -37,6 +37,8 @@ use crate::fhir::{
 use crate::headers::NO_STORE;
 
 const METHODS: &str = "GET, PUT, DELETE";
+/// What `retire_secret` does: as `$rotate-secret` with nothing else said.
+const RETIRE: Step = Step::Retire { only_if_unused: None, revoke_tokens: false };
 /// What an update must not have (RFC 7592 §2.2): it is the server's to say.
 const NEVER_SENT: [&str; 4] = [
     "registration_access_token",
@@ -330,7 +332,7 @@ impl Managed {
                     .map(Some)
                     .map_err(|_| wrong("client_secret is not the current secret of this client"))
             }
-            (Wish::Retire(secret), _) => SecretMove::decide(act, Step::Retire, secret, state)
+            (Wish::Retire(secret), _) => SecretMove::decide(act, RETIRE, secret, state)
                 .map(Some)
                 .map_err(|_| wrong("retire_secret is not the retiring secret of this client")),
             (Wish::Nothing, _) if !has_secret && update.metadata.auth_method.needs_secret() => {

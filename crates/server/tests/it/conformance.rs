@@ -77,7 +77,10 @@ async fn the_operation_is_defined_where_the_statement_says() {
     );
     let names: Vec<&Value> =
         definition["parameter"].as_array().unwrap().iter().map(|parameter| &parameter["name"]).collect();
-    assert_eq!(names, ["secret", "retiringSecret", "retireAfter", "return"]);
+    assert_eq!(
+        names,
+        ["secret", "retiringSecret", "retireAfter", "onlyIfUnused", "revokeTokens", "force", "return"]
+    );
     let path = format!("OperationDefinition/{}", definition["id"].as_str().unwrap());
     assert_eq!(test.get(&test.member, &path).await.expect(200).json(), *definition);
     assert_eq!(test.get(&test.member, url.split_once("/R4/").unwrap().1).await.status, 200, "{url}");

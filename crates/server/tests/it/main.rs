@@ -34,6 +34,7 @@ mod rotate_secret;
 mod routes;
 mod searching;
 mod second_factor;
+mod secret_moves;
 mod secret_status;
 mod secret_writes;
 mod sign_in;

@@ -14,11 +14,16 @@ pub enum Operation {
     RotateSecret,
     /// `ClientApplication/[id]/$secret-status`
     SecretStatus,
+    /// `ClientApplication/[id]/$undo-rotation`
+    UndoRotation,
+    /// `ClientApplication/[id]/$revoke-secret`
+    RevokeSecret,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::RotateSecret, Self::SecretStatus];
+    pub const ALL: [Self; 4] =
+        [Self::RotateSecret, Self::SecretStatus, Self::UndoRotation, Self::RevokeSecret];
 
     /// Its code; the URL has a `$` before it.
     #[must_use]
@@ -26,6 +31,8 @@ impl Operation {
         match self {
             Self::RotateSecret => "rotate-secret",
             Self::SecretStatus => "secret-status",
+            Self::UndoRotation => "undo-rotation",
+            Self::RevokeSecret => "revoke-secret",
         }
     }
 
@@ -33,7 +40,9 @@ impl Operation {
     #[must_use]
     pub const fn resource_type(self) -> ResourceType {
         match self {
-            Self::RotateSecret | Self::SecretStatus => ResourceType::ClientApplication,
+            Self::RotateSecret | Self::SecretStatus | Self::UndoRotation | Self::RevokeSecret => {
+                ResourceType::ClientApplication
+            }
         }
     }
 
@@ -41,7 +50,7 @@ impl Operation {
     #[must_use]
     pub const fn affects_state(self) -> bool {
         match self {
-            Self::RotateSecret => true,
+            Self::RotateSecret | Self::UndoRotation | Self::RevokeSecret => true,
             Self::SecretStatus => false,
         }
     }
@@ -66,6 +75,8 @@ impl Operation {
         match self {
             Self::RotateSecret => rotate_secret(base_url),
             Self::SecretStatus => secret_status(base_url),
+            Self::UndoRotation => undo_rotation(base_url),
+            Self::RevokeSecret => revoke_secret(base_url),
         }
     }
 }
@@ -107,14 +118,76 @@ fn rotate_secret(base_url: &str) -> Value {
                     ended on every node, without another call. It keeps working until it is removed \
                     where nothing is said.",
             ),
-            {
-                "name": "return",
-                "use": "out",
-                "min": 1,
-                "max": "1",
-                "documentation": "The client application after the change.",
-                "type": "ClientApplication",
-            },
+            parameter(
+                "onlyIfUnused",
+                "Beside retiringSecret: for how long nobody must have used it, such as 10m; otherwise \
+                    nothing is changed, and the answer is 409 with who used it. What other servers \
+                    counted in their last seconds may be missing; the answer says up to when all is known.",
+            ),
+            flag(
+                "revokeTokens",
+                "Beside retiringSecret: whether the access tokens that it got end with it; false where \
+                    nothing is said.",
+            ),
+            flag("force", "Whether it is done whatever onlyIfUnused says; false where nothing is said."),
+            changed_client(),
+        ],
+    })
+}
+
+fn undo_rotation(base_url: &str) -> Value {
+    let operation = Operation::UndoRotation;
+    json!({
+        "resourceType": "OperationDefinition",
+        "id": definition_id(ResourceType::OperationDefinition, operation.code()),
+        "url": operation.definition_url(base_url),
+        "name": "ClientApplicationUndoRotation",
+        "title": "Undo the rotation of a client's secret",
+        "status": "active",
+        "kind": "operation",
+        "description": "Makes the retiring secret the current one again, and the newer one the retiring one. \
+            Both keep working throughout. A deadline that the retiring one had is gone.",
+        "affectsState": true,
+        "code": operation.code(),
+        "comment": "It has no input. Only administrators of the client's project may call it, while there is \
+            a retiring secret; otherwise the answer is 409.",
+        "resource": [operation.resource_type().as_str()],
+        "system": false,
+        "type": false,
+        "instance": true,
+        "parameter": [changed_client()],
+    })
+}
+
+fn revoke_secret(base_url: &str) -> Value {
+    let operation = Operation::RevokeSecret;
+    json!({
+        "resourceType": "OperationDefinition",
+        "id": definition_id(ResourceType::OperationDefinition, operation.code()),
+        "url": operation.definition_url(base_url),
+        "name": "ClientApplicationRevokeSecret",
+        "title": "End a secret of a client application at once",
+        "status": "active",
+        "kind": "operation",
+        "description": "For an emergency: a secret of the client ends now, without being presented, and so do \
+            the access tokens that it got. If it is the current one, the retiring one takes its place; \
+            without one, the client has no secret until an administrator writes one.",
+        "affectsState": true,
+        "code": operation.code(),
+        "comment": "Only administrators of the client's project may call the operation. If there is no such \
+            secret, the answer is 409.",
+        "resource": [operation.resource_type().as_str()],
+        "system": false,
+        "type": false,
+        "instance": true,
+        "parameter": [
+            { "name": "slot", "use": "in", "min": 1, "max": "1", "type": "string",
+              "documentation": "Which one: secret or retiringSecret." },
+            flag(
+                "revokeTokens",
+                "Whether the access tokens that it got end with it; true where nothing is said.",
+            ),
+            changed_client(),
         ],
     })
 }
@@ -154,6 +227,29 @@ fn secret_status(base_url: &str) -> Value {
                 "type": "Parameters",
             },
         ],
+    })
+}
+
+/// What an operation answers that changes a client.
+fn changed_client() -> Value {
+    json!({
+        "name": "return",
+        "use": "out",
+        "min": 1,
+        "max": "1",
+        "documentation": "The client application after the change.",
+        "type": "ClientApplication",
+    })
+}
+
+fn flag(name: &str, documentation: &str) -> Value {
+    json!({
+        "name": name,
+        "use": "in",
+        "min": 0,
+        "max": "1",
+        "documentation": documentation,
+        "type": "boolean",
     })
 }
 

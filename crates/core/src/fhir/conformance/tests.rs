@@ -107,9 +107,9 @@ fn the_operation_is_described() {
     assert_eq!(levels, [false, false, true]);
     assert_eq!(
         strings(operation, "/parameter", "name"),
-        ["secret", "retiringSecret", "retireAfter", "return"]
+        ["secret", "retiringSecret", "retireAfter", "onlyIfUnused", "revokeTokens", "force", "return"]
     );
-    assert_eq!(strings(operation, "/parameter", "use"), ["in", "in", "in", "out"]);
+    assert_eq!(strings(operation, "/parameter", "use"), ["in", "in", "in", "in", "in", "in", "out"]);
     let operation = &operations[1];
     assert_eq!(operation["code"], "secret-status");
     assert_eq!(operation["affectsState"], false);

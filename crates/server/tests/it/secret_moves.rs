@@ -1,0 +1,201 @@
+//! What there is beside rotating and retiring: a retirement that asks for evidence, undoing, revoking, and
+//! tokens that end with the secret that they were got by.
+
+use std::time::Duration;
+
+use keyrelay_core::limits::TOKEN_LIFETIME_DEFAULT;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::app::{Answer, As, Credentials, TestApp};
+use crate::login_grants::{Way, code_form, make_confidential, refresh_form, send};
+use crate::people::{browse, make_ann};
+
+async fn call(test: &TestApp, client: &Credentials, operation: &str, body: &Value) -> Answer {
+    test.post(&test.admin, &format!("{}/{operation}", client.path()), body).await
+}
+
+/// A client in the middle of a rotation: with its old secret, and with its new one.
+async fn rotated(test: &TestApp) -> (Credentials, Credentials) {
+    let old = test.make_client(&test.project, "Nightly export").await;
+    let new = test.rotate(&test.admin, &old.id, "secret", &old.secret).await.expect(200);
+    (old.clone(), old.with(&new.text_at("/secret")))
+}
+
+/// Whether a token works: on the API, and in the words of introspection, which must agree.
+async fn works(test: &TestApp, token: &As) -> bool {
+    let asked = [("token", token.text())];
+    let told = test.request(&test.super_admin, Method::POST, "oauth2/introspect").form(&asked).send().await;
+    let active = told.expect(200).json()["active"] == true;
+    let status = test.get(token, "Practitioner").await.status.as_u16();
+    assert_eq!(status, if active { 200 } else { 401 });
+    active
+}
+
+#[tokio::test]
+async fn a_secret_is_retired_only_if_unused_where_that_is_asked_for() {
+    let test = TestApp::start().await;
+    let (old, new) = rotated(&test).await;
+    test.bearer(&old).await;
+    test.clock.advance(Duration::from_secs(40));
+    let asked = json!({ "retiringSecret": old.secret, "onlyIfUnused": "1m" });
+    let why = call(&test, &old, "$rotate-secret", &asked).await.refused(409, "conflict");
+    assert!(why.starts_with("The retiring secret was used 40 s ago. 0 of 1 callers have moved"), "{why}");
+    assert!(why.contains("127.0.0.1") && why.ends_with("Complete up to 2026-01-01T00:00:40.000Z."), "{why}");
+    assert!(!why.contains(&old.secret) && !why.contains(&new.secret));
+    assert!(test.grant(&old.id, &old.secret).await.status.is_success(), "nothing was changed");
+
+    // What does not match is told before what is known of its use.
+    let wrong = json!({ "retiringSecret": "wrong", "onlyIfUnused": "1m" });
+    call(&test, &old, "$rotate-secret", &wrong).await.refused(400, "invalid");
+    test.clock.advance(Duration::from_mins(1));
+    call(&test, &old, "$rotate-secret", &asked).await.expect(200);
+    assert!(!test.lets_in(&old.id, &old.secret).await);
+}
+
+#[tokio::test]
+async fn who_forces_it_retires_a_secret_that_is_in_use() {
+    let test = TestApp::start().await;
+    let (old, _) = rotated(&test).await;
+    test.bearer(&old).await;
+    let body = json!({ "resourceType": "Parameters", "parameter": [
+        { "name": "retiringSecret", "valueString": old.secret },
+        { "name": "onlyIfUnused", "valueString": "24h" },
+        { "name": "force", "valueBoolean": true },
+    ] });
+    call(&test, &old, "$rotate-secret", &body).await.expect(200);
+    assert!(!test.lets_in(&old.id, &old.secret).await);
+}
+
+#[tokio::test]
+async fn undoing_a_rotation_swaps_the_two_and_shuts_nobody_out() {
+    let test = TestApp::start().await;
+    let node = test.beside().await;
+    let old = test.make_client(&test.project, "Nightly export").await;
+    call(&test, &old, "$undo-rotation", &json!({})).await.refused(409, "conflict");
+    let body = json!({ "secret": old.secret, "retireAfter": "1h" });
+    let answer = call(&test, &old, "$rotate-secret", &body).await.expect(200);
+    let new = old.with(&answer.text_at("/secret"));
+    call(&test, &old, "$undo-rotation", &json!({ "secret": old.secret })).await.refused(400, "invalid");
+    let undone = call(&test, &old, "$undo-rotation", &json!({})).await.expect(200);
+    assert_eq!(undone.text_at("/secret"), old.secret);
+    assert_eq!(undone.text_at("/retiringSecret"), new.secret);
+    // The deadline was that of a secret that retired, and it does not any more.
+    test.clock.advance(Duration::from_hours(2));
+    for node in [&test, &node] {
+        assert!(node.lets_in(&old.id, &old.secret).await);
+        assert!(node.lets_in(&new.id, &new.secret).await);
+    }
+    test.rotate(&test.admin, &old.id, "retiringSecret", &new.secret).await.expect(200);
+    assert!(test.lets_in(&old.id, &old.secret).await);
+    assert!(!test.lets_in(&new.id, &new.secret).await);
+}
+
+#[tokio::test]
+async fn a_revoked_secret_ends_with_its_tokens_on_every_node_and_the_other_stays() {
+    for slot in ["secret", "retiringSecret"] {
+        let test = TestApp::start().await;
+        let node = test.beside().await;
+        let (old, new) = rotated(&test).await;
+        let (gone, left) = if slot == "secret" { (&new, &old) } else { (&old, &new) };
+        let (of_gone, of_left) = (test.bearer(gone).await, test.bearer(left).await);
+        let answer = call(&test, &old, "$revoke-secret", &json!({ "slot": slot })).await.expect(200);
+        assert_eq!(answer.text_at("/secret"), left.secret);
+        assert_eq!(answer.json()["retiringSecret"], Value::Null);
+        for node in [&test, &node] {
+            assert!(!node.lets_in(&gone.id, &gone.secret).await);
+            assert!(node.lets_in(&left.id, &left.secret).await);
+            assert!(!works(node, &of_gone).await, "{slot}");
+            assert!(works(node, &of_left).await, "{slot}");
+        }
+        let path = format!("AuditEvent?entity=ClientApplication/{}&subtype=revoke-secret", old.id);
+        let events = test.get(&test.admin, &path).await.expect(200).resources();
+        assert_eq!(events.len(), 1, "{events:?}");
+        // It stays so for as long as such a token could have lived.
+        test.clock.advance(TOKEN_LIFETIME_DEFAULT / 2);
+        assert!(!works(&test, &of_gone).await);
+    }
+}
+
+#[tokio::test]
+async fn tokens_stay_where_they_are_not_to_end() {
+    let test = TestApp::start().await;
+    let (old, new) = rotated(&test).await;
+    let (of_old, of_new) = (test.bearer(&old).await, test.bearer(&new).await);
+    test.rotate(&test.admin, &old.id, "retiringSecret", &old.secret).await.expect(200);
+    assert!(works(&test, &of_old).await, "as ever");
+    let body = json!({ "slot": "secret", "revokeTokens": false });
+    call(&test, &old, "$revoke-secret", &body).await.expect(200);
+    assert!(works(&test, &of_new).await);
+    assert!(!test.lets_in(&new.id, &new.secret).await);
+}
+
+#[tokio::test]
+async fn retiring_a_secret_ends_its_tokens_where_that_is_asked_for() {
+    let test = TestApp::start().await;
+    let (old, new) = rotated(&test).await;
+    let (of_old, of_new) = (test.bearer(&old).await, test.bearer(&new).await);
+    let body = json!({ "retiringSecret": old.secret, "revokeTokens": true });
+    call(&test, &old, "$rotate-secret", &body).await.expect(200);
+    assert!(!works(&test, &of_old).await);
+    assert!(works(&test, &of_new).await);
+}
+
+#[tokio::test]
+async fn the_token_of_a_login_ends_with_the_secret_of_its_client() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let client = make_confidential(&test, json!({})).await;
+    let code = browse(&test, &client.id, "&scope=openid+offline_access").await;
+    let first = send(&test, "oauth2/token", &client, Way::Basic, &code_form(&code)).await.expect(200);
+    let token = As::Bearer(first.text_at("/access_token"));
+    assert!(works(&test, &token).await);
+    call(&test, &client, "$revoke-secret", &json!({ "slot": "secret" })).await.expect(200);
+    assert!(!works(&test, &token).await);
+
+    // A client whose last secret was revoked is not one that never had any: nobody takes it at its word.
+    let refresh = first.text_at("/refresh_token");
+    let by_name: Vec<_> =
+        refresh_form(&refresh).into_iter().chain([("client_id", client.id.as_str())]).collect();
+    test.token(As::Anonymous, &by_name).await.expect(401);
+    // An admin gives it another one.
+    let secret = "chosen by an admin, long enough to be allowed";
+    let patch = json!([{ "op": "add", "path": "/secret", "value": secret }]);
+    test.patch(&test.admin, &client.path(), &patch).await.expect(200);
+    let client = client.with(secret);
+    send(&test, "oauth2/token", &client, Way::Form, &refresh_form(&refresh)).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_caller_whose_secret_is_revoked_writes_nothing_with_a_token_of_it() {
+    let test = TestApp::start().await;
+    let operator = test.make_client(&test.project, "Second operator").await;
+    test.make_admin(&operator).await;
+    let As::Bearer(token) = test.bearer(&operator).await else { unreachable!() };
+    let revoke = async {
+        call(&test, &operator, "$revoke-secret", &json!({ "slot": "secret" })).await.expect(200);
+    };
+    let body = json!({ "resourceType": "AccessPolicy", "name": "Too late" });
+    let bearer = format!("Bearer {token}");
+    let answer = crate::bounds::with_late_body(&test, "/fhir/R4/AccessPolicy", &bearer, &body, revoke).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_revocation_is_told() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Nightly export").await;
+    for body in [
+        json!({}),
+        json!({ "slot": "active" }),
+        json!({ "slot": true }),
+        json!({ "slot": "secret", "revokeTokens": "true" }),
+        json!({ "slot": "secret", "secret": client.secret }),
+    ] {
+        call(&test, &client, "$revoke-secret", &body).await.refused(400, "invalid");
+    }
+    call(&test, &client, "$revoke-secret", &json!({ "slot": "retiringSecret" }))
+        .await
+        .refused(409, "conflict");
+    assert!(test.lets_in(&client.id, &client.secret).await);
+}
