@@ -10,6 +10,8 @@ use crate::error::Outcome;
 
 /// The setting that decides whether secrets can be read again.
 const SECRET_VISIBILITY: &str = "secretVisibility";
+/// The setting that decides what a rotation does that would end a retiring secret in use.
+const SECRET_OVERWRITE: &str = "secretOverwrite";
 /// What only a Super Admin may change: it decides what the project itself may do.
 const SUPER_ADMIN_ONLY: [&str; 5] = ["superAdmin", "active", "features", "systemSetting", "link"];
 
@@ -53,21 +55,48 @@ fn setting<'a>(resource: &'a Map<String, Value>, name: &str) -> Option<&'a Value
         .find(|setting| setting.get("name").and_then(Value::as_str) == Some(name))
 }
 
+fn text<'a>(resource: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    setting(resource, name)?.get("valueString")?.as_str()
+}
+
 fn check_settings(resource: &Map<String, Value>) -> Result<(), Outcome> {
-    let Some(setting) = setting(resource, SECRET_VISIBILITY) else { return Ok(()) };
-    match setting.get("valueString").and_then(Value::as_str) {
-        Some("recoverable" | "once") => Ok(()),
-        _ => Err(Outcome::invalid_at(
-            "Project.setting",
-            "secretVisibility must have the valueString recoverable or once",
-        )),
+    for (name, known) in [
+        (SECRET_VISIBILITY, ["recoverable", "once"].as_slice()),
+        (SECRET_OVERWRITE, &["allow", "warn", "refuse"]),
+    ] {
+        let is_known = text(resource, name).is_some_and(|value| known.contains(&value));
+        if setting(resource, name).is_some() && !is_known {
+            let known = known.join(" or ");
+            let text = format!("{name} must have the valueString {known}");
+            return Err(Outcome::invalid_at("Project.setting", text));
+        }
+    }
+    Ok(())
+}
+
+/// What a rotation does that would end a retiring secret while it is still in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SecretOverwrite {
+    /// It is done, as with the peer.
+    Allow,
+    /// It is done, and the answer says so.
+    Warn,
+    /// It is not done, unless it is forced.
+    Refuse,
+}
+
+/// See [`SecretOverwrite`].
+pub(super) fn secret_overwrite(resource: &Map<String, Value>) -> SecretOverwrite {
+    match text(resource, SECRET_OVERWRITE) {
+        Some("warn") => SecretOverwrite::Warn,
+        Some("refuse") => SecretOverwrite::Refuse,
+        _ => SecretOverwrite::Allow,
     }
 }
 
 /// Whether the secrets of the project's clients can be read again.
 pub(super) fn secret_visibility(resource: &Map<String, Value>) -> SecretVisibility {
-    let value = setting(resource, SECRET_VISIBILITY).and_then(|setting| setting.get("valueString")?.as_str());
-    match value {
+    match text(resource, SECRET_VISIBILITY) {
         Some("once") => SecretVisibility::Once,
         _ => SecretVisibility::Recoverable,
     }

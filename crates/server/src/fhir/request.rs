@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, WARNING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use keyrelay_core::fhir::json;
 use keyrelay_core::id::VersionId;
@@ -161,12 +161,14 @@ pub(crate) struct Reply {
     pub(crate) body: Option<Rendered>,
     pub(crate) version: Option<(VersionId, Timestamp)>,
     pub(crate) location: Option<String>,
+    /// What the caller should know although it is done (`Warning`, RFC 7234 §5.5).
+    pub(crate) warning: Option<&'static str>,
 }
 
 impl Reply {
     /// 200 with a body.
     pub(crate) const fn ok(body: Rendered) -> Self {
-        Self { status: StatusCode::OK, body: Some(body), version: None, location: None }
+        Self { status: StatusCode::OK, body: Some(body), version: None, location: None, warning: None }
     }
 
     /// With the `ETag` and `Last-Modified` of a version.
@@ -203,6 +205,9 @@ impl IntoResponse for Reply {
                     .into_iter()
                     .filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?))),
             );
+        }
+        if let Some(text) = self.warning {
+            headers.extend(HeaderValue::try_from(format!("199 - \"{text}\"")).map(|value| (WARNING, value)));
         }
         if let Some(location) = self.location.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert(LOCATION, location);

@@ -10,20 +10,22 @@ use std::time::Duration;
 
 use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::{AdminOf, Caller};
-use keyrelay_core::evidence::why_not_unused;
+use keyrelay_core::evidence::{judge, why_not_unused};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, ProjectId, SecretId};
 use keyrelay_core::keyring::SecretVisibility;
-use keyrelay_core::limits::TOKEN_LIFETIME_MAX;
+use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, TOKEN_LIFETIME_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::secret::PlainSecret;
-use keyrelay_core::slots::{Mismatch, Moved, NoSuchSecret, SlotKind};
+use keyrelay_core::slots::{Mismatch, Moved, NoSuchSecret, Slot, SlotKind};
+use keyrelay_core::usage::CallerUsage;
 use keyrelay_store::ClientState;
 
 use super::access::{SECRETS, View, not_to_write, view};
 use super::client_application::{fresh_secret, record_move, state};
 use super::parameters::{RevokeInput, RotateInput, Step, no_parameters};
-use super::render::{ShownSecrets, render};
+use super::project::{SecretOverwrite, secret_overwrite};
+use super::render::{ShownSecrets, render, stored_resource};
 use super::request::{Content, FhirRequest, Reply};
 use super::route::SecretOperation;
 use super::secret_status::Reach;
@@ -86,12 +88,20 @@ impl Rotation {
         }
         request.check_if_match(state.resource.version)?;
         let secret_move = self.asked.decide(act, &state)?;
-        if let Asked::Rotate(RotateInput { step, force: false, .. }) = &self.asked
-            && let Step::Retire { only_if_unused: Some(unused_for), .. } = step
-        {
-            check_unused(act.app, &state, *unused_for).await?;
+        let mut warning = None;
+        if let Asked::Rotate(RotateInput { step, force: false, .. }) = &self.asked {
+            match step {
+                Step::Retire { only_if_unused: Some(unused_for), .. } => {
+                    let evidence = Evidence::now(act.app, &state).await?;
+                    evidence.why_not_unused(*unused_for).map_or(Ok(()), |why| Err(Outcome::conflict(why)))?;
+                }
+                Step::Rotate { .. } => warning = check_overwrite(act, &state).await?,
+                Step::Retire { .. } => {}
+            }
         }
-        decide(act, admin, secret_move, self.asked.revokes_tokens(), &state, &seen)
+        let mut decision = decide(act, admin, secret_move, self.asked.revokes_tokens(), &state, &seen)?;
+        decision.reply.warning = warning;
+        Ok(decision)
     }
 
     /// Counts and logs it, once it is durable.
@@ -130,19 +140,57 @@ impl Asked {
     }
 }
 
-/// Refuses to retire a secret that was used a short time ago, as far as is known.
-async fn check_unused(app: &App, state: &ClientState, unused_for: Duration) -> Result<(), Outcome> {
-    let reach = Reach::now(app).await?;
-    let slots = state.slots.at(reach.now);
-    let [active, retiring] = [slots.active(), slots.retiring()].map(|slot| slot.map(|slot| slot.id));
-    let [active, retiring] = [active, retiring].map(|id| id.unwrap_or(SecretId::NIL));
-    let client = ClientId::from(state.resource.id);
-    let mut usage = app.store.usage(client, [active, retiring, SecretId::NIL], reach.now).await?;
-    let mut callers = |id| usage.remove(&id).unwrap_or_default().callers;
-    let (active, retiring) = (callers(active), callers(retiring));
-    match why_not_unused(&reach.known(&active, &retiring), unused_for, reach.now) {
-        Some(why) => Err(Outcome::conflict(why)),
-        None => Ok(()),
+/// What is known of the uses of both secrets.
+struct Evidence {
+    reach: Reach,
+    active: Vec<CallerUsage>,
+    retiring: Vec<CallerUsage>,
+}
+
+impl Evidence {
+    async fn now(app: &App, state: &ClientState) -> Result<Self, Outcome> {
+        let reach = Reach::now(app).await?;
+        let slots = state.slots.at(reach.now);
+        let id = |slot: Option<&Slot>| slot.map_or(SecretId::NIL, |slot| slot.id);
+        let (active, retiring) = (id(slots.active()), id(slots.retiring()));
+        let client = ClientId::from(state.resource.id);
+        let mut usage = app.store.usage(client, [active, retiring, SecretId::NIL], reach.now).await?;
+        let mut callers = |id| usage.remove(&id).unwrap_or_default().callers;
+        let (active, retiring) = (callers(active), callers(retiring));
+        Ok(Self { reach, active, retiring })
+    }
+
+    fn why_not_unused(&self, unused_for: Duration) -> Option<String> {
+        why_not_unused(&self.reach.known(&self.active, &self.retiring), unused_for, self.reach.now)
+    }
+
+    /// Why the retiring secret should not go yet, if it should not.
+    fn why_not_safe(&self) -> Option<String> {
+        let known = self.reach.known(&self.active, &self.retiring);
+        let advice = judge(&known, EVIDENCE_UNUSED_FOR_DEFAULT, self.reach.now);
+        (!advice.safe).then_some(advice.reason)
+    }
+}
+
+/// Follows the project's setting where a rotation would end a retiring secret that is still in use.
+async fn check_overwrite(act: Act<'_>, state: &ClientState) -> Result<Option<&'static str>, Outcome> {
+    if state.slots.at(act.now).retiring().is_none() {
+        return Ok(None);
+    }
+    let project = state.resource.project.ok_or_else(Outcome::not_found)?;
+    let found = act.app.store.resource(ResourceType::Project, project.into()).await?;
+    let setting = secret_overwrite(&stored_resource(&found.ok_or_else(Outcome::not_found)?)?);
+    if setting == SecretOverwrite::Allow {
+        return Ok(None);
+    }
+    match Evidence::now(act.app, state).await?.why_not_safe() {
+        None => Ok(None),
+        Some(_) if setting == SecretOverwrite::Warn => {
+            Ok(Some("The retiring secret that this rotation ended was still in use"))
+        }
+        Some(why) => Err(Outcome::conflict(format!(
+            "This would end a retiring secret that is still in use; force does it all the same. {why}"
+        ))),
     }
 }
 

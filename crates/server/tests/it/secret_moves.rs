@@ -68,6 +68,43 @@ async fn who_forces_it_retires_a_secret_that_is_in_use() {
 }
 
 #[tokio::test]
+async fn overwriting_a_retiring_secret_in_use_follows_the_setting_of_the_project() {
+    for setting in ["allow", "warn", "refuse"] {
+        let test = TestApp::start().await;
+        test.set(&test.project, "secretOverwrite", setting).await;
+        let (old, new) = rotated(&test).await;
+        test.bearer(&old).await;
+        let asked = json!({ "secret": new.secret });
+        let answer = call(&test, &old, "$rotate-secret", &asked).await;
+        assert_eq!(answer.header("warning").contains("was still in use"), setting == "warn");
+        if setting == "refuse" {
+            let why = answer.refused(409, "conflict");
+            assert!(why.contains("Still on the retiring one: 127.0.0.1"), "{why}");
+            assert!(test.lets_in(&old.id, &old.secret).await, "nothing was changed");
+            let forced = json!({ "secret": new.secret, "force": true });
+            call(&test, &old, "$rotate-secret", &forced).await.expect(200);
+        } else {
+            answer.expect(200);
+        }
+        assert!(!test.lets_in(&old.id, &old.secret).await);
+    }
+}
+
+#[tokio::test]
+async fn overwriting_a_retiring_secret_that_nobody_uses_is_never_refused() {
+    let test = TestApp::start().await;
+    test.set(&test.project, "secretOverwrite", "refuse").await;
+    let (old, new) = rotated(&test).await;
+    let asked = json!({ "secret": new.secret });
+    call(&test, &old, "$rotate-secret", &asked).await.expect(200);
+    let unknown = json!([{ "op": "add", "path": "/setting",
+        "value": [{ "name": "secretOverwrite", "valueString": "perhaps" }] }]);
+    test.patch(&test.super_admin, &format!("Project/{}", test.project), &unknown)
+        .await
+        .refused(400, "invalid");
+}
+
+#[tokio::test]
 async fn undoing_a_rotation_swaps_the_two_and_shuts_nobody_out() {
     let test = TestApp::start().await;
     let node = test.beside().await;

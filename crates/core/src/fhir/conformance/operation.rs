@@ -129,7 +129,11 @@ fn rotate_secret(base_url: &str) -> Value {
                 "Beside retiringSecret: whether the access tokens that it got end with it; false where \
                     nothing is said.",
             ),
-            flag("force", "Whether it is done whatever onlyIfUnused says; false where nothing is said."),
+            flag(
+                "force",
+                "Whether it is done whatever onlyIfUnused or the project's setting secretOverwrite says; \
+                    false where nothing is said.",
+            ),
             changed_client(),
         ],
     })
