@@ -185,23 +185,31 @@ impl Server {
         client: ClientId,
         slot: &str,
         presented: &PlainSecret,
+        force: bool,
     ) -> Result<ClientSecrets, ServerError> {
-        let body = json!({
-            "resourceType": "Parameters",
-            "parameter": [{ "name": slot, "valueString": presented.reveal() }]
-        });
+        let mut parameters = vec![json!({ "name": slot, "valueString": presented.reveal() })];
+        if force {
+            parameters.push(json!({ "name": "force", "valueBoolean": true }));
+        }
+        let body = json!({ "resourceType": "Parameters", "parameter": parameters });
         let request = self.request(Method::POST, client, "/$rotate-secret").json(&body);
         Self::send::<ClientResource>(request).await?.try_into()
     }
 
-    /// Rotates: the answer has the new secret, whatever the project shows.
-    pub async fn rotate(&self, client: ClientId, current: &PlainSecret) -> Result<PlainSecret, ServerError> {
-        let rotated = self.operate(client, "secret", current).await?;
+    /// Rotates: the answer has the new secret, whatever the project shows. With `force`, a retiring secret that
+    /// is still in use ends by it even where the project refuses that.
+    pub async fn rotate(
+        &self,
+        client: ClientId,
+        current: &PlainSecret,
+        force: bool,
+    ) -> Result<PlainSecret, ServerError> {
+        let rotated = self.operate(client, "secret", current, force).await?;
         rotated.secret.ok_or_else(|| ServerError::Strange("there is no new secret in it".to_owned()))
     }
 
     /// Retires.
     pub async fn retire(&self, client: ClientId, retiring: &PlainSecret) -> Result<(), ServerError> {
-        self.operate(client, "retiringSecret", retiring).await.map(drop)
+        self.operate(client, "retiringSecret", retiring, false).await.map(drop)
     }
 }

@@ -118,7 +118,7 @@ impl Run {
         };
         self.file.write(&record)?;
         // An Idempotency-Key would go along here, kept in the record: then the answer could be asked for again.
-        let fresh = self.server.rotate(self.client, &current).await.context(
+        let fresh = self.server.rotate(self.client, &current, self.on_retiring == OnRetiring::Overwrite).await.context(
             "if the answer was lost, the secret was rotated: run the same command again, which finds that out",
         )?;
         if shows_once {
