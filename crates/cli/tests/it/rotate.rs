@@ -119,7 +119,7 @@ async fn killed_after_anything_that_it_said_it_is_gone_on_with() {
 async fn what_a_project_shows_once_is_not_lost_either() {
     const ONCE: [&str; 5] = ["--to", "file:secret", "--wait-unused", "1s", "--retire"];
     let mut stage = Stage::set().await;
-    stage.show_once().await;
+    stage.set_project("secretVisibility", "once").await;
     let way = Way::to(&stage.server.base).await;
     let mut lost = 0;
     for killed in 0.. {
@@ -188,9 +188,12 @@ async fn files_keep_their_mode_owner_and_everything_else() {
     let again = ["--to", "file:secret"];
     let said = stage.run("rotate", &again).await;
     assert!(said.code == Some(1) && said.text.contains("(--resume)"), "{}", said.text);
-    assert_eq!(stage.secrets().await, (new.clone(), Some(old)));
+    assert_eq!(stage.secrets().await, (new.clone(), Some(old.clone())));
     let said = stage.run("rotate", &[&again[..], &["--resume"]].concat()).await;
     assert_eq!((said.code, stage.secrets().await.0), (Some(0), new.clone()), "{}", said.text);
+    // Not even where the project refuses it, unless it is meant: the retiring one was used just now.
+    stage.set_project("secretOverwrite", "refuse").await;
+    assert_eq!(grant(&http(), &stage.server.base, &stage.client, &old).await, 200);
     let said = stage.run("rotate", &[&again[..], &["--force"]].concat()).await;
     assert_eq!((said.code, stage.secrets().await.1), (Some(0), Some(new)), "{}", said.text);
 }

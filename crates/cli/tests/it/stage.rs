@@ -49,11 +49,11 @@ impl Stage {
             .unwrap();
     }
 
-    /// Shows the secrets of the project once from now on.
-    pub async fn show_once(&self) {
+    /// Sets something of the project.
+    pub async fn set_project(&self, name: &str, value: &str) {
         let path = format!("fhir/R4/Project/{}", self.project);
         let mut project = self.ask("GET", &path, None).await;
-        project["setting"] = json!([{ "name": "secretVisibility", "valueString": "once" }]);
+        project["setting"] = json!([{ "name": name, "valueString": value }]);
         self.ask("PUT", &path, Some(project)).await;
     }
 
