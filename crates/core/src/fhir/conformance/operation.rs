@@ -72,13 +72,40 @@ impl Operation {
     }
 
     fn definition(self, base_url: &str) -> Value {
-        match self {
-            Self::RotateSecret => rotate_secret(base_url),
-            Self::SecretStatus => secret_status(base_url),
-            Self::UndoRotation => undo_rotation(base_url),
-            Self::RevokeSecret => revoke_secret(base_url),
-        }
+        let told = match self {
+            Self::RotateSecret => rotate_secret(),
+            Self::SecretStatus => secret_status(),
+            Self::UndoRotation => undo_rotation(),
+            Self::RevokeSecret => revoke_secret(),
+        };
+        json!({
+            "resourceType": "OperationDefinition",
+            "id": definition_id(ResourceType::OperationDefinition, self.code()),
+            "url": self.definition_url(base_url),
+            "name": told.name,
+            "title": told.title,
+            "status": "active",
+            "kind": "operation",
+            "description": told.description,
+            "affectsState": self.affects_state(),
+            "code": self.code(),
+            "comment": told.comment,
+            "resource": [self.resource_type().as_str()],
+            "system": false,
+            "type": false,
+            "instance": true,
+            "parameter": told.parameters,
+        })
     }
+}
+
+/// What a definition tells of one operation; the rest is the same for all.
+struct Told {
+    name: &'static str,
+    title: &'static str,
+    description: &'static str,
+    comment: &'static str,
+    parameters: Value,
 }
 
 /// The definitions of all operations.
@@ -87,29 +114,17 @@ pub fn operation_definitions(base_url: &str) -> Vec<Value> {
     Operation::ALL.into_iter().map(|operation| operation.definition(base_url)).collect()
 }
 
-fn rotate_secret(base_url: &str) -> Value {
-    let operation = Operation::RotateSecret;
-    json!({
-        "resourceType": "OperationDefinition",
-        "id": definition_id(ResourceType::OperationDefinition, operation.code()),
-        "url": operation.definition_url(base_url),
-        "name": "ClientApplicationRotateSecret",
-        "title": "Rotate the secret of a client application",
-        "status": "active",
-        "kind": "operation",
-        "description": "Changes a client secret in two steps without locking the client out. \
+fn rotate_secret() -> Told {
+    Told {
+        name: "ClientApplicationRotateSecret",
+        title: "Rotate the secret of a client application",
+        description: "Changes a client secret in two steps without locking the client out. \
             Given the current secret, a fresh one takes its place and the old one keeps working \
             as the retiring secret. Given the retiring secret, that one stops working for good.",
-        "affectsState": true,
-        "code": operation.code(),
-        "comment": "Exactly one of secret and retiringSecret must be given. Only administrators of \
+        comment: "Exactly one of secret and retiringSecret must be given. Only administrators of \
             the client's project may call the operation. The answer is the resource itself, not \
             a Parameters resource.",
-        "resource": [operation.resource_type().as_str()],
-        "system": false,
-        "type": false,
-        "instance": true,
-        "parameter": [
+        parameters: json!([
             parameter("secret", "The current secret, to be replaced and retired."),
             parameter("retiringSecret", "The retiring secret, to be removed."),
             parameter(
@@ -135,56 +150,32 @@ fn rotate_secret(base_url: &str) -> Value {
                     false where nothing is said.",
             ),
             changed_client(),
-        ],
-    })
+        ]),
+    }
 }
 
-fn undo_rotation(base_url: &str) -> Value {
-    let operation = Operation::UndoRotation;
-    json!({
-        "resourceType": "OperationDefinition",
-        "id": definition_id(ResourceType::OperationDefinition, operation.code()),
-        "url": operation.definition_url(base_url),
-        "name": "ClientApplicationUndoRotation",
-        "title": "Undo the rotation of a client's secret",
-        "status": "active",
-        "kind": "operation",
-        "description": "Makes the retiring secret the current one again, and the newer one the retiring one. \
+fn undo_rotation() -> Told {
+    Told {
+        name: "ClientApplicationUndoRotation",
+        title: "Undo the rotation of a client's secret",
+        description: "Makes the retiring secret the current one again, and the newer one the retiring one. \
             Both keep working throughout. A deadline that the retiring one had is gone.",
-        "affectsState": true,
-        "code": operation.code(),
-        "comment": "It has no input. Only administrators of the client's project may call it, while there is \
+        comment: "It has no input. Only administrators of the client's project may call it, while there is \
             a retiring secret; otherwise the answer is 409.",
-        "resource": [operation.resource_type().as_str()],
-        "system": false,
-        "type": false,
-        "instance": true,
-        "parameter": [changed_client()],
-    })
+        parameters: json!([changed_client()]),
+    }
 }
 
-fn revoke_secret(base_url: &str) -> Value {
-    let operation = Operation::RevokeSecret;
-    json!({
-        "resourceType": "OperationDefinition",
-        "id": definition_id(ResourceType::OperationDefinition, operation.code()),
-        "url": operation.definition_url(base_url),
-        "name": "ClientApplicationRevokeSecret",
-        "title": "End a secret of a client application at once",
-        "status": "active",
-        "kind": "operation",
-        "description": "For an emergency: a secret of the client ends now, without being presented, and so do \
+fn revoke_secret() -> Told {
+    Told {
+        name: "ClientApplicationRevokeSecret",
+        title: "End a secret of a client application at once",
+        description: "For an emergency: a secret of the client ends now, without being presented, and so do \
             the access tokens that it got. If it is the current one, the retiring one takes its place; \
             without one, the client has no secret until an administrator writes one.",
-        "affectsState": true,
-        "code": operation.code(),
-        "comment": "Only administrators of the client's project may call the operation. If there is no such \
+        comment: "Only administrators of the client's project may call the operation. If there is no such \
             secret, the answer is 409.",
-        "resource": [operation.resource_type().as_str()],
-        "system": false,
-        "type": false,
-        "instance": true,
-        "parameter": [
+        parameters: json!([
             { "name": "slot", "use": "in", "min": 1, "max": "1", "type": "string",
               "documentation": "Which one: secret or retiringSecret." },
             flag(
@@ -192,31 +183,19 @@ fn revoke_secret(base_url: &str) -> Value {
                 "Whether the access tokens that it got end with it; true where nothing is said.",
             ),
             changed_client(),
-        ],
-    })
+        ]),
+    }
 }
 
-fn secret_status(base_url: &str) -> Value {
-    let operation = Operation::SecretStatus;
-    json!({
-        "resourceType": "OperationDefinition",
-        "id": definition_id(ResourceType::OperationDefinition, operation.code()),
-        "url": operation.definition_url(base_url),
-        "name": "ClientApplicationSecretStatus",
-        "title": "Who uses which secret of a client application",
-        "status": "active",
-        "kind": "operation",
-        "description": "Tells of both secrets of a client when they were made, how often and by whom they \
+fn secret_status() -> Told {
+    Told {
+        name: "ClientApplicationSecretStatus",
+        title: "Who uses which secret of a client application",
+        description: "Tells of both secrets of a client when they were made, how often and by whom they \
             were used, and whether the retiring one can be removed without locking anybody out.",
-        "affectsState": false,
-        "code": operation.code(),
-        "comment": "Only administrators of the client's project may call the operation, by GET. The answer \
+        comment: "Only administrators of the client's project may call the operation, by GET. The answer \
             is a Parameters resource. It has no secret in it.",
-        "resource": ["ClientApplication"],
-        "system": false,
-        "type": false,
-        "instance": true,
-        "parameter": [
+        parameters: json!([
             parameter(
                 "unusedFor",
                 "How long a caller that was not seen with the current secret must have stayed away to \
@@ -230,8 +209,8 @@ fn secret_status(base_url: &str) -> Value {
                 "documentation": "The status of both secrets.",
                 "type": "Parameters",
             },
-        ],
-    })
+        ]),
+    }
 }
 
 /// What an operation answers that changes a client.
