@@ -6,19 +6,16 @@
 //! version; otherwise it is made again, and the loser of a race finds that its value no longer
 //! matches (P1). The answer is written before the commit, so that nothing can fail after it (P2).
 
-use std::time::Duration;
-
 use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::{AdminOf, Caller};
 use keyrelay_core::evidence::{judge, why_not_unused};
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, ProjectId, SecretId};
+use keyrelay_core::id::{ClientId, ProjectId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, TOKEN_LIFETIME_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::secret::PlainSecret;
-use keyrelay_core::slots::{Mismatch, Moved, NoSuchSecret, Slot, SlotKind};
-use keyrelay_core::usage::CallerUsage;
+use keyrelay_core::slots::{Mismatch, Moved, NoSuchSecret, SlotKind};
 use keyrelay_store::ClientState;
 
 use super::access::{SECRETS, View, not_to_write, view};
@@ -28,7 +25,7 @@ use super::project::{SecretOverwrite, secret_overwrite};
 use super::render::{ShownSecrets, render, stored_resource};
 use super::request::{Content, FhirRequest, Reply};
 use super::route::SecretOperation;
-use super::secret_status::Reach;
+use super::secret_status::Evidence;
 use super::versions::{Act, next_version};
 use super::write::Decision;
 use crate::App;
@@ -93,7 +90,8 @@ impl Rotation {
             match step {
                 Step::Retire { only_if_unused: Some(unused_for), .. } => {
                     let evidence = Evidence::now(act.app, &state).await?;
-                    evidence.why_not_unused(*unused_for).map_or(Ok(()), |why| Err(Outcome::conflict(why)))?;
+                    let why = why_not_unused(&evidence.known(), *unused_for, evidence.reach.now);
+                    why.map_or(Ok(()), |why| Err(Outcome::conflict(why)))?;
                 }
                 Step::Rotate { .. } => warning = check_overwrite(act, &state).await?,
                 Step::Retire { .. } => {}
@@ -140,38 +138,6 @@ impl Asked {
     }
 }
 
-/// What is known of the uses of both secrets.
-struct Evidence {
-    reach: Reach,
-    active: Vec<CallerUsage>,
-    retiring: Vec<CallerUsage>,
-}
-
-impl Evidence {
-    async fn now(app: &App, state: &ClientState) -> Result<Self, Outcome> {
-        let reach = Reach::now(app).await?;
-        let slots = state.slots.at(reach.now);
-        let id = |slot: Option<&Slot>| slot.map_or(SecretId::NIL, |slot| slot.id);
-        let (active, retiring) = (id(slots.active()), id(slots.retiring()));
-        let client = ClientId::from(state.resource.id);
-        let mut usage = app.store.usage(client, [active, retiring, SecretId::NIL], reach.now).await?;
-        let mut callers = |id| usage.remove(&id).unwrap_or_default().callers;
-        let (active, retiring) = (callers(active), callers(retiring));
-        Ok(Self { reach, active, retiring })
-    }
-
-    fn why_not_unused(&self, unused_for: Duration) -> Option<String> {
-        why_not_unused(&self.reach.known(&self.active, &self.retiring), unused_for, self.reach.now)
-    }
-
-    /// Why the retiring secret should not go yet, if it should not.
-    fn why_not_safe(&self) -> Option<String> {
-        let known = self.reach.known(&self.active, &self.retiring);
-        let advice = judge(&known, EVIDENCE_UNUSED_FOR_DEFAULT, self.reach.now);
-        (!advice.safe).then_some(advice.reason)
-    }
-}
-
 /// Follows the project's setting where a rotation would end a retiring secret that is still in use.
 async fn check_overwrite(act: Act<'_>, state: &ClientState) -> Result<Option<&'static str>, Outcome> {
     if state.slots.at(act.now).retiring().is_none() {
@@ -183,15 +149,18 @@ async fn check_overwrite(act: Act<'_>, state: &ClientState) -> Result<Option<&'s
     if setting == SecretOverwrite::Allow {
         return Ok(None);
     }
-    match Evidence::now(act.app, state).await?.why_not_safe() {
-        None => Ok(None),
-        Some(_) if setting == SecretOverwrite::Warn => {
-            Ok(Some("The retiring secret that this rotation ended was still in use"))
-        }
-        Some(why) => Err(Outcome::conflict(format!(
-            "This would end a retiring secret that is still in use; force does it all the same. {why}"
-        ))),
+    let evidence = Evidence::now(act.app, state).await?;
+    let advice = judge(&evidence.known(), EVIDENCE_UNUSED_FOR_DEFAULT, evidence.reach.now);
+    if advice.safe {
+        return Ok(None);
     }
+    if setting == SecretOverwrite::Warn {
+        return Ok(Some("The retiring secret that this rotation ended was still in use"));
+    }
+    Err(Outcome::conflict(format!(
+        "This would end a retiring secret that is still in use; force does it all the same. {}",
+        advice.reason
+    )))
 }
 
 /// A move of secrets that was decided: rotating or retiring.

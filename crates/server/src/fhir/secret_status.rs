@@ -13,7 +13,7 @@ use keyrelay_core::policy::Interaction;
 use keyrelay_core::slots::{SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::CallerUsage;
-use keyrelay_store::UsageOfSecret;
+use keyrelay_store::{ClientState, UsageOfSecret};
 use serde_json::{Value, json};
 
 use super::access::view;
@@ -39,19 +39,37 @@ pub(super) async fn secret_status(
     if state.resource.deleted {
         return Err(Outcome::gone());
     }
-    let reach = Reach::now(app).await?;
-    let slots = state.slots.at(reach.now);
-    let ids = [slots.active(), slots.retiring()].map(|slot| slot.map_or(SecretId::NIL, |slot| slot.id));
-    let [active, retiring] = ids;
-    let mut usage = app.store.usage(id, [active, retiring, SecretId::NIL], reach.now).await?;
-    let mut of = |id| usage.remove(&id).unwrap_or_default();
-    let refused = of(SecretId::NIL);
-    let (active, retiring) = match active {
-        SecretId::NIL => (UsageOfSecret::default(), UsageOfSecret::default()),
-        active => (of(active), of(retiring)),
-    };
-    let body = status(&slots, &active, &retiring, &refused, &reach, unused_for);
+    let body = status(&Evidence::now(app, &state).await?, unused_for);
     Ok(Reply::ok(Rendered::value(&body)))
+}
+
+/// What is known of the uses of a client's secrets.
+pub(super) struct Evidence {
+    pub(super) reach: Reach,
+    slots: SecretSlots,
+    active: UsageOfSecret,
+    retiring: UsageOfSecret,
+    /// Of values that are none of its secrets.
+    refused: UsageOfSecret,
+}
+
+impl Evidence {
+    pub(super) async fn now(app: &App, state: &ClientState) -> Result<Self, Outcome> {
+        let reach = Reach::now(app).await?;
+        let slots = state.slots.at(reach.now);
+        let id = |slot: Option<&Slot>| slot.map_or(SecretId::NIL, |slot| slot.id);
+        let (active, retiring) = (id(slots.active()), id(slots.retiring()));
+        let ids = [active, retiring, SecretId::NIL];
+        let mut usage = app.store.usage(state.resource.id.into(), ids, reach.now).await?;
+        // The refused first: where there is no secret, nothing is left to be found under its id.
+        let [refused, active, retiring] =
+            [SecretId::NIL, active, retiring].map(|id| usage.remove(&id).unwrap_or_default());
+        Ok(Self { reach, slots, active, retiring, refused })
+    }
+
+    pub(super) fn known(&self) -> Known<'_> {
+        self.reach.known(&self.active.callers, &self.retiring.callers)
+    }
 }
 
 /// The one parameter of the operation.
@@ -111,21 +129,14 @@ impl Reach {
     }
 }
 
-fn status(
-    slots: &SecretSlots,
-    active: &UsageOfSecret,
-    retiring: &UsageOfSecret,
-    refused: &UsageOfSecret,
-    reach: &Reach,
-    unused_for: Duration,
-) -> Value {
+fn status(evidence: &Evidence, unused_for: Duration) -> Value {
+    let Evidence { reach, slots, active, retiring, refused } = evidence;
     let mut parameters = Vec::new();
     if let Some(slot) = slots.active() {
         parameters.push(json!({ "name": "secret", "part": slot_parts(slot, active) }));
     }
     if let Some(slot) = slots.retiring() {
-        let known = reach.known(&active.callers, &retiring.callers);
-        let advice = judge(&known, unused_for, reach.now);
+        let advice = judge(&evidence.known(), unused_for, reach.now);
         let mut parts = slot_parts(slot, retiring);
         if let Some(ends) = slots.retiring_ends() {
             parts.push(json!({ "name": "expires", "valueInstant": ends.to_instant() }));
