@@ -174,7 +174,9 @@ async fn watch(place: &Place, first: KeyId, bar: &mut Bar, total: u64) -> anyhow
 /// How many values are under other keys than the first, of those that can be moved.
 fn movable(used: &KeysUsed, first: KeyId) -> u64 {
     let others = used.keys().filter(|(key, _)| *key != first).flat_map(|(_, uses)| uses);
-    let can_move = |what: KeyUse| matches!(what, KeyUse::Secret | KeyUse::SigningKey | KeyUse::SecondFactor);
+    let can_move = |what: KeyUse| {
+        matches!(what, KeyUse::Secret | KeyUse::SigningKey | KeyUse::AuditKey | KeyUse::SecondFactor)
+    };
     others.filter(|(what, _)| can_move(**what)).map(|(_, count)| count).sum()
 }
 
@@ -211,7 +213,7 @@ async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result
     say!("");
     for (what, count) in &older {
         let why = match what {
-            KeyUse::Secret | KeyUse::SigningKey | KeyUse::SecondFactor => {
+            KeyUse::Secret | KeyUse::SigningKey | KeyUse::AuditKey | KeyUse::SecondFactor => {
                 "can be moved: keyrelay keys rotate --use-first"
             }
             KeyUse::SecretOnce => "only a digest is kept, so it stays until the secret is rotated or retired",

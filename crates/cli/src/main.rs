@@ -1,6 +1,7 @@
 //! The binary `keyrelay`: one file per command.
 
 mod admin;
+mod audit;
 mod backup;
 mod deliver;
 mod demo;
@@ -72,6 +73,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Say which master keys are needed, and move to a new one.
     Keys(keys::KeysArgs),
+    /// Check that the audit records are what the servers wrote.
+    Audit(audit::AuditArgs),
     /// Check configuration, files, clock and database, and say what to do.
     Doctor(Box<doctor::DoctorArgs>),
     /// Print a script that completes the commands in a shell.
@@ -111,6 +114,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Export(args) => export::export(args).await,
         Command::Import(args) => import::import(args).await,
         Command::Keys(args) => keys::keys(args).await,
+        Command::Audit(args) => return audit::audit(args).await,
         Command::Doctor(args) => return doctor::doctor(*args).await,
         Command::Completions(args) => manual::completions(&args, Cli::command()),
         Command::Man(args) => manual::man(&args, Cli::command()),

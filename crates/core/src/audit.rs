@@ -1,6 +1,9 @@
 //! What happened to a secret, as a FHIR AuditEvent in the shape of IHE's Basic Audit Log Patterns.
 //! An event names secrets by their ids and never has a value of one to leak (P4).
 
+mod chain;
+mod refusals;
+
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -8,10 +11,16 @@ use serde_json::{Value, json};
 use crate::caller::Profile;
 use crate::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId};
 use crate::time::Timestamp;
+use crate::usage::Presenter;
+
+pub use self::chain::{AuditKey, Link, LinkMac, RecordDigest, What};
+pub use self::refusals::{RefusalLog, Refusals};
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretAction {
+    /// A client was made with a secret.
+    Create,
     /// `$rotate-secret` with `secret`.
     Rotate,
     /// `$rotate-secret` with `retiringSecret`.
@@ -22,6 +31,12 @@ pub enum SecretAction {
     Undo,
     /// `$revoke-secret`.
     Revoke,
+    /// A client was deleted, and its secrets with it.
+    Delete,
+    /// The value was shown to somebody who read the client.
+    Read,
+    /// The value was shown to somebody who searched for clients.
+    Find,
 }
 
 impl SecretAction {
@@ -29,22 +44,61 @@ impl SecretAction {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Create => "create-secret",
             Self::Rotate => "rotate-secret",
             Self::Retire => "retire-secret",
             Self::Replace => "replace-secret",
             Self::Undo => "undo-rotation",
             Self::Revoke => "revoke-secret",
+            Self::Delete => "delete-secret",
+            Self::Read | Self::Find => "read-secret",
+        }
+    }
+
+    /// `AuditEvent.action` (<http://hl7.org/fhir/R4/valueset-audit-event-action.html>).
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Create => "C",
+            Self::Replace => "U",
+            Self::Delete => "D",
+            Self::Read => "R",
+            Self::Rotate | Self::Retire | Self::Undo | Self::Revoke | Self::Find => "E",
+        }
+    }
+
+    /// The interaction that it was done by (<http://hl7.org/fhir/R4/valueset-restful-interaction.html>).
+    const fn interaction(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Replace => "update",
+            Self::Delete => "delete",
+            Self::Read => "read",
+            Self::Find => "search-type",
+            Self::Rotate | Self::Retire | Self::Undo | Self::Revoke => "operation",
         }
     }
 }
 
-/// Everything an AuditEvent about a secret says.
+/// Whose secrets an event is about, by their ids.
+#[derive(Clone, Copy, Debug)]
+pub struct SecretsOf<'a> {
+    /// The client application.
+    pub client: ClientId,
+    /// The active secret from then on, or the one that was shown.
+    pub active: Option<SecretId>,
+    /// The retiring secret from then on, or the one that was shown.
+    pub retiring: Option<SecretId>,
+    /// The secrets that ended, by what was done or by their deadline before.
+    pub ended: &'a [SecretId],
+}
+
+/// Everything an AuditEvent about secrets says.
 #[derive(Clone, Copy, Debug)]
 pub struct SecretEvent<'a> {
     /// What was done.
     pub action: SecretAction,
-    /// To whose secret.
-    pub client: ClientId,
+    /// To whose secrets: one client's, or those of all that a search has shown.
+    pub of: &'a [SecretsOf<'a>],
     /// In which project.
     pub project: ProjectId,
     /// By whom.
@@ -53,66 +107,134 @@ pub struct SecretEvent<'a> {
     pub from: IpAddr,
     /// When.
     pub at: Timestamp,
-    /// The active secret from now on.
-    pub active: Option<SecretId>,
-    /// The retiring secret from now on.
-    pub retiring: Option<SecretId>,
-    /// The secrets that ended, by what was done or by their deadline before.
-    pub ended: &'a [SecretId],
 }
 
 impl SecretEvent<'_> {
     /// The event as a resource.
     #[must_use]
     pub fn to_resource(&self, id: ResourceId, version: VersionId) -> Value {
+        let who = json!({ "reference": self.by.to_string() });
+        let mut event = head(id, version, self.project, self.at);
+        event["meta"]["author"] = who.clone();
+        event["type"] = json!({
+            "system": "http://terminology.hl7.org/CodeSystem/audit-event-type",
+            "code": "rest",
+            "display": "RESTful Operation"
+        });
+        event["subtype"] = json!([
+            { "system": "http://hl7.org/fhir/restful-interaction", "code": self.action.interaction() },
+            subtype(self.action.as_str()),
+        ]);
+        event["action"] = json!(self.action.code());
+        event["recorded"] = json!(self.at.to_instant());
+        event["outcome"] = json!("0");
+        event["agent"] = json!([{ "who": who, "requestor": true, "network": network(self.from) }]);
+        event["source"] = json!({ "observer": { "display": "Keyrelay" } });
+        event["entity"] = self.of.iter().map(SecretsOf::entity).collect();
+        event
+    }
+}
+
+impl SecretsOf<'_> {
+    fn entity(&self) -> Value {
         let named = [("active", self.active), ("retiring", self.retiring)];
         let ended = self.ended.iter().map(|id| ("ended", Some(*id)));
         let detail: Vec<Value> = named
             .into_iter()
             .chain(ended)
-            .filter_map(|(name, id)| Some(json!({ "type": name, "valueString": id?.to_string() })))
+            .filter_map(|(name, id)| Some(detail(name, &id?.to_string())))
             .collect();
-        let who = json!({ "reference": self.by.to_string() });
-        json!({
-            "resourceType": "AuditEvent",
-            "id": id.to_string(),
-            "meta": {
-                "versionId": version.to_string(),
-                "lastUpdated": self.at.to_instant(),
-                "project": self.project.to_string(),
-                "author": who,
-            },
-            "type": {
-                "system": "http://terminology.hl7.org/CodeSystem/audit-event-type",
-                "code": "rest",
-                "display": "RESTful Operation"
-            },
-            "subtype": [
-                { "system": "http://hl7.org/fhir/restful-interaction", "code": self.interaction() },
-                { "system": "urn:keyrelay:audit", "code": self.action.as_str() }
-            ],
-            "action": if self.action == SecretAction::Replace { "U" } else { "E" },
-            "recorded": self.at.to_instant(),
-            "outcome": "0",
-            "agent": [{
-                "who": who,
-                "requestor": true,
-                "network": { "address": self.from.to_canonical().to_string(), "type": "2" }
-            }],
-            "source": { "observer": { "display": "Keyrelay" } },
-            "entity": [{
-                "what": { "reference": format!("ClientApplication/{}", self.client) },
-                "detail": detail
-            }]
-        })
+        entity(self.client, detail)
     }
+}
 
-    const fn interaction(&self) -> &'static str {
-        match self.action {
-            SecretAction::Rotate | SecretAction::Retire | SecretAction::Undo | SecretAction::Revoke => {
-                "operation"
-            }
-            SecretAction::Replace => "update",
+/// Proofs of a client that were refused, summed up over a time: one record for an attack of any length.
+#[derive(Clone, Debug)]
+pub struct RefusedProofs<'a> {
+    /// The client that somebody said to be.
+    pub client: ClientId,
+    /// Its project.
+    pub project: ProjectId,
+    /// When the first of them was presented.
+    pub since: Timestamp,
+    /// When the last of them was.
+    pub until: Timestamp,
+    /// How many there were.
+    pub count: i64,
+    /// From where, those with the most first, and how many each; not all, if there were many.
+    pub callers: &'a [(&'a Presenter, i64)],
+    /// The secrets that were among them: known ones, that let nobody in any more.
+    pub secrets: &'a [SecretId],
+    /// When this is written down.
+    pub at: Timestamp,
+}
+
+impl RefusedProofs<'_> {
+    /// The event as a resource.
+    #[must_use]
+    pub fn to_resource(&self, id: ResourceId, version: VersionId) -> Value {
+        let who = json!({ "reference": Profile::client(self.client).to_string() });
+        let mut event = head(id, version, self.project, self.at);
+        event["type"] = dicom("110114", "User Authentication");
+        event["subtype"] = json!([dicom("110122", "Login"), subtype("refused-proofs")]);
+        event["action"] = json!("E");
+        event["period"] = json!({ "start": self.since.to_instant(), "end": self.until.to_instant() });
+        event["recorded"] = json!(self.at.to_instant());
+        event["outcome"] = json!("4");
+        let mut agent = json!({ "who": who, "requestor": true });
+        if let Some((caller, _)) = self.callers.first() {
+            agent["network"] = network(caller.address);
         }
+        event["agent"] = json!([agent]);
+        event["source"] = json!({ "observer": { "display": "Keyrelay" } });
+        let secrets = self.secrets.iter().map(|secret| detail("secret", &secret.to_string()));
+        let callers = self.callers.iter().map(|(caller, count)| detail("caller", &from(caller, *count)));
+        let details =
+            std::iter::once(detail("refused", &self.count.to_string())).chain(secrets).chain(callers);
+        event["entity"] = json!([entity(self.client, details.collect())]);
+        event
     }
+}
+
+fn from(caller: &Presenter, count: i64) -> String {
+    let Presenter { address, agent, instance } = caller;
+    let named = [agent, instance].into_iter().filter(|name| !name.is_empty());
+    named.fold(format!("{count} from {address}"), |text, name| text + " " + name)
+}
+
+fn head(id: ResourceId, version: VersionId, project: ProjectId, at: Timestamp) -> Value {
+    json!({
+        "resourceType": "AuditEvent",
+        "id": id.to_string(),
+        "meta": {
+            "versionId": version.to_string(),
+            "lastUpdated": at.to_instant(),
+            "project": project.to_string(),
+        },
+    })
+}
+
+fn subtype(code: &str) -> Value {
+    json!({ "system": "urn:keyrelay:audit", "code": code })
+}
+
+/// A code of DICOM PS3.16 CID 400 or 401.
+fn dicom(code: &str, display: &str) -> Value {
+    json!({ "system": "http://dicom.nema.org/resources/ontology/DCM", "code": code, "display": display })
+}
+
+fn network(address: IpAddr) -> Value {
+    json!({ "address": address.to_canonical().to_string(), "type": "2" })
+}
+
+fn detail(name: &str, value: &str) -> Value {
+    json!({ "type": name, "valueString": value })
+}
+
+fn entity(client: ClientId, detail: Vec<Value>) -> Value {
+    let mut entity = json!({ "what": { "reference": format!("ClientApplication/{client}") } });
+    if !detail.is_empty() {
+        entity["detail"] = Value::Array(detail);
+    }
+    entity
 }

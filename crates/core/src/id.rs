@@ -76,6 +76,8 @@ ids! {
     RegistrationGrantId,
     /// One server process, from its start to its end.
     NodeId,
+    /// The audit records of one writer, in their order.
+    ChainId,
 }
 
 macro_rules! is_a_resource {

@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::audit::AuditKey;
 use crate::id::{ClientId, SecretId, SigningKeyId, UserId};
 use crate::random::Entropy;
 use crate::secret::{PlainSecret, SecretDigest};
@@ -27,6 +28,8 @@ use crate::time::Timestamp;
 /// First byte of everything sealed, so that another way of sealing can be told apart later.
 const SEAL_VERSION: u8 = 1;
 const MASTER_KEY_BYTES: usize = 32;
+/// There is one key of audit records.
+const AUDIT_PLACE: &[u8] = b"audit";
 /// Most master keys one file may list.
 const MASTER_KEYS_MAX: usize = 8;
 
@@ -144,6 +147,7 @@ struct DerivedKeys {
     secrets: LessSafeKey,
     signing_keys: LessSafeKey,
     second_factors: LessSafeKey,
+    audit: LessSafeKey,
 }
 
 impl DerivedKeys {
@@ -170,6 +174,7 @@ impl DerivedKeys {
             secrets: aead("secret seal"),
             signing_keys: aead("signing key wrap"),
             second_factors: aead("second factor seal"),
+            audit: aead("audit key wrap"),
         }
     }
 
@@ -332,6 +337,22 @@ impl Keyring {
         sealed: &Sealed,
     ) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
         self.open(sealed, |key| &key.second_factors, user.uuid().as_bytes())
+    }
+
+    /// Wraps the key that audit records are chained with.
+    #[must_use]
+    pub fn wrap_audit_key(&self, bytes: &[u8], entropy: &dyn Entropy) -> Sealed {
+        let first = &self.keys.load().first;
+        seal(first.id, &first.audit, bytes, AUDIT_PLACE, entropy)
+    }
+
+    /// Unwraps the key that audit records are chained with.
+    pub fn unwrap_audit_key(&self, sealed: &Sealed) -> Result<AuditKey, KeyringError> {
+        self.open_audit_key(sealed).map(|bytes| AuditKey::from_bytes(&bytes))
+    }
+
+    fn open_audit_key(&self, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+        self.open(sealed, |key| &key.audit, AUDIT_PLACE)
     }
 
     /// Writes a ticket.

@@ -278,3 +278,15 @@ pub const REGISTRATION_GRANTS_LISTED_MAX: i64 = 100;
 pub const REGISTRATION_BYTES_MAX: usize = JWKS_BYTES_MAX + 64 * 1024;
 /// Most redirect URIs of a client that registers itself.
 pub const REDIRECT_URIS_MAX: usize = 32;
+/// Things wrong with the audit records that are told one by one; the rest is counted.
+pub const AUDIT_FINDINGS_MAX: usize = 100;
+/// The least time between two audit records of the refused proofs of one client, from one server.
+pub const AUDIT_REFUSALS_INTERVAL: Duration = Duration::from_mins(10);
+/// Clients whose refused proofs wait to be recorded; above it, all are recorded at once.
+pub const AUDIT_REFUSALS_CLIENTS_MAX: usize = 10_000;
+/// Callers that such a record names.
+pub const AUDIT_REFUSALS_CALLERS_MAX: usize = 20;
+/// Secrets that such a record names.
+pub const AUDIT_REFUSALS_SECRETS_MAX: usize = 20;
+/// Such records in one change.
+pub const AUDIT_REFUSALS_PER_CHANGE: usize = 50;

@@ -8,6 +8,7 @@ use keyrelay_core::random::Entropy;
 use keyrelay_core::time::{Clock, Timestamp};
 use keyrelay_store::{Change, Resealed, Store};
 
+use crate::audit;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::fhir::Conformance;
@@ -64,6 +65,11 @@ impl App {
     ) -> Result<Self, StartError> {
         let renewal =
             Renewal { store: &store, keyring: &keyring, entropy: entropy.as_ref(), now: clock.now() };
+        let now = clock.now();
+        store.chain_audit_with(
+            audit::key(&store, &keyring, entropy.as_ref(), now).await?,
+            Arc::clone(&entropy),
+        );
         let tokens = TokenKeys::load(renewal, config.signing, config.base_url.clone()).await?;
         let metrics = Arc::new(Metrics::new());
         let usage = Arc::new(UsageCounter::new(entropy.as_ref()));
@@ -97,7 +103,9 @@ impl App {
 
     /// Writes down what was counted, and closes the store.
     pub async fn close(&self) {
-        if self.flush_usage().await.is_some()
+        let complete = self.flush_usage().await;
+        audit::record_refusals(self, true).await;
+        if complete.is_some()
             && let Err(error) = self.usage.end(&self.store).await
         {
             tracing::warn!(%error, "it could not be written down that all uses were counted");
@@ -169,7 +177,9 @@ impl App {
             return None;
         }
         let settled = self.former.settled().await;
-        match self.usage.flush(&self.store, self.clock.as_ref()).await {
+        let flushed = self.usage.flush(&self.store, self.clock.as_ref()).await;
+        audit::record_refusals(self, false).await;
+        match flushed {
             Ok(complete_until) => settled.then_some(complete_until),
             Err(error) => {
                 tracing::warn!(%error, "counted uses could not be written down; they are kept for the next time");

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::app::App;
 use crate::config::SecretPolicy;
 use crate::error::StartError;
-use crate::fhir::{Act, first_version};
+use crate::fhir::{Act, first_version, record_creation};
 
 /// The credentials of the first client.
 #[derive(Debug)]
@@ -174,6 +174,10 @@ fn add_client(
     let id = SecretId::random(app.entropy.as_ref());
     let slot =
         app.keyring.fill_slot(client.id, id, &client.secret, visibility, act.now, app.entropy.as_ref());
+    // Clients to measure with are of no interest to anybody.
+    if admin {
+        record_creation(act, client.id, project, &slot, change);
+    }
     change.create_client(&row, &SecretSlots::with_active(slot));
 
     let reference = json!({ "reference": format!("ClientApplication/{}", client.id), "display": name });

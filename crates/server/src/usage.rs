@@ -4,6 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use keyrelay_core::audit::RefusalLog;
 use keyrelay_core::id::NodeId;
 use keyrelay_core::random::Entropy;
 use keyrelay_core::time::{Clock, Timestamp};
@@ -18,6 +19,8 @@ const FLUSH_ROWS_MAX: usize = 200;
 pub(crate) struct UsageCounter {
     node: NodeId,
     counted: Mutex<UsageCounts>,
+    /// Proofs that were refused, for the audit.
+    refused: Mutex<RefusalLog>,
     /// Held while counts are written down: none may be called complete while others are under way.
     flushing: tokio::sync::Mutex<()>,
 }
@@ -27,6 +30,7 @@ impl UsageCounter {
         Self {
             node: NodeId::random(entropy),
             counted: Mutex::default(),
+            refused: Mutex::default(),
             flushing: tokio::sync::Mutex::default(),
         }
     }
@@ -38,6 +42,11 @@ impl UsageCounter {
 
     fn counted(&self) -> MutexGuard<'_, UsageCounts> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be recorded in the audit of refused proofs.
+    pub(crate) fn refused(&self) -> MutexGuard<'_, RefusalLog> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one proof. The time is read under the lock, so that none is counted as before a flush that
@@ -69,7 +78,13 @@ impl UsageCounter {
             let mark = chunks.peek().is_none().then_some(mark);
             let written =
                 if outcome.is_ok() { store.add_usage(&chunk, mark).await } else { Err(StoreError::Busy) };
-            let Err(error) = written else { continue };
+            let Err(error) = written else {
+                let mut refused = self.refused();
+                for (key, usage) in &chunk {
+                    refused.count(*key, usage);
+                }
+                continue;
+            };
             // What may have been written is not kept, or it would be counted twice.
             if !matches!(error, StoreError::Unknown) {
                 let mut counted = self.counted();

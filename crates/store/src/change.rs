@@ -16,6 +16,7 @@ use keyrelay_core::slots::{Moved, SecretSlots};
 use keyrelay_core::time::Timestamp;
 
 use crate::Conflict;
+use crate::audit::Record;
 use crate::author::still_may;
 use crate::clients::proof;
 use crate::database::{Arg, Effect, Statement};
@@ -109,6 +110,8 @@ pub struct Change {
     /// What its author must be, which is looked at before anything is changed.
     author: Option<Statement>,
     statements: Vec<Statement>,
+    /// The audit records among what it makes.
+    pub(crate) records: Vec<Record>,
     /// A version that this change makes and no other: where it is found, the change was made.
     made: Option<(ResourceId, VersionId)>,
 }
@@ -131,8 +134,9 @@ impl Change {
         Self::default()
     }
 
-    pub(crate) fn into_statements(self) -> Vec<Statement> {
-        self.author.into_iter().chain(self.statements).collect()
+    /// The statements, and the records that they make.
+    pub(crate) fn into_parts(self) -> (Vec<Statement>, Vec<Record>) {
+        (self.author.into_iter().chain(self.statements).collect(), self.records)
     }
 
     /// Adds all that another change of the same author does. The author is looked at once, and as it is before
@@ -140,6 +144,7 @@ impl Change {
     pub fn append(&mut self, other: Self) {
         self.author = self.author.take().or(other.author);
         self.statements.extend(other.statements);
+        self.records.extend(other.records);
     }
 
     /// How many statements it takes, apart from the look at its author.

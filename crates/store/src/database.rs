@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keyrelay_core::id::{
-    ClientId, MembershipId, NodeId, ProjectId, RegistrationGrantId, ResourceId, SecretId, SessionId,
+    ChainId, ClientId, MembershipId, NodeId, ProjectId, RegistrationGrantId, ResourceId, SecretId, SessionId,
     SigningKeyId, TokenId, UserId, VersionId,
 };
 use keyrelay_core::limits::WRITE_GROUP_MAX;
@@ -15,6 +15,7 @@ use keyrelay_core::time::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use crate::audit::{Chain, WhenKnown};
 use crate::group::{GroupQuery, Reads};
 use crate::postgres::{Postgres, PostgresConfig};
 use crate::sqlite::{self, Access, SqliteReaders};
@@ -91,6 +92,7 @@ macro_rules! id_args {
 }
 
 id_args!(
+    ChainId,
     ClientId,
     MembershipId,
     NodeId,
@@ -283,16 +285,19 @@ impl Database {
     pub(crate) async fn serve_writes(
         &self,
         mut requests: mpsc::Receiver<WriteRequest>,
+        chaining: &WhenKnown,
     ) -> Result<WriterTask, StoreError> {
+        let mut chain = Chain::new(Arc::clone(chaining));
         let readers = match self {
             Self::Sqlite(readers) => readers,
-            Self::Postgres(postgres) => return Ok(WriterTask::Task(postgres.serve_writes(requests))),
+            Self::Postgres(postgres) => return Ok(WriterTask::Task(postgres.serve_writes(requests, chain))),
         };
         let serve = move |connection: &mut rusqlite::Connection| {
             let mut group = Vec::with_capacity(WRITE_GROUP_MAX);
             while requests.blocking_recv_many(&mut group, WRITE_GROUP_MAX) > 0 {
-                WriteRequest::answer(&mut group, |changes| sqlite::write(connection, changes));
+                WriteRequest::answer(&mut group, |changes| sqlite::write(connection, changes, &mut chain));
             }
+            sqlite::end(connection, chain);
         };
         sqlite::spawn("sqlite-writer", readers.path(), Access::Write, serve).await.map(WriterTask::Thread)
     }

@@ -6,6 +6,7 @@
 
 mod access;
 mod assertions;
+mod audit;
 mod author;
 mod change;
 mod clients;
@@ -33,6 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use audit::WhenKnown;
 pub use change::{Change, ClientRow, MembershipRow, ProjectRow, ResourceVersion};
 pub use clients::ClientState;
 use database::Database;
@@ -67,6 +69,7 @@ struct Inner {
     clients: GroupReader<ClientId, ClientState>,
     sessions: GroupReader<SessionId, SessionAccess>,
     writer: Writer,
+    chaining: WhenKnown,
 }
 
 impl Store {
@@ -84,11 +87,13 @@ impl Store {
     }
 
     async fn on(database: Database) -> Result<Self, StoreError> {
+        let chaining = WhenKnown::default();
         Ok(Self(Arc::new(Inner {
             access: GroupReader::start(&database, access::QUERY).await?,
             clients: GroupReader::start(&database, clients::QUERY).await?,
             sessions: GroupReader::start(&database, sessions::QUERY).await?,
-            writer: Writer::start(&database).await?,
+            writer: Writer::start(&database, &chaining).await?,
+            chaining,
             database,
         })))
     }

@@ -53,6 +53,7 @@ impl Store {
             let told = &mut told_of_all;
             let mut walk = Walk { store: self, keyring, entropy, told, change, waiting: 0, done };
             walk.signing_keys().await?;
+            walk.audit_key().await?;
             walk.second_factors().await?;
             walk.clients().await?;
             walk.write().await?;
@@ -74,6 +75,16 @@ impl Walk<'_> {
                 let sql = "UPDATE signing_key SET sealed = $1 WHERE id = $2 AND sealed = $3";
                 self.push(sql, args![bytes(&sealed), id, bytes(&stored.sealed)]).await?;
             }
+        }
+        Ok(())
+    }
+
+    async fn audit_key(&mut self) -> Result<(), StoreError> {
+        let Some(stored) = self.store.audit_key().await? else { return Ok(()) };
+        let resealed = self.keyring.reseal_audit_key(&stored, self.entropy);
+        if let Some(sealed) = self.opened(resealed) {
+            let sql = "UPDATE audit_key SET sealed = $1 WHERE sealed = $2";
+            self.push(sql, args![bytes(&sealed), bytes(&stored)]).await?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement as Prepared, ToSql};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::audit::Chain;
 use crate::change::Change;
 use crate::database::{Arg, Cell, Effect, Row, Statement};
 use crate::operations::Migrated;
@@ -31,7 +32,7 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 7] = [
+pub(crate) const MIGRATIONS: [&str; 8] = [
     include_str!("../migrations/sqlite/0001_initial.sql"),
     include_str!("../migrations/sqlite/0002_people.sql"),
     include_str!("../migrations/sqlite/0003_registration.sql"),
@@ -39,6 +40,7 @@ pub(crate) const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/sqlite/0005_scope_bound.sql"),
     include_str!("../migrations/sqlite/0006_usage.sql"),
     include_str!("../migrations/sqlite/0007_deadlines.sql"),
+    include_str!("../migrations/sqlite/0008_audit_chain.sql"),
 ];
 
 /// What a connection may do.
@@ -245,12 +247,17 @@ fn cell(value: ValueRef<'_>) -> Cell {
 
 /// Makes changes durable by one commit. Each is behind a savepoint of its own, so that one that
 /// fails leaves no trace; if the commit fails, none has happened.
-pub(crate) fn write(connection: &mut Connection, changes: Vec<Change>) -> Vec<Result<(), StoreError>> {
+pub(crate) fn write(
+    connection: &mut Connection,
+    changes: Vec<Change>,
+    chain: &mut Chain,
+) -> Vec<Result<(), StoreError>> {
     let count = changes.len();
-    match write_group(connection, changes) {
+    match write_group(connection, changes, chain) {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::error!(%error, "a commit failed");
+            chain.leave();
             (0..count).map(|_| Err(StoreError::Busy)).collect()
         }
     }
@@ -259,22 +266,40 @@ pub(crate) fn write(connection: &mut Connection, changes: Vec<Change>) -> Vec<Re
 fn write_group(
     connection: &mut Connection,
     changes: Vec<Change>,
+    chain: &mut Chain,
 ) -> Result<Vec<Result<(), StoreError>>, rusqlite::Error> {
     // Dropped without a commit, a transaction and a savepoint are rolled back.
     let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let mut outcomes = Vec::with_capacity(changes.len());
+    let mut longer = chain.clone();
     for change in changes {
         let savepoint = transaction.savepoint()?;
-        let outcome =
-            change.into_statements().iter().try_for_each(|statement| execute(&savepoint, statement));
-        match &outcome {
-            Ok(()) => savepoint.commit()?,
-            Err(_) => savepoint.finish()?,
-        }
-        outcomes.push(outcome);
+        outcomes.push(match make(&savepoint, change, &longer) {
+            Ok(next) => {
+                longer = next;
+                savepoint.commit().map(Ok)?
+            }
+            Err(error) => savepoint.finish().map(|()| Err(error))?,
+        });
     }
     transaction.commit()?;
+    *chain = longer;
     Ok(outcomes)
+}
+
+/// Makes a change, and gives the chain with its records.
+fn make(connection: &Connection, change: Change, chain: &Chain) -> Result<Chain, StoreError> {
+    let (statements, records) = change.into_parts();
+    let (links, longer) = chain.with(&records)?;
+    statements.iter().chain(&links).try_for_each(|statement| execute(connection, statement))?;
+    Ok(longer)
+}
+
+/// Ends a chain in order.
+pub(crate) fn end(connection: &Connection, chain: Chain) {
+    if let Some(Err(error)) = chain.end().map(|end| execute(connection, &end)) {
+        tracing::warn!(%error, "the chain of audit records could not be ended");
+    }
 }
 
 fn execute(connection: &Connection, statement: &Statement) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::StoreError;
+use crate::audit::WhenKnown;
 use crate::change::Change;
 use crate::database::{Database, WriterTask};
 
@@ -57,9 +58,9 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) async fn start(database: &Database) -> Result<Self, StoreError> {
+    pub(crate) async fn start(database: &Database, chaining: &WhenKnown) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(WRITE_QUEUE_MAX);
-        let task = database.serve_writes(requests).await?;
+        let task = database.serve_writes(requests, chaining).await?;
         Ok(Self {
             queue: Mutex::new(Some(queue)),
             task: Mutex::new(Some(task)),

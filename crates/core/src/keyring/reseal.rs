@@ -50,6 +50,16 @@ impl Keyring {
         Ok(opened.map(|key| self.seal_second_factor(user, &key, entropy)))
     }
 
+    /// The key of audit records under the first key. `None` if it is there already.
+    pub fn reseal_audit_key(
+        &self,
+        sealed: &Sealed,
+        entropy: &dyn Entropy,
+    ) -> Result<Option<Sealed>, KeyringError> {
+        let opened = self.open_older(sealed, || self.open_audit_key(sealed))?;
+        Ok(opened.map(|key| self.wrap_audit_key(&key, entropy)))
+    }
+
     fn open_older(
         &self,
         sealed: &Sealed,
@@ -108,6 +118,10 @@ mod tests {
         let sealed = old.seal_second_factor(user, b"factor", &entropy);
         let sealed = both.reseal_second_factor(user, &sealed, &entropy).unwrap().unwrap();
         assert_eq!(new.open_second_factor(user, &sealed).unwrap().as_slice(), b"factor");
+
+        let sealed = old.wrap_audit_key(b"audit", &entropy);
+        let sealed = both.reseal_audit_key(&sealed, &entropy).unwrap().unwrap();
+        assert!(new.unwrap_audit_key(&sealed).is_ok() && old.unwrap_audit_key(&sealed).is_err());
     }
 
     #[test]

@@ -165,7 +165,10 @@ pub(super) fn secrets_for(
     else {
         return Ok(ShownSecrets::default());
     };
-    if state.resource.project.and_then(|project| caller.admin_of(project)).is_none() {
+    // What cannot be recorded is not shown.
+    if app.store.refuses_changes()
+        || state.resource.project.and_then(|project| caller.admin_of(project)).is_none()
+    {
         return Ok(ShownSecrets::default());
     }
     let mut shown = ShownSecrets::of(&app.keyring, state, app.now())?;

@@ -4,20 +4,18 @@
 
 use std::time::Duration;
 
-use keyrelay_core::audit::{SecretAction, SecretEvent};
+use keyrelay_core::audit::{SecretAction, SecretsOf};
 use keyrelay_core::caller::{AdminOf, Caller, SecretAuthority, Withheld};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
-use keyrelay_core::fhir::search::index_entries;
-use keyrelay_core::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId};
+use keyrelay_core::id::{ClientId, ProjectId, SecretId};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{SCOPE_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN, TOKEN_LIFETIME_MAX};
 use keyrelay_core::origin::Origin;
-use keyrelay_core::random::time_ordered_uuid;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::slots::{Moved, SecretSlots, Slot, SlotKind};
-use keyrelay_store::{Change, ClientRow, ClientState, ResourceVersion};
+use keyrelay_store::{Change, ClientRow, ClientState};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
@@ -25,6 +23,7 @@ use super::access::not_to_write;
 use super::render::{ShownSecrets, stored_resource};
 use super::versions::Act;
 use crate::App;
+use crate::audit;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;
 use crate::oauth::{JwksUri, check_jwks, check_trust_store};
@@ -292,6 +291,7 @@ pub(super) async fn create(
     admin(act.caller, row.project)?;
     check_chosen(act.app, row.id, secret)?;
     let slot = slot_for(act, row.id, secret, visibility(act, row.project).await?);
+    record_creation(act, row.id, row.project, &slot, change);
     change.create_client(row, &SecretSlots::with_active(slot));
     Ok(ShownSecrets { secret: Some(secret.duplicate()), retiring: None })
 }
@@ -361,6 +361,18 @@ pub(super) fn bound_by_admin(
     }
 }
 
+/// Adds the record of a new client's secret to the change that makes it.
+pub(crate) fn record_creation(
+    act: Act<'_>,
+    client: ClientId,
+    project: ProjectId,
+    slot: &Slot,
+    change: &mut Change,
+) {
+    let of = SecretsOf { client, active: Some(slot.id), retiring: None, ended: &[] };
+    audit::record(act, SecretAction::Create, project, &[of], change);
+}
+
 /// Adds a direct replacement to a change, with its AuditEvent.
 pub(super) fn move_secrets(act: Act<'_>, moved: &Moved, state: &ClientState, change: &mut Change) {
     if let Some(admin) = state.resource.project.and_then(|project| act.caller.admin_of(project)) {
@@ -380,33 +392,11 @@ pub(crate) fn record_move(
     let client = ClientId::from(state.resource.id);
     change.move_secrets(client, moved, state.former_count, act.now);
     let ended: Vec<SecretId> = moved.ended.iter().map(|ended| ended.slot.id).collect();
-    let event = SecretEvent {
-        action,
+    let of = SecretsOf {
         client,
-        project: authority.project(),
-        by: authority.by(),
-        from: act.from,
-        at: act.now,
         active: moved.slots.active().map(|slot| slot.id),
         retiring: moved.slots.retiring().map(|slot| slot.id),
         ended: &ended,
     };
-    let id = ResourceId::from(time_ordered_uuid(act.now, act.app.entropy.as_ref()));
-    let version = VersionId::random(act.app.entropy.as_ref());
-    let resource = event.to_resource(id, version);
-    let index =
-        resource.as_object().map(|map| index_entries(ResourceType::AuditEvent, map)).unwrap_or_default();
-    change.create(
-        ResourceVersion {
-            resource_type: ResourceType::AuditEvent,
-            id,
-            project: Some(authority.project()),
-            version,
-            revision: 1,
-            last_updated: act.now,
-            deleted: false,
-            content: resource.to_string(),
-        },
-        &index,
-    );
+    audit::record(act, action, authority.project(), &[of], change);
 }

@@ -40,7 +40,7 @@ use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
 use crate::router::FHIR_BASE;
 pub(crate) use access::{check_change, check_new, own, seen};
-pub(crate) use client_application::{fresh_secret, record_move, row as client_row};
+pub(crate) use client_application::{fresh_secret, record_creation, record_move, row as client_row};
 pub(crate) use conformance::Conformance;
 pub(crate) use membership::is_there;
 pub(crate) use new_client::{NewClient, create_with_secret};
@@ -79,6 +79,7 @@ pub(crate) async fn handle(
             if_none_exist: header(&parts.headers, &HeaderName::from_static("if-none-exist"))?,
             extended: parts.headers.get("x-medplum").is_some_and(|value| value == "extended"),
             from,
+            is_rehearsal: false,
         };
         let content = Content::Http { headers: parts.headers, body };
         if request.segments.is_empty() {
@@ -102,22 +103,23 @@ pub(crate) async fn dispatch(
 ) -> Result<Reply, Outcome> {
     let resource_id = |id| ResourceId::parse(id).ok_or_else(Outcome::not_found);
     let extended = request.extended;
+    let act = Act { is_rehearsal: request.is_rehearsal, ..Act::now(app, caller, request.from) };
     match Route::of(request)? {
         Route::Definitions(kind, rest) => conformance::dispatch(app, kind, rest, request),
         Route::Search(kind) => {
             allow(caller, Interaction::Search, kind)?;
             let query = request.query.clone().unwrap_or_default();
-            search::search(app, caller, kind, &query, extended).await
+            search::search(act, kind, &query, extended).await
         }
         Route::SearchByForm(kind) => {
             allow(caller, Interaction::Search, kind)?;
             let query = [request.query.clone().unwrap_or_default(), content.into_form().await?];
             let caller = &auth::again(app, caller, request.from).await?;
-            search::search(app, caller, kind, query.join("&").trim_matches('&'), extended).await
+            search::search(Act { caller, ..act }, kind, query.join("&").trim_matches('&'), extended).await
         }
         Route::Read(kind, id) => {
             allow(caller, Interaction::Read, kind)?;
-            read::read(app, caller, Interaction::Read, kind, resource_id(id)?, extended).await
+            read::read(act, Interaction::Read, kind, resource_id(id)?, extended).await
         }
         Route::History(kind, id) => {
             allow(caller, Interaction::History, kind)?;

@@ -10,7 +10,7 @@ use keyrelay_store::{Change, MembershipRow, ResourceVersion};
 use serde_json::{Map, Value, json};
 
 use super::access::{check_new, not_to_write, of_new};
-use super::client_application::{fresh_secret, row, visibility};
+use super::client_application::{fresh_secret, record_creation, row, visibility};
 use super::render::{Rendered, ShownSecrets, render, stored_resource};
 use super::versions::{Act, first_version};
 use super::write::check_resource;
@@ -47,6 +47,7 @@ impl NewClient {
         }
         let (secret, slots) = if with_secret {
             let (secret, slot) = fresh_secret(act, id, visibility(act, project).await?);
+            record_creation(act, id, project, &slot, change);
             (Some(secret), SecretSlots::with_active(slot))
         } else {
             (None, SecretSlots::empty())

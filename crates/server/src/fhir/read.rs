@@ -2,6 +2,7 @@
 //! current version only, and only to an admin; versions never had one.
 
 use http::StatusCode;
+use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ResourceId, VersionId};
@@ -14,18 +15,20 @@ use serde_json::value::RawValue;
 use super::access::{View, secrets_for, view, view_found};
 use super::render::{Rendered, ShownSecrets, render};
 use super::request::{Reply, etag};
+use super::versions::Act;
 use crate::App;
+use crate::audit::Seen;
 use crate::error::Outcome;
 
 /// The current version, by the right to read or, for what a condition finds, to search.
 pub(super) async fn read(
-    app: &App,
-    caller: &Caller,
+    act: Act<'_>,
     interaction: Interaction,
     resource_type: ResourceType,
     id: ResourceId,
     extended: bool,
 ) -> Result<Reply, Outcome> {
+    let (app, caller) = (act.app, act.caller);
     if resource_type != ResourceType::ClientApplication {
         let found = app.store.resource(resource_type, id).await?.ok_or_else(Outcome::not_found)?;
         let view = view(caller, interaction, &found)?;
@@ -34,7 +37,11 @@ pub(super) async fn read(
     let state = app.store.client(id.into()).await?.ok_or_else(Outcome::not_found)?;
     let view = view(caller, interaction, &state.resource)?;
     let shown = secrets_for(app, caller, &state, &view.resource)?;
-    reply(&view, &state.resource, &shown, extended)
+    let reply = reply(&view, &state.resource, &shown, extended)?;
+    let mut seen = Seen::default();
+    seen.take_up(&state, &shown, act.now);
+    seen.commit(act, SecretAction::Read).await?;
+    Ok(reply)
 }
 
 /// A version as an answer.

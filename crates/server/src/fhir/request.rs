@@ -19,7 +19,7 @@ use crate::headers::{FHIR_JSON, NO_STORE};
 use crate::router::read_body;
 
 /// One interaction that somebody asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FhirRequest {
     pub(crate) method: Method,
     /// The path below the base, decoded.
@@ -30,6 +30,8 @@ pub(crate) struct FhirRequest {
     /// `X-Medplum: extended`: show all of `meta`.
     pub(crate) extended: bool,
     pub(crate) from: IpAddr,
+    /// See [`super::Act::is_rehearsal`].
+    pub(crate) is_rehearsal: bool,
 }
 
 /// What came with a request, not yet looked at. Its `Debug` shows no value: it may be a secret.

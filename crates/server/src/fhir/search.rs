@@ -1,6 +1,7 @@
 //! Searching: the query is read and bounded in `core`, answered by the store, and written here as a
 //! Bundle of what the caller may see.
 
+use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{Rule, SearchQuery, Summary, Total, parse_query};
@@ -15,7 +16,9 @@ use serde_json::{Map, Value, json};
 use super::access::{View, secrets_for, view};
 use super::render::{Rendered, ShownSecrets, render};
 use super::request::Reply;
+use super::versions::Act;
 use crate::App;
+use crate::audit::Seen;
 use crate::error::Outcome;
 
 #[derive(Serialize)]
@@ -45,12 +48,12 @@ pub(crate) struct SearchEntry {
 }
 
 pub(crate) async fn search(
-    app: &App,
-    caller: &Caller,
+    act: Act<'_>,
     resource_type: ResourceType,
     query_text: &str,
     extended: bool,
 ) -> Result<Reply, Outcome> {
+    let (app, caller) = (act.app, act.caller);
     let query = read_query_of(caller, resource_type, query_text)?;
     let with_total = query.total != Total::None || query.summary == Summary::Count || query.count == 0;
     let mut page = find(app, caller, resource_type, &query, with_total).await?;
@@ -64,7 +67,7 @@ pub(crate) async fn search(
         None
     };
     let mut entry: Vec<SearchEntry> = Vec::with_capacity(page.matches.len());
-    let (mut bytes, mut passed) = (0, 0);
+    let (mut bytes, mut passed, mut secrets) = (0, 0, Seen::default());
     for version in &page.matches {
         if bytes > ANSWER_BYTES_MAX {
             page.more = true;
@@ -79,17 +82,22 @@ pub(crate) async fn search(
             Some(_) => continue,
         };
         let Ok(seen) = view(caller, Interaction::Search, version) else { continue };
-        let shown = match state.flatten() {
+        let state = state.flatten();
+        let mut shown = match state {
             Some(state) => secrets_for(app, caller, state, &seen.resource)?,
             None => ShownSecrets::default(),
         };
-        let next = search_entry(app, version, &seen, &query, shown, extended)?;
+        let next = search_entry(app, version, &seen, &query, &mut shown, extended)?;
+        if let Some(state) = state {
+            secrets.take_up(state, &shown, act.now);
+        }
         bytes += next.resource.get().len();
         entry.push(next);
     }
     let url = format!("{}/{resource_type}", app.config.base_url.fhir());
     let next = page.more.then_some(query.offset + passed);
     let bundle = bundle(&url, query_text, &query, next, page.total, entry);
+    secrets.commit(act, SecretAction::Find).await?;
     Ok(Reply::ok(Rendered::serialize(&bundle)?))
 }
 
@@ -150,14 +158,14 @@ fn search_entry(
     version: &ResourceVersion,
     seen: &View<'_>,
     query: &SearchQuery,
-    mut shown: ShownSecrets,
+    shown: &mut ShownSecrets,
     extended: bool,
 ) -> Result<SearchEntry, Outcome> {
-    let resource = subset(seen.visible(), query, &mut shown);
+    let resource = subset(seen.visible(), query, shown);
     Ok(SearchEntry {
         full_url: format!("{}/{}/{}", app.config.base_url.fhir(), version.resource_type, version.id),
         search: json!({ "mode": "match" }),
-        resource: render(resource, &shown, extended)?.into_part()?,
+        resource: render(resource, shown, extended)?.into_part()?,
     })
 }
 

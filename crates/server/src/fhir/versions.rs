@@ -25,11 +25,13 @@ pub(crate) struct Act<'a> {
     pub(crate) from: IpAddr,
     /// What is done at the same time, as far as it is decided.
     pub(super) pending: &'a Pending,
+    /// Whether this only finds out if it could be done: nobody is shown the answer.
+    pub(crate) is_rehearsal: bool,
 }
 
 impl<'a> Act<'a> {
     pub(crate) fn now(app: &'a App, caller: &'a Caller, from: IpAddr) -> Self {
-        Self { app, caller, now: app.now(), from, pending: &pending::NOTHING }
+        Self { app, caller, now: app.now(), from, pending: &pending::NOTHING, is_rehearsal: false }
     }
 
     /// The same, as a part of a transaction of which so much is decided.

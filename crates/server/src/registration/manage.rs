@@ -28,6 +28,7 @@ use super::answer::{ClientInformation, reply};
 use super::metadata::Metadata;
 use super::{not_let_in, read, ticket};
 use crate::App;
+use crate::audit::{self, Seen};
 use crate::auth::ClientAddress;
 use crate::error::{OAuthError, Outcome};
 use crate::fhir::{
@@ -66,7 +67,7 @@ pub(crate) async fn manage(
         match method {
             Method::PUT => visit.update(Update::read(read(&parts.headers, body).await?, &managed)?).await,
             Method::DELETE => visit.delete().await,
-            _ => managed.reply(&app),
+            _ => managed.reply(Act::now(&app, &managed.caller, from)).await,
         }
     };
     answer.await.unwrap_or_else(IntoResponse::into_response)
@@ -143,6 +144,7 @@ impl<'a> Visit<'a> {
             let client = &managed.state.resource;
             change.delete_client(self.client);
             change.update(deletion(act, client), client.version, Some(&[]));
+            audit::record_deletion(act, &managed.state, &mut change);
             let membership = managed.caller.membership;
             let found = self.app.store.resource(ResourceType::ProjectMembership, membership.into()).await?;
             if let Some(current) = found.filter(|version| !version.deleted) {
@@ -246,21 +248,28 @@ struct Decided {
 
 /// What is registered, with the secret that was made a moment ago or may be shown again.
 fn render(
-    app: &App,
+    act: Act<'_>,
     registration: &Registration,
     state: &ClientState,
     fresh: Option<&PlainSecret>,
-) -> Result<Rendered, OAuthError> {
+) -> Result<(Rendered, Seen), OAuthError> {
+    let (app, mut seen) = (act.app, Seen::default());
     let failed = |outcome: Outcome| OAuthError::metadata(&outcome);
-    let shown = ShownSecrets::of(&app.keyring, state, app.now()).map_err(failed)?;
-    ClientInformation {
+    let mut shown = ShownSecrets::default();
+    // What cannot be recorded is not shown; what was just made is recorded already.
+    if fresh.is_none() && !app.store.refuses_changes() {
+        shown.secret = ShownSecrets::of(&app.keyring, state, app.now()).map_err(failed)?.secret;
+        seen.take_up(state, &shown, act.now);
+    }
+    let body = ClientInformation {
         app,
         registration,
         resource: &stored_resource(&state.resource).map_err(failed)?,
         has_secret: state.slots.kept(SlotKind::Active).is_some(),
         secret: fresh.or(shown.secret.as_ref()),
     }
-    .render()
+    .render()?;
+    Ok((body, seen))
 }
 
 impl Managed {
@@ -269,8 +278,9 @@ impl Managed {
     }
 
     /// What is registered now.
-    fn reply(&self, app: &App) -> Result<Response, OAuthError> {
-        let body = render(app, &self.registration, &self.state, None)?;
+    async fn reply(&self, act: Act<'_>) -> Result<Response, OAuthError> {
+        let (body, seen) = render(act, &self.registration, &self.state, None)?;
+        seen.commit(act, SecretAction::Read).await.map_err(|outcome| OAuthError::metadata(&outcome))?;
         Ok(reply(StatusCode::OK, body, self.state.resource.version))
     }
 
@@ -290,8 +300,11 @@ impl Managed {
         registration.generation = registration.generation.saturating_add(u32::from(update.new_token));
         let same = registration.auth_method == self.registration.auth_method && !update.new_token;
         if same && moved.is_none() && same_apart_from_meta(&before, &after) {
-            let body = render(act.app, &registration, &self.state, None)?;
-            return Ok(Decided { change: None, body, version: current.version });
+            let (body, seen) = render(act, &registration, &self.state, None)?;
+            let mut change = act.change();
+            seen.record(act, SecretAction::Read, &mut change);
+            let change = (!seen.is_empty()).then_some(change);
+            return Ok(Decided { change, body, version: current.version });
         }
         let (next, resource) = next_version(act, current, after);
         let version = next.version;
@@ -301,13 +314,16 @@ impl Managed {
         change.update_client(&row);
         change.update_registration(&registration, self.registration.generation);
         let mut state = ClientState { resource: next, ..self.state.clone() };
-        let mut fresh = None;
+        let (mut fresh, is_moved) = (None, moved.is_some());
         if let Some(SecretMove { action, fresh: made, moved }) = moved {
             record_move(act, &self.authority, action, &moved, &self.state, &mut change);
             state.slots = moved.stored();
             fresh = made;
         }
-        let body = render(act.app, &registration, &state, fresh.as_ref())?;
+        let (body, seen) = render(act, &registration, &state, fresh.as_ref())?;
+        if !is_moved {
+            seen.record(act, SecretAction::Read, &mut change);
+        }
         Ok(Decided { change: Some(change), body, version })
     }
 

@@ -3,6 +3,7 @@
 
 mod app;
 mod assertion;
+mod audit;
 mod authenticator;
 mod bearer;
 mod bounds;

@@ -146,7 +146,8 @@ async fn a_body_without_secrets_or_with_the_current_ones_changes_none() {
     }
     assert!(test.lets_in(&client.id, &client.secret).await);
     assert!(test.lets_in(&client.id, &new).await);
-    let events = test.get(&test.admin, &format!("AuditEvent?entity={}", client.path())).await;
+    let moves = "subtype=rotate-secret,retire-secret,replace-secret";
+    let events = test.get(&test.admin, &format!("AuditEvent?entity={}&{moves}", client.path())).await;
     assert_eq!(events.resources().len(), 1, "only the rotation");
 }
 

@@ -138,12 +138,13 @@ async fn every_move_of_a_secret_is_told_by_an_audit_event_that_has_none() {
         assert!(found.next().is_none());
         event
     };
-    assert_eq!(events.len(), 3);
+    assert_eq!(events.len(), 4, "with its creation");
     let one = format!("AuditEvent/{}", events[0]["id"].as_str().unwrap());
     assert_eq!(test.get(&test.admin, &one).await.expect(200).json(), events[0]);
     let history = test.get(&test.admin, &format!("{one}/_history")).await.expect(200);
     assert_eq!(history.resources(), events[..1]);
     for (code, by, action) in [
+        ("create-secret", &test.super_admin, "C"),
         ("rotate-secret", &test.admin, "E"),
         ("replace-secret", &test.super_admin, "U"),
         ("retire-secret", &test.admin, "E"),

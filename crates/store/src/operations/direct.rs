@@ -49,6 +49,15 @@ impl Direct {
         }
     }
 
+    /// From here on everything is read as of one moment.
+    pub(super) async fn begin_reading(&self) -> Result<(), StoreError> {
+        self.run(match self {
+            Self::Sqlite(_) => "BEGIN",
+            Self::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        })
+        .await
+    }
+
     /// Runs statements without arguments.
     pub(super) async fn run(&self, sql: &str) -> Result<(), StoreError> {
         match self {

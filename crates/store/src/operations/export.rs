@@ -17,13 +17,7 @@ use crate::{StoreError, postgres, sqlite};
 /// Writes everything to a new file, which is there as a whole or not at all. Gives the number of rows.
 pub async fn export(place: &Place, file: &Path, progress: Progress<'_>) -> Result<u64, StoreError> {
     let direct = Direct::open(place).await?;
-    // From here on everything is read as of one moment.
-    direct
-        .run(match &direct {
-            Direct::Sqlite(_) => "BEGIN",
-            Direct::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        })
-        .await?;
+    direct.begin_reading().await?;
     schema::require_known(&direct).await?;
     let tables = tables::known()?;
     let mut headers = Vec::with_capacity(tables.len());

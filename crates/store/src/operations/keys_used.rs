@@ -21,6 +21,8 @@ pub enum KeyUse {
     SecretOnce,
     /// The private part of a signing key.
     SigningKey,
+    /// The key that audit records are chained with.
+    AuditKey,
     /// A person's second factor.
     SecondFactor,
     /// The digest of a secret that has ended. Without its key, the secret is refused all the same, but an
@@ -29,7 +31,7 @@ pub enum KeyUse {
 }
 
 /// The queries that count them. Between them they name every column of bytes.
-const QUERIES: [(KeyUse, &str); 7] = [
+const QUERIES: [(KeyUse, &str); 8] = [
     (
         KeyUse::Secret,
         "SELECT substr(active_proof, 1, 8), COUNT(*) FROM client \
@@ -51,6 +53,7 @@ const QUERIES: [(KeyUse, &str); 7] = [
          WHERE retiring_proof IS NOT NULL AND retiring_sealed IS NULL GROUP BY 1",
     ),
     (KeyUse::SigningKey, "SELECT substr(sealed, 2, 8), COUNT(*) FROM signing_key GROUP BY 1"),
+    (KeyUse::AuditKey, "SELECT substr(sealed, 2, 8), COUNT(*) FROM audit_key GROUP BY 1"),
     (
         KeyUse::SecondFactor,
         "SELECT substr(totp_sealed, 2, 8), COUNT(*) FROM user_account WHERE totp_sealed IS NOT NULL GROUP BY 1",
@@ -177,6 +180,7 @@ impl KeyUse {
             Self::Secret => ("secret", "secrets"),
             Self::SecretOnce => ("secret shown once", "secrets shown once"),
             Self::SigningKey => ("signing key", "signing keys"),
+            Self::AuditKey => ("audit key", "audit keys"),
             Self::SecondFactor => ("second factor", "second factors"),
             Self::FormerSecret => ("former secret", "former secrets"),
         };

@@ -2,6 +2,7 @@
 //! to another database, ask what it needs. Apart from the rest, because nothing here answers a request:
 //! each task has a connection of its own, may take as long as it takes, and is one process.
 
+mod audit;
 mod backup;
 mod direct;
 mod export;
@@ -15,6 +16,7 @@ mod tables;
 
 use std::path::PathBuf;
 
+pub use audit::{AuditReport, Finding, Head, NotedHead, verify_audit};
 pub use backup::{backup, restore};
 pub use export::export;
 pub use health::{Health, PostgresHealth, health};

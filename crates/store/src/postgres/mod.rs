@@ -30,6 +30,7 @@ use self::config::Connect;
 use self::link::Link;
 use self::pool::Pool;
 use crate::StoreError;
+use crate::audit::Chain;
 use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, Reads};
 use crate::writer::Request as WriteRequest;
@@ -94,28 +95,41 @@ impl Postgres {
         }
     }
 
-    /// Makes changes durable until their queue ends, then waits for those under way.
-    pub(crate) fn serve_writes(&self, mut requests: mpsc::Receiver<WriteRequest>) -> JoinHandle<()> {
+    /// Makes changes durable until their queue ends, then waits for those under way. Changes that are made at
+    /// the same time put their records into chains of their own, which begin as `chain`.
+    pub(crate) fn serve_writes(
+        &self,
+        mut requests: mpsc::Receiver<WriteRequest>,
+        chain: Chain,
+    ) -> JoinHandle<()> {
         let writers = Arc::clone(&self.writers);
+        let mut chains = Vec::new();
         tokio::spawn(async move {
             let mut running = tokio::task::JoinSet::new();
             loop {
-                while running.try_join_next().is_some() {}
+                while let Some(done) = running.try_join_next() {
+                    chains.extend(done);
+                }
                 let Some(request) = requests.recv().await else { break };
                 // Who has waited too long by now is told so at once.
                 let link = writers.take_until(request.deadline()).await;
+                let mut chain = chains.pop().unwrap_or_else(|| chain.clone());
                 running.spawn(async move {
                     let deadline = request.deadline();
                     let (change, answer) = request.into_parts();
                     let outcome = match link {
-                        Ok(link) => write::commit(&link, change, deadline).await,
+                        Ok(link) => write::commit(&link, change, &mut chain, deadline).await,
                         Err(error) => Err(error),
                     };
                     // Whoever asked may have gone away.
                     let _ = answer.send(outcome);
+                    chain
                 });
             }
-            while running.join_next().await.is_some() {}
+            chains.extend(running.join_all().await);
+            if let Ok(link) = writers.take().await {
+                write::end(&link, chains).await;
+            }
         })
     }
 

@@ -18,6 +18,7 @@ use tokio_postgres::error::SqlState;
 
 use super::link::Link;
 use super::session::{Failed, Plan, Remedy, Session, params, remedy};
+use crate::audit::Chain;
 use crate::change::Change;
 use crate::database::{Effect, Statement};
 use crate::{Conflict, StoreError};
@@ -40,24 +41,51 @@ type Judged<'a> = Pin<Box<dyn Future<Output = Result<bool, Error>> + Send + 'a>>
 
 /// Makes a change durable, or tells why not: by `deadline` if it was not begun by then, and at most
 /// [`DATABASE_WAIT_MAX`] later if it is in doubt.
-pub(super) async fn commit(link: &Link, change: Change, deadline: Instant) -> Result<(), StoreError> {
+pub(super) async fn commit(
+    link: &Link,
+    change: Change,
+    chain: &mut Chain,
+    deadline: Instant,
+) -> Result<(), StoreError> {
     let witness = change.witness();
-    let statements = change.into_statements();
+    let (mut statements, records) = change.into_parts();
     if statements.is_empty() {
         return Ok(());
     }
+    let (links, longer) = chain.with(&records)?;
+    statements.extend(links);
     while Instant::now() < deadline {
         let session = link.session(deadline).await?;
         match attempt(link, &session, &statements, deadline).await {
-            Attempt::Done(outcome) => return outcome,
+            Attempt::Done(outcome) => {
+                if outcome.is_ok() {
+                    *chain = longer;
+                }
+                return outcome;
+            }
             Attempt::Again => {}
             Attempt::InDoubt => {
+                // Whatever becomes of these links, none comes after them.
+                chain.leave();
                 let resolved = resolve(link, &statements, witness.as_ref());
                 return timeout(DATABASE_WAIT_MAX, resolved).await.unwrap_or(Err(StoreError::Unknown));
             }
         }
     }
     Err(StoreError::Busy)
+}
+
+/// Ends chains in order, as far as that can be done at once.
+pub(super) async fn end(link: &Link, chains: Vec<Chain>) {
+    let ends: Vec<Statement> = chains.into_iter().filter_map(Chain::end).collect();
+    let deadline = Instant::now() + DATABASE_WAIT_MAX;
+    if ends.is_empty() {
+        return;
+    }
+    let Ok(session) = link.session(deadline).await else { return };
+    if !matches!(attempt(link, &session, &ends, deadline).await, Attempt::Done(Ok(()))) {
+        tracing::warn!("the chains of audit records could not be ended");
+    }
 }
 
 /// Finds out what became of a change in doubt, by making it again. What is answered is true of all

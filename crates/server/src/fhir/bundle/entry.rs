@@ -118,6 +118,7 @@ pub(super) fn read_entry(
         if_none_exist: text("ifNoneExist").map(str::to_owned),
         extended: bundle.extended,
         from: bundle.from,
+        is_rehearsal: false,
     };
     Ok((request, content))
 }

@@ -232,7 +232,8 @@ async fn look_ahead(act: Act<'_>, request: &FhirRequest) -> Result<Reply, Outcom
     {
         return Err(Outcome::gone());
     }
-    dispatch(act.app, act.caller, request, Content::Empty).await
+    let request = FhirRequest { is_rehearsal: true, ..request.clone() };
+    dispatch(act.app, act.caller, &request, Content::Empty).await
 }
 
 /// Completes the answers, once everything is written: from here on nothing fails as a whole.

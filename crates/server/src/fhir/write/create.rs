@@ -66,7 +66,7 @@ impl New {
             [] => Ok(None),
             [found] if !page.more => {
                 let (by, kind) = (Interaction::Search, self.resource_type);
-                let reply = read::read(act.app, act.caller, by, kind, found.id, request.extended).await?;
+                let reply = read::read(act, by, kind, found.id, request.extended).await?;
                 Ok(Some((found.id, reply)))
             }
             _ => Err(Outcome::precondition_failed("If-None-Exist finds more than one resource")),

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Decision;
 use super::update::load;
+use crate::audit;
 use crate::error::Outcome;
 use crate::fhir::access::view;
 use crate::fhir::pending::Fate;
@@ -24,7 +25,7 @@ pub(in crate::fhir) struct Deletion {
 impl Deletion {
     pub(super) async fn decide(&self, act: Act<'_>, request: &FhirRequest) -> Result<Decision, Outcome> {
         let id = self.id;
-        let (current, _) = load(act, self.resource_type, id).await?;
+        let (current, client) = load(act, self.resource_type, id).await?;
         view(act.caller, Interaction::Delete, &current)?;
         if current.deleted {
             return Ok(Decision::nothing(deleted()));
@@ -44,6 +45,9 @@ impl Deletion {
             _ => {}
         }
         change.update(deletion(act, &current), current.version, Some(&[]));
+        if let Some(state) = &client {
+            audit::record_deletion(act, state, &mut change);
+        }
         Ok(Decision { reply: deleted(), change: Some(change), fate: Some(Fate::Deleted) })
     }
 }

@@ -1,5 +1,6 @@
 //! Changing a resource that is there, as a whole or by a patch.
 
+use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::index_entries;
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 use super::draft::Draft;
 use super::particulars::{Particulars, particulars, put_row};
 use super::{Decision, same_apart_from_meta};
+use crate::audit::Seen;
 use crate::error::Outcome;
 use crate::fhir::access::{View, check_outcome, secrets_for, view, written};
 use crate::fhir::bundle::Links;
@@ -169,8 +171,14 @@ async fn decide(
     };
     if moved.is_none() && same_apart_from_meta(&before.resource, &draft.resource) {
         let shown = shown(&client, &before.resource)?;
+        let seen = seen(act, client.as_ref(), &shown);
         let reply = written(act.caller, current, before.resource.clone(), &shown, extended)?;
-        return Ok(Decision::nothing(reply));
+        if seen.is_empty() {
+            return Ok(Decision::nothing(reply));
+        }
+        let mut change = act.change();
+        seen.record(act, SecretAction::Read, &mut change);
+        return Ok(Decision { reply, change: Some(change), fate: None });
     }
     let (next, resource) = next_version(act, current, draft.resource);
     check_outcome(act.caller, &next, &resource)?;
@@ -180,6 +188,7 @@ async fn decide(
     }
     change.update(next.clone(), current.version, Some(&index_entries(resource_type, &resource)));
     put_row(&particulars, &mut change);
+    let is_moved = moved.is_some();
     let client = client.map(|mut state| {
         state.resource = next.clone();
         if let Some(moved) = moved {
@@ -189,6 +198,18 @@ async fn decide(
         state
     });
     let shown = shown(&client, &resource)?;
+    if !is_moved {
+        seen(act, client.as_ref(), &shown).record(act, SecretAction::Read, &mut change);
+    }
     let reply = written(act.caller, &next, resource, &shown, extended)?;
     Ok(Decision { reply, change: Some(change), fate: Some(Fate::Changed(particulars)) })
+}
+
+/// What the answer shows of a client's secrets.
+fn seen(act: Act<'_>, client: Option<&ClientState>, shown: &ShownSecrets) -> Seen {
+    let mut seen = Seen::default();
+    if let Some(state) = client {
+        seen.take_up(state, shown, act.now);
+    }
+    seen
 }

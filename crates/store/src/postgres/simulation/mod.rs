@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::faults::{Dice, Fault, Faults};
 use self::server::Server;
 use super::{Postgres, Sizes};
+use crate::audit::WhenKnown;
 use crate::database::{Arg, Database};
 use crate::group::{GroupQuery, GroupReader, placeholders};
 use crate::writer::Writer;
@@ -70,7 +71,7 @@ impl Stage {
         let sizes = Sizes { group, cold: 1, write: 2 };
         let database = Database::Postgres(Postgres::on(server.connector(), sizes));
         let reader = GroupReader::start(&database, QUERY).await.unwrap();
-        let writer = Writer::start(&database).await.unwrap();
+        let writer = Writer::start(&database, &WhenKnown::default()).await.unwrap();
         Self { server, reader, writer, began }
     }
 
