@@ -13,11 +13,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::caller::{Caller, Profile, Role};
 use crate::id::{ClientId, MembershipId, ProjectId, SecretId};
-use crate::keyring::SecretVisibility;
 use crate::limits::{TOKEN_LIFETIME_DEFAULT, TOKEN_LIFETIME_MAX, TOKEN_LIFETIME_MIN};
 use crate::policy::AccessPolicy;
 use crate::scope::Scope;
-use crate::slots::{Presented, SecretSlots, SlotKind, StoredSlots, Verified};
+use crate::secret_rules::{AgeSettings, SecretRules};
+use crate::slots::{Granting, NotGranted, Presented, SlotKind, StoredSlots, Verified};
 use crate::time::Timestamp;
 
 /// All that decides whether a client gets in, read in one query.
@@ -31,6 +31,8 @@ pub struct ClientAccess {
     pub active: bool,
     /// The secrets that let it in, each in its time.
     pub slots: StoredSlots,
+    /// What its project says about their age.
+    pub secret_age: AgeSettings,
     /// `ClientApplication.accessTokenLifetime`.
     pub access_token_lifetime: Option<Duration>,
     /// `ClientApplication.grantType`; `None` where the client names none, which allows all.
@@ -147,8 +149,6 @@ pub struct ProjectAccess {
     pub active: bool,
     /// `Project.superAdmin`.
     pub super_admin: bool,
-    /// `Project.setting` `secretVisibility`.
-    pub secret_visibility: SecretVisibility,
 }
 
 /// A client is not let in. Why is for the log, never for the client (P5).
@@ -160,6 +160,9 @@ pub enum Refused {
     /// The presented value is none of its secrets.
     #[error("wrong secret")]
     WrongSecret,
+    /// The presented value is that secret of it, which is past its maximum age.
+    #[error("secret {0} is past its maximum age")]
+    TooOld(SecretId),
     /// The presented value cannot be anybody's secret, so nobody was looked up.
     #[error("garbled secret")]
     Garbled,
@@ -207,20 +210,30 @@ pub enum Acts {
     ForPeople,
 }
 
-/// Proves a client by a presented secret. An unknown client costs the same digest and the same two
+impl From<NotGranted> for Refused {
+    fn from(why: NotGranted) -> Self {
+        match why {
+            NotGranted::NoneOfThem => Self::WrongSecret,
+            NotGranted::TooOld(id) => Self::TooOld(id),
+        }
+    }
+}
+
+/// Proves a client by a presented secret. `rules` hold where its project says nothing. An unknown client costs the same digest and the same two
 /// comparisons as a known one (P5).
 pub fn authenticate(
     access: Option<&ClientAccess>,
     presented: &Presented,
     acts: Acts,
     from: IpAddr,
+    rules: &SecretRules,
     now: Timestamp,
 ) -> Result<Proof, Refused> {
     let Some(access) = access else {
-        let _ = SecretSlots::empty().verify(presented);
+        let _ = Granting::NOTHING.verify(presented);
         return Err(Refused::UnknownClient);
     };
-    let verified = access.slots.at(now).verify(presented).ok_or(Refused::WrongSecret)?;
+    let verified = access.granting(rules, now).verify(presented)?;
     access.check(acts, from)?;
     Ok(verified.into())
 }
@@ -284,11 +297,20 @@ impl ClientAccess {
         }
     }
 
+    /// Which of its secrets grant access.
+    fn granting(&self, rules: &SecretRules, now: Timestamp) -> Granting<'_> {
+        self.slots.granting(now, self.secret_age.lifespan(rules))
+    }
+
     /// Lets a caller in again that was let in a while ago, as it is now.
-    pub fn admit_again(&self, caller: &Caller, from: IpAddr, now: Timestamp) -> Result<Caller, Refused> {
-        let slots = self.slots.at(now);
-        let mut held = slots.active().into_iter().chain(slots.retiring());
-        if !caller.by_token && !held.any(|slot| slot.id == caller.proof) {
+    pub fn admit_again(
+        &self,
+        caller: &Caller,
+        from: IpAddr,
+        rules: &SecretRules,
+        now: Timestamp,
+    ) -> Result<Caller, Refused> {
+        if !caller.by_token && !self.granting(rules, now).has(caller.proof) {
             return Err(Refused::WrongSecret);
         }
         let again = self.admit(Some(from), caller.proof, caller.scope.clone())?;

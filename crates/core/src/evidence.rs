@@ -118,8 +118,9 @@ fn line(usage: &CallerUsage, now: Timestamp) -> String {
     }
 }
 
-/// A duration in its largest whole unit.
-fn in_words(duration: Duration) -> String {
+/// A duration in its largest whole unit, for people.
+#[must_use]
+pub fn in_words(duration: Duration) -> String {
     match duration.as_secs() {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),

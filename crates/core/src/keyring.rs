@@ -132,9 +132,10 @@ impl fmt::Debug for Sealed {
 }
 
 /// Whether the value of a secret can be read again after it was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SecretVisibility {
     /// Admins see it whenever they read the client application: it is kept sealed.
+    #[default]
     Recoverable,
     /// It is shown in the answer that made it and never again: only its digest is kept.
     Once,
@@ -422,7 +423,7 @@ fn seal(key_id: KeyId, key: &LessSafeKey, plain: &[u8], place: &[u8], entropy: &
 mod tests {
     use super::*;
     use crate::random::SeededEntropy;
-    use crate::slots::SecretSlots;
+    use crate::slots::{SecretSlots, SlotKind};
 
     const NOW: Timestamp = Timestamp::from_epoch_ms(0);
 
@@ -480,8 +481,8 @@ mod tests {
 
         assert_eq!(both.open_secret(client, &before).unwrap().unwrap().reveal(), secret.reveal());
         let slots = SecretSlots::with_active(before.clone());
-        assert!(slots.verify(&both.present(client, &secret)).is_some());
-        assert!(slots.verify(&new.present(client, &secret)).is_none());
+        assert!(slots.holds(SlotKind::Active, &both.present(client, &secret)));
+        assert!(!slots.holds(SlotKind::Active, &new.present(client, &secret)));
         assert!(matches!(new.open_secret(client, &before), Err(KeyringError::UnknownKey { .. })));
         assert_eq!(slot(&both, client, &secret, &entropy).key, new.sealing_key());
     }
@@ -493,8 +494,8 @@ mod tests {
         let secret = PlainSecret::generate(&entropy);
         let (a, b) = (ClientId::random(&entropy), ClientId::random(&entropy));
         let slots = SecretSlots::with_active(slot(&ring, a, &secret, &entropy));
-        assert!(slots.verify(&ring.present(a, &secret)).is_some());
-        assert!(slots.verify(&ring.present(b, &secret)).is_none());
+        assert!(slots.holds(SlotKind::Active, &ring.present(a, &secret)));
+        assert!(!slots.holds(SlotKind::Active, &ring.present(b, &secret)));
     }
 
     #[test]

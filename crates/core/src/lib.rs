@@ -20,6 +20,7 @@ pub mod reach;
 pub mod registration;
 pub mod scope;
 pub mod secret;
+pub mod secret_rules;
 pub mod session;
 pub mod signing;
 pub mod slots;

@@ -172,6 +172,12 @@ pub const HISTORY_ENTRIES_MAX: i64 = 1000;
 pub const RETIRE_AFTER_MIN: Duration = Duration::from_mins(1);
 /// The longest.
 pub const RETIRE_AFTER_MAX: Duration = Duration::from_hours(400 * 24);
+/// The lowest maximum age of secrets: below it, a rotation and its deployment hardly fit into a life.
+pub const MAXIMUM_AGE_MIN: Duration = Duration::from_hours(1);
+/// The highest.
+pub const MAXIMUM_AGE_MAX: Duration = Duration::from_hours(3650 * 24);
+/// How many warnings a deadline has at most.
+pub const WARN_BEFORE_TIMES_MAX: usize = 8;
 /// Times a change is decided again after somebody else was faster.
 pub const CONFLICT_RETRIES_MAX: usize = 100;
 

@@ -8,8 +8,13 @@
 //! There is no way to write down two active secrets, or a retiring one beside no active one.
 //! Every move takes the slots by value and gives new ones, with the secrets that ended by it.
 //!
-//! A retiring secret may have a deadline. Nothing runs when it passes: what is kept ([`StoredSlots`]) says
-//! nothing of who gets in until it is asked for a moment.
+//! A retiring secret may have a deadline, and any may become too old. Nothing runs when that passes: what is kept
+//! ([`StoredSlots`]) says nothing of who gets in until it is asked for a moment.
+//!
+//! The two differ. A deadline ends a secret for good, so it is gone from what can be moved ([`SecretSlots`]).
+//! One that is too old only grants no access ([`Granting`]): it stays in its slot, and rotating it is the way out.
+
+use std::time::Duration;
 
 use subtle::{Choice, ConstantTimeEq};
 
@@ -97,6 +102,32 @@ pub struct Verified {
     pub kind: SlotKind,
 }
 
+/// A presented value grants no access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotGranted {
+    /// It is none of the client's secrets.
+    #[error("not a secret of the client")]
+    NoneOfThem,
+    /// It is one, and past its maximum age.
+    #[error("secret past its maximum age")]
+    TooOld(SecretId),
+}
+
+/// How long a secret grants access at most, counted from when it was made; without end if `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifespan(pub Option<Duration>);
+
+impl Lifespan {
+    /// No secret is ever too old.
+    pub const ENDLESS: Self = Self(None);
+
+    /// From when on a secret is too old that was made at `created`.
+    #[must_use]
+    pub fn end(self, created: Timestamp) -> Option<Timestamp> {
+        self.0.map(|lifespan| created.plus(lifespan))
+    }
+}
+
 /// A presented value is not the secret in the slot it was presented for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Provided secret does not match client")]
@@ -111,12 +142,22 @@ pub struct NoSuchSecret;
 #[derive(Clone, Debug, Default)]
 pub struct StoredSlots(State);
 
-/// The secrets of a client that grant access at one moment: none, one, or two.
+/// The secrets of a client at one moment, for whoever moves or shows them: none, one, or two. A secret whose
+/// deadline has passed is none of them; whether one is too old is not looked at.
 #[derive(Clone, Debug, Default)]
 pub struct SecretSlots {
     state: State,
     /// A secret whose deadline has passed, until the next move takes it up.
     expired: Option<Ended>,
+}
+
+/// The secrets of a client at one moment, for whoever asks to be let in.
+#[derive(Clone, Copy, Debug)]
+pub struct Granting<'s> {
+    active: Option<&'s Slot>,
+    retiring: Option<&'s Slot>,
+    lifespan: Lifespan,
+    now: Timestamp,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -185,7 +226,18 @@ impl StoredSlots {
         Self(State::Two { active, retiring, ends })
     }
 
-    /// The secrets that grant access at `now`: one with a deadline until the last millisecond before it.
+    /// What grants access at `now`: a secret until the last millisecond before its deadline, and before it is
+    /// too old.
+    #[must_use]
+    pub fn granting(&self, now: Timestamp, lifespan: Lifespan) -> Granting<'_> {
+        let retiring = match &self.0 {
+            State::Two { retiring, ends, .. } if ends.is_none_or(|ends| now < ends) => Some(retiring),
+            State::Empty | State::One { .. } | State::Two { .. } => None,
+        };
+        Granting { active: self.0.active(), retiring, lifespan, now }
+    }
+
+    /// The secrets there are at `now`: one with a deadline until the last millisecond before it.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> SecretSlots {
         match &self.0 {
@@ -195,6 +247,12 @@ impl StoredSlots {
             },
             state => SecretSlots { state: state.clone(), expired: None },
         }
+    }
+
+    /// When the retiring secret ends, or has ended, by itself.
+    #[must_use]
+    pub const fn ends(&self) -> Option<Timestamp> {
+        self.0.ends()
     }
 
     /// A slot as it is kept, whether or not it grants access: for whoever moves it to another key.
@@ -220,6 +278,53 @@ impl State {
             Self::Two { retiring, .. } => Some(retiring),
             Self::Empty | Self::One { .. } => None,
         }
+    }
+
+    const fn ends(&self) -> Option<Timestamp> {
+        match self {
+            Self::Two { ends, .. } => *ends,
+            Self::Empty | Self::One { .. } => None,
+        }
+    }
+}
+
+impl Granting<'_> {
+    /// Where there is no client.
+    pub const NOTHING: Self =
+        Self { active: None, retiring: None, lifespan: Lifespan::ENDLESS, now: Timestamp::from_epoch_ms(0) };
+
+    /// Whether a presented value grants access, and which secret it is.
+    ///
+    /// Always two comparisons, each in constant time, whatever the client has (P5).
+    pub fn verify(&self, presented: &Presented) -> Result<Verified, NotGranted> {
+        let check = |slot: Option<&Slot>| match slot {
+            Some(slot) => presented.matches(slot),
+            None => presented.matches(&DUMMY) & Choice::from(0),
+        };
+        let (active, retiring) = (check(self.active), check(self.retiring));
+        let (slot, kind) = if bool::from(active) {
+            (self.active, SlotKind::Active)
+        } else if bool::from(retiring) {
+            (self.retiring, SlotKind::Retiring)
+        } else {
+            (None, SlotKind::Active)
+        };
+        let slot = slot.ok_or(NotGranted::NoneOfThem)?;
+        if self.is_too_old(slot) {
+            return Err(NotGranted::TooOld(slot.id));
+        }
+        Ok(Verified { id: slot.id, kind })
+    }
+
+    /// Whether a secret that granted access a while ago still does.
+    #[must_use]
+    pub fn has(&self, id: SecretId) -> bool {
+        let mut held = self.active.into_iter().chain(self.retiring);
+        held.any(|slot| slot.id == id && !self.is_too_old(slot))
+    }
+
+    fn is_too_old(&self, slot: &Slot) -> bool {
+        self.lifespan.end(slot.created).is_some_and(|end| end <= self.now)
     }
 }
 
@@ -251,30 +356,7 @@ impl SecretSlots {
     /// When the retiring secret ends by itself.
     #[must_use]
     pub const fn retiring_ends(&self) -> Option<Timestamp> {
-        match self.state {
-            State::Two { ends, .. } => ends,
-            State::Empty | State::One { .. } => None,
-        }
-    }
-
-    /// Whether a presented value grants access, and which secret it is.
-    ///
-    /// Always two comparisons, each in constant time, whatever the client has (P5).
-    #[must_use]
-    pub fn verify(&self, presented: &Presented) -> Option<Verified> {
-        let check = |slot: Option<&Slot>| match slot {
-            Some(slot) => presented.matches(slot),
-            None => presented.matches(&DUMMY) & Choice::from(0),
-        };
-        let (active, retiring) = (check(self.active()), check(self.retiring()));
-        let verified = |slot: Option<&Slot>, kind| slot.map(|slot| Verified { id: slot.id, kind });
-        if bool::from(active) {
-            verified(self.active(), SlotKind::Active)
-        } else if bool::from(retiring) {
-            verified(self.retiring(), SlotKind::Retiring)
-        } else {
-            None
-        }
+        self.state.ends()
     }
 
     /// Whether a presented value is the one in a particular slot.

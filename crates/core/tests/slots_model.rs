@@ -1,7 +1,7 @@
 //! The slots against the simplest model of what they mean: the set of values that grant access.
 //!
-//! Any sequence of rotations, deadlines, retirements, direct writes and proofs, with values taken from all
-//! that ever existed, must behave like the model. Held here in their in-memory form: P1 (of many who
+//! Any sequence of rotations, deadlines, retirements, direct writes, revocations, changes of the maximum age and
+//! proofs, with values taken from all that ever existed, must behave like the model. Held here in their in-memory form: P1 (of many who
 //! present one secret, one wins), P2 (what was returned works), P3 (what was retired never works),
 //! P5 (nothing but the value decides) and P6 (a proof changes no secret).
 
@@ -12,7 +12,9 @@ use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::keyring::{Keyring, SecretVisibility};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::secret::PlainSecret;
-use keyrelay_core::slots::{Mismatch, Moved, SecretSlots, SlotKind, StoredSlots};
+use keyrelay_core::slots::{
+    Granting, Lifespan, Mismatch, Moved, NotGranted, SecretSlots, SlotKind, StoredSlots,
+};
 use keyrelay_core::time::Timestamp;
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
@@ -37,6 +39,10 @@ enum Transition {
     Retire {
         presented: Nth,
     },
+    /// The project sets how many seconds a secret grants access at most.
+    Limit {
+        lifespan: Option<u64>,
+    },
     Replace,
     Undo,
     Revoke {
@@ -56,6 +62,9 @@ enum Transition {
 #[derive(Clone, Debug, Default)]
 struct Model {
     made: usize,
+    /// When each was made, in seconds.
+    created: Vec<u64>,
+    lifespan: Option<u64>,
     active: Option<Nth>,
     retiring: Option<Nth>,
     /// When the retiring one ends, in seconds.
@@ -65,7 +74,17 @@ struct Model {
 
 impl Model {
     fn accepted(&self) -> BTreeSet<Nth> {
-        self.active.into_iter().chain(self.retiring).collect()
+        self.active.into_iter().chain(self.retiring).filter(|nth| !self.is_too_old(*nth)).collect()
+    }
+
+    fn is_too_old(&self, nth: Nth) -> bool {
+        self.lifespan.is_some_and(|lifespan| self.created[nth] + lifespan <= self.now)
+    }
+
+    fn make(&mut self) -> Nth {
+        self.created.push(self.now);
+        self.made += 1;
+        self.made - 1
     }
 
     /// Each move takes a second.
@@ -82,9 +101,9 @@ impl Model {
 
     fn rotate(&mut self, presented: Nth, retire_after: Option<u64>) {
         if self.active == Some(presented) {
-            self.retiring = self.active.replace(self.made);
+            let made = self.make();
+            self.retiring = self.active.replace(made);
             self.ends = retire_after.map(|after| self.now + after);
-            self.made += 1;
         }
     }
 }
@@ -109,6 +128,7 @@ impl ReferenceStateMachine for Model {
                 .prop_map(|(presented, retire_after)| Transition::Rotate { presented, retire_after }),
             3 => (0_u64..10).prop_map(|seconds| Transition::Wait { seconds }),
             3 => likely.clone().prop_map(|presented| Transition::Retire { presented }),
+            1 => proptest::option::of(1_u64..30).prop_map(|lifespan| Transition::Limit { lifespan }),
             1 => Just(Transition::Replace),
             1 => Just(Transition::Undo),
             1 => any::<bool>().prop_map(|active| Transition::Revoke { active }),
@@ -130,10 +150,8 @@ impl ReferenceStateMachine for Model {
                     state.retire();
                 }
             }
-            Transition::Replace => {
-                state.active = Some(state.made);
-                state.made += 1;
-            }
+            Transition::Limit { lifespan } => state.lifespan = lifespan,
+            Transition::Replace => state.active = Some(state.make()),
             Transition::Undo if state.retiring.is_some() => {
                 (state.active, state.retiring, state.ends) = (state.retiring, state.active, None);
             }
@@ -157,6 +175,7 @@ struct Real {
     /// A value that never was a secret of this client.
     stranger: PlainSecret,
     stored: StoredSlots,
+    lifespan: Lifespan,
     now: Timestamp,
     /// Secrets that were told to have ended.
     ended: BTreeSet<SecretId>,
@@ -167,9 +186,14 @@ impl Real {
         self.values.get(nth).unwrap_or(&self.stranger)
     }
 
-    /// The secrets that grant access now.
+    /// The secrets there are now.
     fn slots(&self) -> SecretSlots {
         self.stored.at(self.now)
+    }
+
+    /// Those that grant access now.
+    fn granting(&self) -> Granting<'_> {
+        self.stored.granting(self.now, self.lifespan)
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -208,12 +232,14 @@ impl Real {
 
     fn accepted(&self) -> BTreeSet<Nth> {
         (0..self.values.len())
-            .filter(|nth| self.slots().verify(&self.keyring.present(self.client, self.value(*nth))).is_some())
+            .filter(|nth| {
+                self.granting().verify(&self.keyring.present(self.client, self.value(*nth))).is_ok()
+            })
             .collect()
     }
 }
 
-/// The secrets that grant access, by id.
+/// The secrets there are, by id.
 fn ids(slots: &SecretSlots) -> BTreeSet<SecretId> {
     slots.active().into_iter().chain(slots.retiring()).map(|slot| slot.id).collect()
 }
@@ -232,6 +258,7 @@ impl StateMachineTest for SlotsModel {
             values: Vec::new(),
             stranger: PlainSecret::generate(&entropy),
             stored: StoredSlots::empty(),
+            lifespan: Lifespan::ENDLESS,
             now: Timestamp::from_epoch_ms(0),
             ended: BTreeSet::new(),
             entropy,
@@ -257,11 +284,12 @@ impl StateMachineTest for SlotsModel {
             Transition::Retire { presented } => {
                 let presented = real.keyring.present(real.client, real.value(presented));
                 if real.take(before.clone().retire(&presented)) {
-                    assert!(real.slots().verify(&presented).is_none(), "P3: a retired secret is refused");
+                    assert!(real.granting().verify(&presented).is_err(), "P3: a retired secret is refused");
                 } else {
                     assert!(!before.holds(SlotKind::Retiring, &presented));
                 }
             }
+            Transition::Limit { lifespan } => real.lifespan = Lifespan(lifespan.map(Duration::from_secs)),
             Transition::Replace => {
                 let (secret, slot) = real.fresh();
                 real.take(Ok(before.replace(slot)));
@@ -281,13 +309,21 @@ impl StateMachineTest for SlotsModel {
                 }
             }
             Transition::Verify { presented } => {
-                let verified = before.verify(&real.keyring.present(real.client, real.value(presented)));
-                let expected = if after.active == Some(presented) {
+                let verified =
+                    real.granting().verify(&real.keyring.present(real.client, real.value(presented)));
+                let held = if after.active == Some(presented) {
                     Some(SlotKind::Active)
                 } else {
                     (after.retiring == Some(presented)).then_some(SlotKind::Retiring)
                 };
-                assert_eq!(verified.map(|v| v.kind), expected);
+                match verified {
+                    Ok(verified) => assert_eq!(Some(verified.kind), held),
+                    Err(NotGranted::NoneOfThem) => assert_eq!(held, None),
+                    // Too old is not gone: it can still be moved.
+                    Err(NotGranted::TooOld(id)) => {
+                        assert!(held.is_some() && after.is_too_old(presented) && ids(&before).contains(&id));
+                    }
+                }
             }
         }
         real
@@ -297,7 +333,7 @@ impl StateMachineTest for SlotsModel {
         assert_eq!(real.accepted(), model.accepted(), "P2, P3: exactly the model's values grant access");
         let stranger = real.keyring.present(real.client, &real.stranger);
         let slots = real.slots();
-        assert!(slots.verify(&stranger).is_none());
+        assert_eq!(real.granting().verify(&stranger), Err(NotGranted::NoneOfThem));
         let held: Vec<_> = slots.active().into_iter().chain(slots.retiring()).collect();
         assert!(held.iter().all(|slot| !real.ended.contains(&slot.id)), "what has ended is gone");
         if let Some(ends) = slots.retiring_ends() {
@@ -306,8 +342,16 @@ impl StateMachineTest for SlotsModel {
         }
         for slot in held {
             let opened = real.keyring.open_secret(real.client, slot).expect("opens").expect("recoverable");
-            let verified = slots.verify(&real.keyring.present(real.client, &opened));
-            assert_eq!(verified.map(|v| v.id), Some(slot.id), "what can be read is what grants access");
+            let ageless = real.stored.granting(real.now, Lifespan::ENDLESS);
+            let verified = ageless.verify(&real.keyring.present(real.client, &opened));
+            assert_eq!(verified.map(|v| v.id), Ok(slot.id), "what can be read is what grants access");
+            if let Some(end) = real.lifespan.end(slot.created) {
+                let granting = |at| real.stored.granting(at, real.lifespan).has(slot.id);
+                let last = end.minus(Duration::from_millis(1));
+                let ends =
+                    slots.retiring_ends().filter(|_| slots.retiring().map(|slot| slot.id) == Some(slot.id));
+                assert!(!granting(end) && granting(last) == ends.is_none_or(|ends| last < ends));
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyrelay_core::keyring::{Keyring, KeyringError};
 use keyrelay_core::random::Entropy;
+use keyrelay_core::secret_rules::{SecretRules, SecretSettings};
 use keyrelay_core::time::{Clock, Timestamp};
 use keyrelay_store::{Change, Resealed, Store};
 
@@ -95,6 +96,11 @@ impl App {
             clock,
             entropy,
         })))
+    }
+
+    /// What holds for the secrets of a project that says this.
+    pub(crate) fn rules(&self, settings: &SecretSettings) -> SecretRules {
+        settings.or(&self.config.secrets)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

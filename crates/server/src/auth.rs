@@ -162,22 +162,24 @@ async fn by_secret(
     }
     let access = app.store.access(client).await.map_err(NotProved::Store)?;
     let mut refused = Refused::WrongSecret;
+    let mut too_old = None;
     let mut presented = Vec::with_capacity(credentials.secrets.len());
     for secret in &credentials.secrets {
         let value = app.keyring.present(client, secret);
-        match authenticate(access.as_ref(), &value, acts, peer.address, app.now()) {
+        match authenticate(access.as_ref(), &value, acts, peer.address, &app.config.secrets, app.now()) {
             Ok(proof) => {
                 count_use(app, client, proof, peer);
                 return access.map(|access| Proved { access, proof }).ok_or(NotProved::Refused);
             }
+            Err(Refused::TooOld(secret)) => too_old = Some(secret),
             Err(why) => refused = why,
         }
         presented.push(value);
     }
     // Whatever the reason: what is done beside a request shows in its time too.
     let by = peer.presenter().to_owned();
-    app.former.refused(RefusedProof { client, presented, by, is_known: access.is_some() });
-    Err(shut_out(app, client, peer.address, refused))
+    app.former.refused(RefusedProof { client, presented, by, too_old, is_known: access.is_some() });
+    Err(shut_out(app, client, peer.address, too_old.map_or(refused, Refused::TooOld)))
 }
 
 /// Counts the use of a proof: of a secret, a key or a certificate.
@@ -316,7 +318,7 @@ pub(crate) async fn again(app: &App, caller: &Caller, from: IpAddr) -> Result<Ca
                 Some(token) if is_revoked(app, access.revoked_until, token, caller.proof).await? => {
                     Err(Refused::Revoked)
                 }
-                _ => access.admit_again(caller, from, app.now()),
+                _ => access.admit_again(caller, from, &app.config.secrets, app.now()),
             }
         }
         (None, None) => Err(Refused::UnknownClient),

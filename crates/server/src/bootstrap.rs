@@ -10,10 +10,10 @@ use std::path::Path;
 use keyrelay_core::caller::{Caller, Profile, Role};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, SecretId};
-use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::SECRET_WRITTEN_CHARS_MIN;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::secret_rules::SecretSettings;
 use keyrelay_core::slots::SecretSlots;
 use keyrelay_store::{Change, ClientRow, Conflict, MembershipRow, ProjectRow, StoreError};
 use serde_json::{Map, Value, json};
@@ -142,7 +142,7 @@ fn first_change(app: &App, project: ProjectId, first: &FirstClient) -> Change {
         name: Some("Super Admin".to_owned()),
         active: true,
         super_admin: true,
-        secret_visibility: SecretVisibility::Recoverable,
+        secrets: SecretSettings::default(),
     });
     add_client(act, &mut change, project, first, membership, true);
     change
@@ -170,7 +170,7 @@ fn add_client(
         grant_types: None,
         default_scope: None,
     };
-    let visibility = SecretVisibility::Recoverable;
+    let visibility = app.config.secrets.visibility;
     let id = SecretId::random(app.entropy.as_ref());
     let slot =
         app.keyring.fill_slot(client.id, id, &client.secret, visibility, act.now, app.entropy.as_ref());
@@ -229,7 +229,7 @@ pub async fn seed(
         name: Some("Seeded".to_owned()),
         active: true,
         super_admin: false,
-        secret_visibility: SecretVisibility::Recoverable,
+        secrets: SecretSettings::default(),
     });
     let step = count.div_ceil(samples.max(1)).max(1);
     let mut kept = Vec::with_capacity(samples);

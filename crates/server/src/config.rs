@@ -5,6 +5,7 @@ use std::fmt;
 
 use keyrelay_core::origin::Origin;
 use keyrelay_core::reach::Reach;
+use keyrelay_core::secret_rules::SecretRules;
 use keyrelay_core::signing::Schedule;
 
 use crate::proxies::TrustedProxies;
@@ -120,6 +121,8 @@ pub struct Config {
     pub base_url: BaseUrl,
     /// What may be written directly.
     pub secret_policy: SecretPolicy,
+    /// What holds for the secrets of a project that does not say otherwise.
+    pub secrets: SecretRules,
     /// The proxies that are believed about where a request came from.
     pub trusted_proxies: TrustedProxies,
     /// Origins whose pages may use every client; those of one client are in its resource.
@@ -139,6 +142,7 @@ impl Config {
         Self {
             base_url,
             secret_policy: SecretPolicy::default(),
+            secrets: SecretRules::default(),
             trusted_proxies: TrustedProxies::default(),
             allowed_origins: Vec::new(),
             client_certificates: ClientCertificates::default(),

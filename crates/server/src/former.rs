@@ -26,6 +26,8 @@ pub(crate) struct RefusedProof {
     /// The values that were presented: one, or its two spellings.
     pub(crate) presented: Vec<Presented>,
     pub(crate) by: Presenter,
+    /// The secret that one of them is, where that is past its maximum age: its refusals are counted under its id.
+    pub(crate) too_old: Option<SecretId>,
     /// Whether there is such a client: nothing is kept about those that there are not.
     pub(crate) is_known: bool,
 }
@@ -81,8 +83,8 @@ impl FormerSecretWatch {
 }
 
 impl Watch {
-    async fn look_at(&self, RefusedProof { client, presented, by, is_known }: RefusedProof) {
-        let mut secret = SecretId::NIL;
+    async fn look_at(&self, RefusedProof { client, presented, by, too_old, is_known }: RefusedProof) {
+        let mut secret = too_old.unwrap_or(SecretId::NIL);
         for presented in &presented {
             match self.store.former_secret(client, presented, self.clock.now()).await {
                 Ok(Some(former)) => {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use keyrelay_core::client::{ClientAccess, MembershipAccess, ProjectAccess};
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, VersionId};
-use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::policy::AccessPolicy;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::time::Timestamp;
@@ -17,6 +16,7 @@ use crate::StoreError;
 use crate::clients::slots;
 use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, placeholders};
+use crate::projects::age;
 use crate::sessions::{lifetime, profile};
 
 /// Parsed policies that are remembered.
@@ -32,7 +32,7 @@ fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
          c.active_id, c.active_proof, NULL, c.active_created, NULL, \
          c.retiring_id, c.retiring_proof, NULL, c.retiring_created, NULL, c.retiring_ends, \
          m.id, m.active, m.admin, m.policy_id, m.profile_type, m.profile_id, r.version_id, r.content, \
-         p.id, p.name, p.active, p.super_admin, p.secret_once, c.revoked_until, c.scope_bound \
+         p.id, p.name, p.active, p.super_admin, c.revoked_until, c.scope_bound, p.secret_age_max_ms, p.secret_age_refused \
          FROM client c JOIN project p ON p.id = c.project_id \
          LEFT JOIN membership m ON m.client_id = c.id AND m.project_id = c.project_id \
          LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
@@ -57,10 +57,10 @@ fn read(row: &Row) -> Result<ClientAccess, StoreError> {
             name: row.opt_text(26)?,
             active: row.boolean(27)?,
             super_admin: row.boolean(28)?,
-            secret_visibility: visibility(row.boolean(29)?),
         },
-        revoked_until: row.opt_int(30)?.map(Timestamp::from_epoch_ms),
-        scope_bound: scope_bound(row.opt_text(31)?)?,
+        revoked_until: row.opt_int(29)?.map(Timestamp::from_epoch_ms),
+        scope_bound: scope_bound(row.opt_text(30)?)?,
+        secret_age: age(row, 31)?,
     })
 }
 
@@ -113,8 +113,4 @@ fn policy(row: &Row, at: usize) -> Result<Arc<AccessPolicy>, StoreError> {
         parsed.insert(version, Arc::clone(&policy));
     });
     Ok(policy)
-}
-
-pub(crate) const fn visibility(once: bool) -> SecretVisibility {
-    if once { SecretVisibility::Once } else { SecretVisibility::Recoverable }
 }

@@ -3,22 +3,24 @@
 use std::borrow::Cow;
 
 use keyrelay_core::caller::{Caller, Login, Role};
+use keyrelay_core::secret_rules::{PastMaximumAge, SecretRules};
 use keyrelay_core::session::Stage;
 use keyrelay_core::time::Timestamp;
 
 use crate::Conflict;
 use crate::change::args;
 use crate::database::{Arg, Effect, Statement};
+use crate::projects::column_ms;
 
 /// The query that finds an author who has not been shut out, and has the role and the version of its policy that it had.
-pub(crate) fn still_may(caller: &Caller, now: Timestamp) -> Statement {
+pub(crate) fn still_may(caller: &Caller, rules: &SecretRules, now: Timestamp) -> Statement {
     match caller.login {
         Some(login) => person(caller, login),
-        None => client(caller, now),
+        None => client(caller, rules, now),
     }
 }
 
-fn client(caller: &Caller, now: Timestamp) -> Statement {
+fn client(caller: &Caller, rules: &SecretRules, now: Timestamp) -> Statement {
     Statement {
         sql: Cow::Borrowed(
             "SELECT 1 FROM client c JOIN membership m ON m.client_id = c.id JOIN project p ON p.id = c.project_id \
@@ -26,6 +28,9 @@ fn client(caller: &Caller, now: Timestamp) -> Statement {
              WHERE c.id = $1 AND m.id = $2 AND c.active AND m.active AND p.active AND m.admin = $3 \
              AND p.super_admin = $4 AND ($5 OR c.active_id = $6 \
              OR (c.retiring_id = $6 AND (c.retiring_ends IS NULL OR c.retiring_ends > $9))) \
+             AND NOT (NOT $5 AND COALESCE(p.secret_age_refused, $10) AND COALESCE(p.secret_age_max_ms, $11) > 0 \
+             AND COALESCE(p.secret_age_max_ms, $11) <= $9 - \
+             CASE WHEN c.active_id = $6 THEN c.active_created ELSE c.retiring_created END) \
              AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id IN ($6, $7)) \
              AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $8",
         ),
@@ -39,6 +44,8 @@ fn client(caller: &Caller, now: Timestamp) -> Statement {
             caller.token,
             policy_text(caller),
             now,
+            rules.past_maximum_age == PastMaximumAge::Refuse,
+            column_ms(rules.maximum_age.0),
         ],
         effect: Effect::FindsOne(Conflict::Caller),
     }

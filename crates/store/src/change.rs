@@ -10,8 +10,8 @@ use keyrelay_core::caller::{Caller, Profile};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::IndexEntry;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, UserId, VersionId};
-use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::FORMER_SECRETS_MAX;
+use keyrelay_core::secret_rules::SecretRules;
 use keyrelay_core::slots::{Moved, SecretSlots};
 use keyrelay_core::time::Timestamp;
 
@@ -20,6 +20,7 @@ use crate::audit::Record;
 use crate::author::still_may;
 use crate::clients::proof;
 use crate::database::{Arg, Effect, Statement};
+use crate::projects::{self, ProjectRow};
 use crate::search::{Search, found};
 
 /// One version of a resource.
@@ -83,21 +84,6 @@ pub struct MembershipRow {
     pub admin: bool,
     /// `ProjectMembership.accessPolicy`.
     pub policy: Option<ResourceId>,
-}
-
-/// What the token path reads of a Project.
-#[derive(Clone, Debug)]
-pub struct ProjectRow {
-    /// The project.
-    pub id: ProjectId,
-    /// `Project.name`.
-    pub name: Option<String>,
-    /// `Project.active`; absent is true.
-    pub active: bool,
-    /// `Project.superAdmin`.
-    pub super_admin: bool,
-    /// The project's setting.
-    pub secret_visibility: SecretVisibility,
 }
 
 /// Index rows in one statement: few enough texts to keep their plans, and far from the limits on
@@ -180,9 +166,10 @@ impl Change {
 
     /// Makes the change depend on its author: who has been shut out, or has another role or another version of
     /// its policy by now, changes nothing, however long ago the request began. `now` is when the change was
-    /// decided: a secret whose deadline had passed by then makes nobody an author.
-    pub fn require(&mut self, caller: &Caller, now: Timestamp) {
-        self.author = Some(still_may(caller, now));
+    /// decided: a secret that had ended or was too old by then makes nobody an author. `rules` hold where its project
+    /// says nothing.
+    pub fn require(&mut self, caller: &Caller, rules: &SecretRules, now: Timestamp) {
+        self.author = Some(still_may(caller, rules, now));
     }
 
     /// Makes the change depend on a search that finds nothing.
@@ -420,16 +407,16 @@ impl Change {
     /// Makes or changes the narrow row of a project.
     pub fn put_project(&mut self, row: &ProjectRow) {
         self.push(
-            "INSERT INTO project (id, name, active, super_admin, secret_once) VALUES ($1, $2, $3, $4, $5) \
+            "INSERT INTO project (id, name, active, super_admin, secret_once, secret_recoverable, secret_overwrite, \
+             secret_age_max_ms, secret_age_refused, secret_retire_after_ms, secret_warn_before) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
              ON CONFLICT (id) DO UPDATE SET name = excluded.name, active = excluded.active, \
-             super_admin = excluded.super_admin, secret_once = excluded.secret_once",
-            args![
-                row.id,
-                row.name.clone(),
-                row.active,
-                row.super_admin,
-                row.secret_visibility == SecretVisibility::Once,
-            ],
+             super_admin = excluded.super_admin, secret_once = excluded.secret_once, \
+             secret_recoverable = excluded.secret_recoverable, secret_overwrite = excluded.secret_overwrite, \
+             secret_age_max_ms = excluded.secret_age_max_ms, secret_age_refused = excluded.secret_age_refused, \
+             secret_retire_after_ms = excluded.secret_retire_after_ms, \
+             secret_warn_before = excluded.secret_warn_before",
+            projects::args(row),
             None,
         );
     }

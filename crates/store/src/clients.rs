@@ -4,15 +4,16 @@ use std::collections::HashMap;
 
 use keyrelay_core::caller::Profile;
 use keyrelay_core::id::{ClientId, ResourceId, SecretId};
-use keyrelay_core::keyring::{KeyId, Sealed, SecretVisibility};
+use keyrelay_core::keyring::{KeyId, Sealed};
 use keyrelay_core::limits::READ_GROUP_MAX;
 use keyrelay_core::secret::SecretDigest;
+use keyrelay_core::secret_rules::SecretSettings;
 use keyrelay_core::slots::{Presented, Slot, SlotKind, StoredSlots};
 use keyrelay_core::time::Timestamp;
 
-use crate::access::visibility;
 use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, placeholders};
+use crate::projects::{SETTINGS, settings};
 use crate::resources::{self, COLUMNS};
 use crate::{ResourceVersion, Store, StoreError};
 
@@ -25,8 +26,8 @@ pub struct ClientState {
     pub slots: StoredSlots,
     /// How many of its secrets have ended.
     pub former_count: i64,
-    /// The setting of its project; `Once` if the project is gone.
-    pub secret_visibility: SecretVisibility,
+    /// What its project says about its secrets.
+    pub settings: SecretSettings,
 }
 
 impl ClientState {
@@ -47,7 +48,7 @@ fn text(ids: &[ClientId]) -> (String, Vec<Arg>) {
         "SELECT {COLUMNS}, \
          c.active_id, c.active_proof, c.active_sealed, c.active_created, c.active_by, \
          c.retiring_id, c.retiring_proof, c.retiring_sealed, c.retiring_created, c.retiring_by, c.retiring_ends, \
-         c.former_count, p.secret_once \
+         c.former_count, {SETTINGS} \
          FROM resource r LEFT JOIN client c ON c.id = r.id LEFT JOIN project p ON p.id = r.project_id \
          WHERE r.id IN ({})",
         placeholders(ids.len())
@@ -60,7 +61,7 @@ fn read(row: &Row) -> Result<ClientState, StoreError> {
         resource: resources::read(row)?,
         slots: slots(row, 8)?,
         former_count: row.opt_int(19)?.unwrap_or(0),
-        secret_visibility: visibility(row.opt_boolean(20)?.unwrap_or(true)),
+        settings: settings(row, 20)?,
     })
 }
 

@@ -15,7 +15,7 @@ use keyrelay_core::scope::Scope;
 use keyrelay_core::session::{Session, SessionAccess, SessionClient, Stage, UserAccess};
 use keyrelay_core::time::Timestamp;
 
-use crate::access::{membership, visibility};
+use crate::access::membership;
 use crate::change::args;
 use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, placeholders};
@@ -33,7 +33,7 @@ const COLUMNS_COUNT: usize = 15;
 fn text(ids: &[SessionId]) -> (String, Vec<Arg>) {
     let text = format!(
         "SELECT {COLUMNS}, m.id, m.active, m.admin, m.policy_id, m.profile_type, m.profile_id, r.version_id, r.content, \
-         p.id, p.name, p.active, p.super_admin, p.secret_once, u.active, u.name, u.email, \
+         p.id, p.name, p.active, p.super_admin, u.active, u.name, u.email, \
          c.id, c.active, c.project_id, c.token_lifetime_ms, c.refresh_lifetime_ms, \
          c.revoked_until \
          FROM session s JOIN user_account u ON u.id = s.user_id \
@@ -55,11 +55,11 @@ fn read(row: &Row) -> Result<SessionAccess, StoreError> {
         project: project(row, at + 8)?,
         user: UserAccess {
             id: session.user,
-            active: row.boolean(at + 13)?,
-            name: row.opt_text(at + 14)?,
-            email: row.text(at + 15)?,
+            active: row.boolean(at + 12)?,
+            name: row.opt_text(at + 13)?,
+            email: row.text(at + 14)?,
         },
-        client: client(row, at + 16)?,
+        client: client(row, at + 15)?,
         session,
     })
 }
@@ -71,7 +71,6 @@ fn project(row: &Row, at: usize) -> Result<Option<ProjectAccess>, StoreError> {
         name: row.opt_text(at + 1)?,
         active: row.boolean(at + 2)?,
         super_admin: row.boolean(at + 3)?,
-        secret_visibility: visibility(row.boolean(at + 4)?),
     }))
 }
 

@@ -32,7 +32,7 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 8] = [
+pub(crate) const MIGRATIONS: [&str; 9] = [
     include_str!("../migrations/sqlite/0001_initial.sql"),
     include_str!("../migrations/sqlite/0002_people.sql"),
     include_str!("../migrations/sqlite/0003_registration.sql"),
@@ -41,6 +41,7 @@ pub(crate) const MIGRATIONS: [&str; 8] = [
     include_str!("../migrations/sqlite/0006_usage.sql"),
     include_str!("../migrations/sqlite/0007_deadlines.sql"),
     include_str!("../migrations/sqlite/0008_audit_chain.sql"),
+    include_str!("../migrations/sqlite/0009_secret_rules.sql"),
 ];
 
 /// What a connection may do.

@@ -13,7 +13,11 @@ use keyrelay_core::limits::FORMER_SECRETS_MAX;
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
-use keyrelay_core::slots::{SecretSlots, SlotKind};
+use keyrelay_core::secret_rules::{
+    AgeSettings, MaximumAge, PastMaximumAge, RetireAfter, SecretOverwrite, SecretRules, SecretSettings,
+    WarnBefore,
+};
+use keyrelay_core::slots::{Lifespan, SecretSlots, SlotKind};
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{
     Change, ClientRow, ClientState, Conflict, MembershipRow, ProjectRow, ResourceVersion, Search, Store,
@@ -54,14 +58,18 @@ impl Stage {
         stage
     }
 
-    async fn put_project(&self, secret_visibility: SecretVisibility) {
+    async fn put_project(&self, visibility: SecretVisibility) {
+        self.put_settings(SecretSettings { visibility: Some(visibility), ..SecretSettings::default() }).await;
+    }
+
+    async fn put_settings(&self, secrets: SecretSettings) {
         let mut change = Change::new();
         change.put_project(&ProjectRow {
             id: self.project,
             name: Some("Clinic".to_owned()),
             active: true,
             super_admin: false,
-            secret_visibility,
+            secrets,
         });
         self.store.commit(change).await.unwrap();
     }
@@ -127,7 +135,8 @@ impl Stage {
 
     async fn accepts(&self, secret: &PlainSecret) -> Option<SlotKind> {
         let access = self.store.access(self.client).await.unwrap().unwrap();
-        access.slots.at(NOW).verify(&self.keyring.present(self.client, secret)).map(|verified| verified.kind)
+        let granting = access.slots.granting(NOW, Lifespan::ENDLESS);
+        granting.verify(&self.keyring.present(self.client, secret)).ok().map(|verified| verified.kind)
     }
 }
 
@@ -281,11 +290,75 @@ async fn a_secret_makes_nobody_an_author_from_its_deadline_on() {
     for (at, may) in [(ends.minus(Duration::from_millis(1)), true), (ends, false)] {
         let made = ResourceId::random(&stage.entropy);
         let mut change = Change::new();
-        change.require(&author, at);
+        change.require(&author, &SecretRules::default(), at);
         change.create(stage.first(ResourceType::AccessPolicy, made, &json!({})), &[]);
         let outcome = stage.store.commit(change).await;
         assert_eq!(outcome.is_ok(), may, "{outcome:?}");
         assert_eq!(stage.store.resource(ResourceType::AccessPolicy, made).await.unwrap().is_some(), may);
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_too_old_makes_nobody_an_author_where_project_or_server_say_so() {
+    let stage = Stage::open().await;
+    let author = author(&stage).await;
+    let (day, ms) = (Duration::from_hours(24), Duration::from_millis(1));
+    let refused = |maximum, past| AgeSettings { maximum, past };
+    let (refuse, report) = (Some(PastMaximumAge::Refuse), Some(PastMaximumAge::Report));
+    let rules = |past_maximum_age| SecretRules {
+        maximum_age: MaximumAge(Some(2 * day)),
+        past_maximum_age,
+        ..SecretRules::default()
+    };
+    let (refusing, reporting) = (rules(PastMaximumAge::Refuse), rules(PastMaximumAge::Report));
+    for (age, rules, lives) in [
+        (AgeSettings::default(), &SecretRules::default(), None),
+        (AgeSettings::default(), &reporting, None),
+        (AgeSettings::default(), &refusing, Some(2 * day)),
+        (refused(None, refuse), &reporting, Some(2 * day)),
+        (refused(Some(MaximumAge(Some(day))), None), &refusing, Some(day)),
+        (refused(Some(MaximumAge(Some(day))), report), &refusing, None),
+        (refused(Some(MaximumAge(None)), refuse), &refusing, None),
+    ] {
+        stage.put_settings(SecretSettings { age, ..SecretSettings::default() }).await;
+        let access = stage.store.access(stage.client).await.unwrap().unwrap();
+        assert_eq!(access.secret_age, age, "as it was written");
+        let times = match lives {
+            Some(lives) => vec![(NOW.plus(lives).minus(ms), true), (NOW.plus(lives), false)],
+            None => vec![(NOW.plus(400 * day), true)],
+        };
+        for (at, may) in times {
+            let mut change = Change::new();
+            change.require(&author, rules, at);
+            let outcome = stage.store.commit(change).await;
+            assert_eq!(outcome.is_ok(), may, "{age:?} {at} {outcome:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_project_says_about_secrets_is_read_with_them() {
+    let stage = Stage::open().await;
+    let hour = Duration::from_hours(1);
+    for settings in [
+        SecretSettings::default(),
+        SecretSettings {
+            visibility: Some(SecretVisibility::Recoverable),
+            overwrite: Some(SecretOverwrite::Refuse),
+            age: AgeSettings { maximum: Some(MaximumAge(Some(hour))), past: Some(PastMaximumAge::Refuse) },
+            retire_after: Some(RetireAfter(Some(hour))),
+            warn_before: Some(WarnBefore::of(vec![hour, 2 * hour])),
+        },
+        SecretSettings {
+            visibility: Some(SecretVisibility::Once),
+            overwrite: Some(SecretOverwrite::Allow),
+            age: AgeSettings { maximum: Some(MaximumAge(None)), past: Some(PastMaximumAge::Report) },
+            retire_after: Some(RetireAfter(None)),
+            warn_before: Some(WarnBefore::of(Vec::new())),
+        },
+    ] {
+        stage.put_settings(settings.clone()).await;
+        assert_eq!(stage.state().await.settings, settings);
     }
 }
 
@@ -299,7 +372,7 @@ async fn a_project_that_shows_secrets_once_keeps_no_ciphertext_even_in_a_race() 
     stage.put_project(SecretVisibility::Once).await;
     stage.store.commit(change).await.unwrap();
     let before = stage.state().await;
-    assert_eq!(before.secret_visibility, SecretVisibility::Once);
+    assert_eq!(before.settings.visibility, Some(SecretVisibility::Once));
     for kind in [SlotKind::Active, SlotKind::Retiring] {
         assert!(before.slots.kept(kind).unwrap().sealed.is_none());
     }
@@ -330,11 +403,11 @@ async fn two_changes(stage: &Stage, author: &Caller) -> (Change, ResourceId) {
     let before = stage.state().await;
     let replaced = before.slots.at(NOW).replace(stage.slot(&PlainSecret::generate(&stage.entropy)));
     let mut first = Change::new();
-    first.require(author, NOW);
+    first.require(author, &SecretRules::default(), NOW);
     first.move_secrets(stage.client, &replaced, before.former_count, NOW);
     let made = ResourceId::random(&stage.entropy);
     let mut second = Change::new();
-    second.require(author, NOW);
+    second.require(author, &SecretRules::default(), NOW);
     second.create(stage.first(ResourceType::AccessPolicy, made, &json!({})), &[]);
     first.append(second);
     (first, made)

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use keyrelay_core::id::{ClientId, ProjectId, RegistrationGrantId};
-use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::registration::{AuthMethod, Registration, RegistrationBounds};
 use keyrelay_core::scope::Scope;
+use keyrelay_core::secret_rules::SecretSettings;
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{Change, Conflict, ProjectRow, RegistrationGrant, Store, StoreError};
 use tempfile::TempDir;
@@ -51,7 +51,7 @@ impl Stage {
             name: None,
             active,
             super_admin: false,
-            secret_visibility: SecretVisibility::Recoverable,
+            secrets: SecretSettings::default(),
         });
         self.store.commit(change).await.unwrap();
     }

@@ -76,7 +76,7 @@ mod tests {
     use crate::id::SecretId;
     use crate::random::SeededEntropy;
     use crate::secret::PlainSecret;
-    use crate::slots::SecretSlots;
+    use crate::slots::{SecretSlots, SlotKind};
     use crate::time::Timestamp;
 
     const NOW: Timestamp = Timestamp::from_epoch_ms(7);
@@ -102,7 +102,9 @@ mod tests {
         let after = both.reseal_slot(client, &before, &entropy).unwrap().unwrap();
         assert_eq!((after.id, after.created, after.key), (id, NOW, new.sealing_key()));
         assert_eq!(new.open_secret(client, &after).unwrap().unwrap().reveal(), secret.reveal());
-        assert!(SecretSlots::with_active(after.clone()).verify(&new.present(client, &secret)).is_some());
+        assert!(
+            SecretSlots::with_active(after.clone()).holds(SlotKind::Active, &new.present(client, &secret))
+        );
         assert!(both.reseal_slot(client, &after, &entropy).unwrap().is_none(), "once is enough");
 
         let once = old.fill_slot(client, id, &secret, SecretVisibility::Once, NOW, &entropy);

@@ -85,7 +85,7 @@ pub(crate) async fn revoke_registration(
         let project = reached(&app, &caller, &project).await?;
         let grant = RegistrationGrantId::parse(&grant).ok_or_else(Outcome::not_found)?;
         let mut change = Change::new();
-        change.require(&caller, app.now());
+        change.require(&caller, &app.config.secrets, app.now());
         change.delete_registration_grant(grant, project);
         match app.store.commit(change).await {
             Err(StoreError::Conflict(Conflict::Version)) => return Err(Outcome::not_found()),
@@ -147,7 +147,7 @@ async fn make(
     let token = app.keyring.issue_ticket(TicketKind::InitialAccess, grant.id.uuid(), 0);
     let answer = Rendered::serialize(&Issued { app, grant: &grant, token: Some(&token) })?;
     let mut change = Change::new();
-    change.require(caller, app.now());
+    change.require(caller, &app.config.secrets, app.now());
     change.create_registration_grant(&grant);
     app.store.commit(change).await?;
     tracing::info!(grant = %grant.id, %project, uses = grant.uses_left, by = %caller.profile, "an initial access token was issued");

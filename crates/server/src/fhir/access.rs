@@ -171,7 +171,7 @@ pub(super) fn secrets_for(
     {
         return Ok(ShownSecrets::default());
     }
-    let mut shown = ShownSecrets::of(&app.keyring, state, app.now())?;
+    let mut shown = ShownSecrets::of(app, state, app.now())?;
     let [secret, retiring] = SECRETS.map(|name| withheld.hides(name));
     if secret {
         shown.secret = None;

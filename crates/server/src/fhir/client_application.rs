@@ -14,6 +14,7 @@ use keyrelay_core::limits::{SCOPE_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN, TOKEN_LIF
 use keyrelay_core::origin::Origin;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::secret_rules::SecretSettings;
 use keyrelay_core::slots::{Moved, SecretSlots, Slot, SlotKind};
 use keyrelay_store::{Change, ClientRow, ClientState};
 use serde_json::{Map, Value};
@@ -240,21 +241,25 @@ fn check_chosen(app: &App, client: ClientId, secret: &PlainSecret) -> Result<(),
 /// A client with its secrets, under the setting that its project has, or is about to have.
 pub(super) async fn state(act: Act<'_>, id: ClientId) -> Result<ClientState, Outcome> {
     let mut state = act.app.store.client(id).await?.ok_or_else(Outcome::not_found)?;
-    if let Some(visibility) = state.resource.project.and_then(|project| act.pending.visibility(project)) {
-        state.secret_visibility = visibility;
+    if let Some(settings) = state.resource.project.and_then(|project| act.pending.settings(project)) {
+        state.settings = settings;
     }
     Ok(state)
 }
 
 pub(super) async fn visibility(act: Act<'_>, project: ProjectId) -> Result<SecretVisibility, Outcome> {
-    if let Some(visibility) = act.pending.visibility(project) {
-        return Ok(visibility);
+    if let Some(settings) = act.pending.settings(project) {
+        return Ok(act.app.rules(&settings).visibility);
     }
     let found = act.app.store.resource(ResourceType::Project, project.into()).await?;
     let Some(version) = found.filter(|version| !version.deleted) else {
         return Err(Outcome::invalid_at("ClientApplication.meta.project", "There is no such Project"));
     };
-    Ok(super::project::secret_visibility(&stored_resource(&version)?))
+    let settings = SecretSettings::read(&stored_resource(&version)?).map_err(|error| {
+        tracing::error!(%project, %error, "the settings of a project cannot be read");
+        Outcome::internal()
+    })?;
+    Ok(act.app.rules(&settings).visibility)
 }
 
 fn slot_for(act: Act<'_>, client: ClientId, secret: &PlainSecret, visibility: SecretVisibility) -> Slot {
@@ -340,7 +345,7 @@ pub(super) async fn replace(
         return Ok(None);
     }
     check_chosen(act.app, client, secret)?;
-    let slot = slot_for(act, client, secret, state.secret_visibility);
+    let slot = slot_for(act, client, secret, act.app.rules(&state.settings).visibility);
     Ok(Some(slots.replace(slot)))
 }
 

@@ -30,8 +30,10 @@ pub fn parameters(data: &[u8]) {
                 Step::Retire { .. } => ("retiringSecret", json!(value)),
             }];
             if let Step::Rotate { retire_after: Some(after) } = input.step {
-                assert!((RETIRE_AFTER_MIN..=RETIRE_AFTER_MAX).contains(&after));
-                said.push(("retireAfter", json!(format!("{}ms", after.as_millis()))));
+                assert!(after.0.is_none_or(|after| (RETIRE_AFTER_MIN..=RETIRE_AFTER_MAX).contains(&after)));
+                let after =
+                    after.0.map_or_else(|| "none".to_owned(), |after| format!("{}ms", after.as_millis()));
+                said.push(("retireAfter", json!(after)));
             }
             if let Step::Retire { only_if_unused, revoke_tokens } = input.step {
                 let unused = only_if_unused.map(|unused| json!(format!("{}ms", unused.as_millis())));

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use keyrelay_core::fhir::schema::parse_lifetime;
-use keyrelay_core::limits::{RETIRE_AFTER_MAX, RETIRE_AFTER_MIN, SECRET_WRITTEN_CHARS_MIN};
+use keyrelay_core::limits::SECRET_WRITTEN_CHARS_MIN;
 use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::secret_rules::{NotAllowed, RetireAfter};
 use keyrelay_core::slots::SlotKind;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -30,8 +31,8 @@ pub(crate) struct RotateInput {
 pub(crate) enum Step {
     /// `secret`: rotate.
     Rotate {
-        /// `retireAfter`: when the secret that retires ends by itself.
-        retire_after: Option<Duration>,
+        /// `retireAfter`: when the secret that retires ends by itself; `None` for when the project says.
+        retire_after: Option<RetireAfter>,
     },
     /// `retiringSecret`: retire.
     Retire {
@@ -142,13 +143,9 @@ fn not_beside<const N: usize>(secret: &str, given: [&Option<Parameter>; N]) -> R
     }
 }
 
-fn deadline(given: &Parameter) -> Result<Duration, Outcome> {
-    let after = given.duration()?;
-    if (RETIRE_AFTER_MIN..=RETIRE_AFTER_MAX).contains(&after) {
-        return Ok(after);
-    }
-    let (shortest, longest) = (RETIRE_AFTER_MIN.as_secs() / 60, RETIRE_AFTER_MAX.as_secs() / 86_400);
-    Err(given.refuse(format!("retireAfter is at least {shortest} minute and at most {longest} days")))
+fn deadline(given: &Parameter) -> Result<RetireAfter, Outcome> {
+    let after = given.text()?.parse();
+    after.map_err(|allowed: NotAllowed| given.refuse(format!("retireAfter is {allowed}")))
 }
 
 const NO_STRING: &str = "The value must be a string";
@@ -300,6 +297,7 @@ fn shown(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use keyrelay_core::limits::{RETIRE_AFTER_MAX, RETIRE_AFTER_MIN};
     use serde_json::json;
 
     use super::*;
@@ -322,12 +320,15 @@ mod tests {
 
     #[test]
     fn a_rotation_may_say_when_the_old_secret_ends() {
-        for (text, after) in
-            [("1m", RETIRE_AFTER_MIN), ("24h", Duration::from_hours(24)), ("400d", RETIRE_AFTER_MAX)]
-        {
+        for (text, after) in [
+            ("1m", Some(RETIRE_AFTER_MIN)),
+            ("24h", Some(Duration::from_hours(24))),
+            ("400d", Some(RETIRE_AFTER_MAX)),
+            ("none", None),
+        ] {
             let body = json!({"retireAfter": text, "secret": "a"});
             let input = RotateInput::read(body.as_object().unwrap().clone()).unwrap();
-            assert_eq!(input.step, Step::Rotate { retire_after: Some(after) });
+            assert_eq!(input.step, Step::Rotate { retire_after: Some(RetireAfter(after)) });
         }
     }
 
@@ -365,8 +366,8 @@ mod tests {
             (json!({"secret": "a\u{0}b"}), "control character"),
             (json!({"retireAfter": "24h"}), "No parameter"),
             (json!({"retiringSecret": "a", "retireAfter": "24h"}), "not for a call with retiringSecret"),
-            (json!({"secret": "a", "retireAfter": "soon"}), "such as 10m or 24h"),
-            (json!({"secret": "a", "retireAfter": ""}), "such as 10m or 24h"),
+            (json!({"secret": "a", "retireAfter": "soon"}), "from 1m to 400d, such as 24h"),
+            (json!({"secret": "a", "retireAfter": ""}), "from 1m to 400d, such as 24h"),
             (json!({"secret": "a", "retireAfter": 24}), "must be a string"),
             (json!({"secret": true}), "must be a string"),
             (json!({"secret": "a", "retireAfter": true}), "must be a string"),
@@ -381,8 +382,8 @@ mod tests {
             ),
             (parameters(json!([{"name": "secret", "valueBoolean": true}])), "must be a string"),
             (parameters(json!([{"name": "force", "valueBoolean": 1}])), "is true or false"),
-            (json!({"secret": "a", "retireAfter": "59s"}), "at least 1 minute"),
-            (json!({"secret": "a", "retireAfter": "401d"}), "at most 400 days"),
+            (json!({"secret": "a", "retireAfter": "59s"}), "from 1m to 400d"),
+            (json!({"secret": "a", "retireAfter": "401d"}), "from 1m to 400d"),
             (
                 parameters(json!([
                     {"name": "secret", "valueString": "a"},

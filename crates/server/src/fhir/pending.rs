@@ -7,6 +7,7 @@ use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{Filter, IndexEntry, matches};
 use keyrelay_core::id::{ProjectId, ResourceId};
 use keyrelay_core::keyring::SecretVisibility;
+use keyrelay_core::secret_rules::SecretSettings;
 use keyrelay_core::time::Timestamp;
 
 use super::write::Particulars;
@@ -62,13 +63,13 @@ impl Pending {
         matches!(self.of(resource_type, id), Some(Fate::Deleted))
     }
 
-    /// Whether the secrets of a project's clients will be readable; `None` where the store knows. Of a project
-    /// that goes they are not.
-    pub(super) fn visibility(&self, project: ProjectId) -> Option<SecretVisibility> {
+    /// What a project will say about its clients' secrets; `None` where the store knows. Of a project that goes,
+    /// they are not shown.
+    pub(super) fn settings(&self, project: ProjectId) -> Option<SecretSettings> {
         let fate = self.of(ResourceType::Project, project.into())?;
         Some(match fate.particulars() {
-            Some(Particulars::Project(row)) => row.secret_visibility,
-            _ => SecretVisibility::Once,
+            Some(Particulars::Project(row)) => row.secrets.clone(),
+            _ => SecretSettings { visibility: Some(SecretVisibility::Once), ..SecretSettings::default() },
         })
     }
 

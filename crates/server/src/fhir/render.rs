@@ -1,7 +1,7 @@
 //! The only place that writes a secret into an answer. A resource is kept without its secrets; here
 //! they are added for one answer, to someone who may see them, and nowhere else (P4).
 
-use keyrelay_core::keyring::{Keyring, KeyringError, SecretVisibility};
+use keyrelay_core::keyring::{KeyringError, SecretVisibility};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{ClientState, ResourceVersion};
@@ -10,6 +10,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::App;
 use crate::error::Outcome;
 
 /// JSON text of an answer. It may hold secrets, so its `Debug` shows nothing.
@@ -58,13 +59,13 @@ pub(crate) struct ShownSecrets {
 
 impl ShownSecrets {
     /// What an admin sees who reads a client application.
-    pub(crate) fn of(keyring: &Keyring, state: &ClientState, now: Timestamp) -> Result<Self, Outcome> {
-        if state.secret_visibility == SecretVisibility::Once {
+    pub(crate) fn of(app: &App, state: &ClientState, now: Timestamp) -> Result<Self, Outcome> {
+        if app.rules(&state.settings).visibility == SecretVisibility::Once {
             return Ok(Self::default());
         }
         let client = state.resource.id.into();
         let open = |slot: Option<_>| match slot {
-            Some(slot) => keyring.open_secret(client, slot),
+            Some(slot) => app.keyring.open_secret(client, slot),
             None => Ok(None),
         };
         let slots = state.slots.at(now);

@@ -15,14 +15,14 @@ use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, TOKEN_LIFETIME_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::secret::PlainSecret;
+use keyrelay_core::secret_rules::{RetireAfter, SecretOverwrite};
 use keyrelay_core::slots::{Mismatch, Moved, NoSuchSecret, SlotKind};
 use keyrelay_store::ClientState;
 
 use super::access::{SECRETS, View, not_to_write, view};
 use super::client_application::{fresh_secret, record_move, state};
 use super::parameters::{RevokeInput, RotateInput, Step, no_parameters};
-use super::project::{SecretOverwrite, secret_overwrite};
-use super::render::{ShownSecrets, render, stored_resource};
+use super::render::{ShownSecrets, render};
 use super::request::{Content, FhirRequest, Reply};
 use super::route::SecretOperation;
 use super::secret_status::Evidence;
@@ -143,9 +143,7 @@ async fn check_overwrite(act: Act<'_>, state: &ClientState) -> Result<Option<&'s
     if state.slots.at(act.now).retiring().is_none() {
         return Ok(None);
     }
-    let project = state.resource.project.ok_or_else(Outcome::not_found)?;
-    let found = act.app.store.resource(ResourceType::Project, project.into()).await?;
-    let setting = secret_overwrite(&stored_resource(&found.ok_or_else(Outcome::not_found)?)?);
+    let setting = act.app.rules(&state.settings).overwrite;
     if setting == SecretOverwrite::Allow {
         return Ok(None);
     }
@@ -186,8 +184,10 @@ impl SecretMove {
         let slots = state.slots.at(act.now);
         match step {
             Step::Rotate { retire_after } => {
-                let (secret, fresh) = fresh_secret(act, client, state.secret_visibility);
-                let ends = retire_after.map(|after| act.now.plus(after));
+                let rules = act.app.rules(&state.settings);
+                let (secret, fresh) = fresh_secret(act, client, rules.visibility);
+                let RetireAfter(after) = retire_after.unwrap_or(rules.retire_after);
+                let ends = after.map(|after| act.now.plus(after));
                 let moved = slots.rotate(&presented, fresh, ends)?;
                 Ok(Self { action: SecretAction::Rotate, fresh: Some(secret), moved })
             }
@@ -234,8 +234,8 @@ fn decide(
     }
 
     let after = ClientState { resource: next, slots: moved.stored(), ..state.clone() };
-    let mut shown = ShownSecrets::of(&act.app.keyring, &after, act.now)?;
-    if after.secret_visibility == SecretVisibility::Once {
+    let mut shown = ShownSecrets::of(act.app, &after, act.now)?;
+    if act.app.rules(&after.settings).visibility == SecretVisibility::Once {
         shown.secret = fresh;
     }
     let reply = Reply::ok(render(resource, &shown, true)?).of_version(version, act.now);

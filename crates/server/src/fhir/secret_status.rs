@@ -10,6 +10,7 @@ use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, USAGE_SILENCE_MAX};
 use keyrelay_core::policy::Interaction;
+use keyrelay_core::secret_rules::SecretRules;
 use keyrelay_core::slots::{SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::CallerUsage;
@@ -46,6 +47,7 @@ pub(super) async fn secret_status(
 /// What is known of the uses of a client's secrets.
 pub(super) struct Evidence {
     pub(super) reach: Reach,
+    rules: SecretRules,
     slots: SecretSlots,
     active: UsageOfSecret,
     retiring: UsageOfSecret,
@@ -64,7 +66,20 @@ impl Evidence {
         // The refused first: where there is no secret, nothing is left to be found under its id.
         let [refused, active, retiring] =
             [SecretId::NIL, active, retiring].map(|id| usage.remove(&id).unwrap_or_default());
-        Ok(Self { reach, slots, active, retiring, refused })
+        Ok(Self { reach, rules: app.rules(&state.settings), slots, active, retiring, refused })
+    }
+
+    /// Until when a secret grants access, and until when it is to be rotated.
+    fn age_parts(&self, slot: &Slot, ends: Option<Timestamp>) -> impl Iterator<Item = Value> {
+        let instant = |name, at: Timestamp| json!({ "name": name, "valueInstant": at.to_instant() });
+        let expires = [ends, self.rules.lifespan().end(slot.created)].into_iter().flatten().min();
+        let overdue = self.rules.overdue(slot.created, self.reach.now);
+        let parts = [
+            expires.map(|at| instant("expires", at)),
+            self.rules.due_by(slot.created).map(|at| instant("dueBy", at)),
+            overdue.map(|reason| json!({ "name": "overdue", "valueString": reason })),
+        ];
+        parts.into_iter().flatten()
     }
 
     pub(super) fn known(&self) -> Known<'_> {
@@ -130,17 +145,17 @@ impl Reach {
 }
 
 fn status(evidence: &Evidence, unused_for: Duration) -> Value {
-    let Evidence { reach, slots, active, retiring, refused } = evidence;
+    let Evidence { reach, slots, active, retiring, refused, .. } = evidence;
     let mut parameters = Vec::new();
     if let Some(slot) = slots.active() {
-        parameters.push(json!({ "name": "secret", "part": slot_parts(slot, active) }));
+        let mut parts = slot_parts(slot, active);
+        parts.extend(evidence.age_parts(slot, None));
+        parameters.push(json!({ "name": "secret", "part": parts }));
     }
     if let Some(slot) = slots.retiring() {
         let advice = judge(&evidence.known(), unused_for, reach.now);
         let mut parts = slot_parts(slot, retiring);
-        if let Some(ends) = slots.retiring_ends() {
-            parts.push(json!({ "name": "expires", "valueInstant": ends.to_instant() }));
-        }
+        parts.extend(evidence.age_parts(slot, slots.retiring_ends()));
         parts.push(json!({ "name": "safeToRetire", "valueBoolean": advice.safe }));
         parts.push(json!({ "name": "reason", "valueString": advice.reason }));
         parameters.push(json!({ "name": "retiringSecret", "part": parts }));

@@ -42,7 +42,7 @@ impl<'a> Act<'a> {
     /// An empty change of this author, which nobody makes who may not any more.
     pub(crate) fn change(&self) -> Change {
         let mut change = Change::new();
-        change.require(self.caller, self.now);
+        change.require(self.caller, &self.app.config.secrets, self.now);
         change
     }
 }

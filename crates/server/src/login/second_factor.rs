@@ -62,7 +62,7 @@ pub(crate) async fn status(
             let key = TotpKey::generate(app.entropy.as_ref());
             let sealed = app.keyring.seal_second_factor(login.user, key.as_bytes(), app.entropy.as_ref());
             let mut change = Change::new();
-            change.require(&caller, app.now());
+            change.require(&caller, &app.config.secrets, app.now());
             change.set_second_factor(login.user, Some(&sealed));
             app.store.commit(change).await?;
             key
@@ -112,7 +112,7 @@ async fn with_code(
         return Err(Outcome::invalid_at("token", "The code is not valid"));
     };
     let mut change = Change::new();
-    change.require(&caller, app.now());
+    change.require(&caller, &app.config.secrets, app.now());
     let answer = then(&account, &mut change, step);
     app.store.commit(change).await?;
     Ok(told(answer.to_string()))

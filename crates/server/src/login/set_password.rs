@@ -165,7 +165,7 @@ async fn change(app: &App, from: IpAddr, request: Request) -> Result<Response, O
         return Err(Outcome::invalid_at("oldPassword", "This is not your password"));
     }
     let mut change = Change::new();
-    change.require(&caller, app.now());
+    change.require(&caller, &app.config.secrets, app.now());
     change.set_password(login.user, hash(app, new).await?, None);
     change.end_sessions_of(login.user, Some(login.session));
     app.store.commit(change).await?;

@@ -258,7 +258,7 @@ fn render(
     let mut shown = ShownSecrets::default();
     // What cannot be recorded is not shown; what was just made is recorded already.
     if fresh.is_none() && !app.store.refuses_changes() {
-        shown.secret = ShownSecrets::of(&app.keyring, state, app.now()).map_err(failed)?.secret;
+        shown.secret = ShownSecrets::of(app, state, app.now()).map_err(failed)?.secret;
         seen.take_up(state, &shown, act.now);
     }
     let body = ClientInformation {
@@ -352,7 +352,7 @@ impl Managed {
                 .map(Some)
                 .map_err(|_| wrong("retire_secret is not the retiring secret of this client")),
             (Wish::Nothing, _) if !has_secret && update.metadata.auth_method.needs_secret() => {
-                let (secret, slot) = fresh_secret(act, self.id(), state.secret_visibility);
+                let (secret, slot) = fresh_secret(act, self.id(), act.app.rules(&state.settings).visibility);
                 let moved = slots.replace(slot);
                 Ok(Some(SecretMove { action: SecretAction::Replace, fresh: Some(secret), moved }))
             }

@@ -36,6 +36,7 @@ mod routes;
 mod searching;
 mod second_factor;
 mod secret_moves;
+mod secret_rules;
 mod secret_status;
 mod secret_writes;
 mod sign_in;

@@ -22,7 +22,7 @@ struct Migration {
     needs: i64,
 }
 
-const MIGRATIONS: [Migration; 8] = [
+const MIGRATIONS: [Migration; 9] = [
     Migration { text: include_str!("../../migrations/postgres/0001_initial.sql"), needs: 1 },
     Migration { text: include_str!("../../migrations/postgres/0002_people.sql"), needs: 2 },
     Migration { text: include_str!("../../migrations/postgres/0003_registration.sql"), needs: 3 },
@@ -34,6 +34,8 @@ const MIGRATIONS: [Migration; 8] = [
     Migration { text: include_str!("../../migrations/postgres/0007_deadlines.sql"), needs: 7 },
     // A program that does not know the chains would make records that are in none.
     Migration { text: include_str!("../../migrations/postgres/0008_audit_chain.sql"), needs: 8 },
+    // A program that does not know the columns would let in a secret past its maximum age.
+    Migration { text: include_str!("../../migrations/postgres/0009_secret_rules.sql"), needs: 9 },
 ];
 
 /// Brings a database to what this program knows.

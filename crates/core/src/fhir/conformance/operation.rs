@@ -130,8 +130,8 @@ fn rotate_secret() -> Told {
             parameter(
                 "retireAfter",
                 "Beside secret: how long the old secret keeps working, such as 24h. After that it has \
-                    ended on every node, without another call. It keeps working until it is removed \
-                    where nothing is said.",
+                    ended on every node, without another call. Where nothing is said, the project's \
+                    setting secretRetireAfter decides; none keeps it working until it is removed.",
             ),
             parameter(
                 "onlyIfUnused",
@@ -192,7 +192,8 @@ fn secret_status() -> Told {
         name: "ClientApplicationSecretStatus",
         title: "Who uses which secret of a client application",
         description: "Tells of both secrets of a client when they were made, how often and by whom they \
-            were used, and whether the retiring one can be removed without locking anybody out.",
+            were used, until when they grant access (expires) and are to be rotated (dueBy, overdue), and \
+            whether the retiring one can be removed without locking anybody out.",
         comment: "Only administrators of the client's project may call the operation, by GET. The answer \
             is a Parameters resource. It has no secret in it.",
         parameters: json!([

@@ -107,7 +107,7 @@ impl New {
                 client_application::create(act, row, &draft.secrets, &mut change).await?
             }
             other => {
-                put_row(other, &mut change);
+                put_row(act.app, other, &mut change);
                 ShownSecrets::default()
             }
         };

@@ -7,6 +7,7 @@ use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_store::{Change, ClientRow, MembershipRow, ProjectRow, UserRow};
 use serde_json::{Map, Value};
 
+use crate::App;
 use crate::error::Outcome;
 use crate::fhir::versions::Act;
 use crate::fhir::{access_policy, client_application, membership, project, user};
@@ -63,12 +64,12 @@ pub(super) async fn particulars(
 }
 
 /// Makes or changes the narrow row; that of a new client comes with its secrets instead.
-pub(super) fn put_row(particulars: &Particulars, change: &mut Change) {
+pub(super) fn put_row(app: &App, particulars: &Particulars, change: &mut Change) {
     match particulars {
         Particulars::Client(row) => change.update_client(row),
         Particulars::Project(row) => {
             change.put_project(row);
-            if row.secret_visibility == SecretVisibility::Once {
+            if app.rules(&row.secrets).visibility == SecretVisibility::Once {
                 change.forget_sealed_secrets(row.id);
             }
         }

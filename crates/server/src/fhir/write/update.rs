@@ -187,7 +187,7 @@ async fn decide(
         client_application::bound_by_admin(act, row, &before.resource, &resource, &mut change);
     }
     change.update(next.clone(), current.version, Some(&index_entries(resource_type, &resource)));
-    put_row(&particulars, &mut change);
+    put_row(app, &particulars, &mut change);
     let is_moved = moved.is_some();
     let client = client.map(|mut state| {
         state.resource = next.clone();

@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use keyrelay_core::id::ProjectId;
-use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::random::SeededEntropy;
+use keyrelay_core::secret_rules::SecretSettings;
 
 use super::*;
 use crate::database::Database;
@@ -57,7 +57,7 @@ async fn works(store: &Store, id: ProjectId, name: &str) {
         name: Some(name.to_owned()),
         active: true,
         super_admin: false,
-        secret_visibility: SecretVisibility::Once,
+        secrets: SecretSettings::default(),
     });
     store.commit(change).await.unwrap();
     assert!(!store.is_empty().await.unwrap());
