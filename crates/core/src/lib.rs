@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod caller;
 pub mod client;
+pub mod deadline;
 pub mod evidence;
 pub mod fhir;
 pub mod grant;
