@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keyrelay_core::time::{Clock, SystemClock};
 use serde_json::json;
 
-use crate::admin::{Movement, SecretStatus, ago};
+use crate::admin::{Movement, SecretStatus, ago, when};
 use crate::tell::Tell;
 
 /// Callers that are shown; the rest is counted.
@@ -57,8 +57,11 @@ impl Live {
                 Some(retiring) => retiring.reason.as_str(),
                 None => "There is no retiring secret.",
             };
+            let text = status.overdue().fold(text.to_owned(), |text, (name, overdue)| {
+                format!("{text} The {name} is too old. {overdue}")
+            });
             let more = serde_json::to_value(status).unwrap_or_else(|_| json!({}));
-            self.tell.event("callers", text, more);
+            self.tell.event("callers", &text, more);
         }
     }
 
@@ -107,6 +110,12 @@ fn lines(status: &SecretStatus, movements: &[Movement]) -> Vec<String> {
         None => "there is no retiring secret".to_owned(),
     };
     let mut lines = vec![head];
+    for (name, slot) in status.slots() {
+        for (what, at) in [("is to be rotated before", &slot.due_by), ("ends at", &slot.expires)] {
+            let told = at.as_ref().map(|at| format!("  the {name} {what} {at} ({})", when(at, now)));
+            lines.extend(told);
+        }
+    }
     lines.extend(movements.iter().take(CALLERS_SHOWN_MAX).map(|movement| {
         let (mark, slot) = if movement.on_retiring { ("○", "retiring") } else { ("●", "current") };
         format!("  {mark} {slot:<8}  {}  {}", movement.who, ago(&movement.last_seen, now))

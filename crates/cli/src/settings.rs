@@ -11,11 +11,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use keyrelay_core::fhir::schema::parse_lifetime;
+use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{
     DATABASE_CONNECTIONS_MAX, DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_READ_CONNECTIONS_MIN,
     DATABASE_WRITE_CONNECTIONS_DEFAULT, SIGNING_KEY_LIFETIME_DEFAULT,
 };
 use keyrelay_core::origin::Origin;
+use keyrelay_core::secret_rules::{
+    MaximumAge, NotAllowed, PastMaximumAge, RetireAfter, SecretOverwrite, SecretRules, WarnBefore,
+};
 use keyrelay_core::signing::{self, Schedule};
 use keyrelay_server::{BaseUrl, Config, Tls, TrustedProxies};
 use serde::Deserialize;
@@ -101,6 +105,27 @@ impl TryFrom<String> for Lifetime {
     }
 }
 
+/// A rule for secrets, as a project would write it into its settings.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String", bound = "T: FromStr<Err = NotAllowed>")]
+pub struct Rule<T>(pub T);
+
+impl<T: FromStr<Err = NotAllowed>> FromStr for Rule<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|allowed| format!("{text:?} is not allowed: write {allowed}"))
+    }
+}
+
+impl<T: FromStr<Err = NotAllowed>> TryFrom<String> for Rule<T> {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 /// The settings, as flags, variables and keys of the file.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +154,24 @@ pub struct Settings {
     /// Which secrets an admin may write directly [default: strong]
     #[arg(long, env = "KEYRELAY_SECRET_POLICY")]
     pub secret_policy: Option<SecretPolicy>,
+    /// Where a project does not say: whether secrets can be read again (recoverable) or are shown once (once) [default: recoverable]
+    #[arg(long, env = "KEYRELAY_SECRET_VISIBILITY")]
+    pub secret_visibility: Option<Rule<SecretVisibility>>,
+    /// Where a project does not say: what a rotation does that would end a retiring secret in use (allow, warn, refuse) [default: allow]
+    #[arg(long, env = "KEYRELAY_SECRET_OVERWRITE")]
+    pub secret_overwrite: Option<Rule<SecretOverwrite>>,
+    /// Where a project does not say: how old a secret may become, like 90d [default: none]
+    #[arg(long, env = "KEYRELAY_SECRET_MAXIMUM_AGE")]
+    pub secret_maximum_age: Option<Rule<MaximumAge>>,
+    /// Where a project does not say: whether an older secret is reported or refused (report, refuse) [default: report]
+    #[arg(long, env = "KEYRELAY_SECRET_PAST_MAXIMUM_AGE")]
+    pub secret_past_maximum_age: Option<Rule<PastMaximumAge>>,
+    /// Where neither a rotation nor its project says: after how long the old secret ends by itself, like 24h [default: none]
+    #[arg(long, env = "KEYRELAY_SECRET_RETIRE_AFTER")]
+    pub secret_retire_after: Option<Rule<RetireAfter>>,
+    /// Where a project does not say: how long before a secret ends or is too old to warn, like 7d,1d [default: 7d,1d,1h]
+    #[arg(long, env = "KEYRELAY_SECRET_WARN_BEFORE")]
+    pub secret_warn_before: Option<Rule<WarnBefore>>,
     /// Proxies that are believed about the address of a client (`X-Forwarded-For`): addresses and networks, separated by commas [default: none]
     #[arg(long, env = "KEYRELAY_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Option<Vec<String>>,
@@ -191,7 +234,7 @@ impl DataArgs {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 25] = [
     "listen",
     "base_url",
     "data_dir",
@@ -200,6 +243,12 @@ const KEYS: [&str; 19] = [
     "database_write_connections",
     "master_key_file",
     "secret_policy",
+    "secret_visibility",
+    "secret_overwrite",
+    "secret_maximum_age",
+    "secret_past_maximum_age",
+    "secret_retire_after",
+    "secret_warn_before",
     "trusted_proxies",
     "allowed_origins",
     "signing_algorithm",
@@ -232,6 +281,12 @@ impl Settings {
             database_write_connections: self.database_write_connections.or(file.database_write_connections),
             master_key_file: self.master_key_file.or(file.master_key_file),
             secret_policy: self.secret_policy.or(file.secret_policy),
+            secret_visibility: self.secret_visibility.or(file.secret_visibility),
+            secret_overwrite: self.secret_overwrite.or(file.secret_overwrite),
+            secret_maximum_age: self.secret_maximum_age.or(file.secret_maximum_age),
+            secret_past_maximum_age: self.secret_past_maximum_age.or(file.secret_past_maximum_age),
+            secret_retire_after: self.secret_retire_after.or(file.secret_retire_after),
+            secret_warn_before: self.secret_warn_before.or(file.secret_warn_before),
             trusted_proxies: self.trusted_proxies.or(file.trusted_proxies),
             allowed_origins: self.allowed_origins.or(file.allowed_origins),
             signing_algorithm: self.signing_algorithm.or(file.signing_algorithm),
@@ -283,6 +338,7 @@ impl Settings {
         let mtls_base_url = self.mtls_base_url.as_deref().map(BaseUrl::parse).transpose();
         Ok(Config {
             secret_policy: self.secret_policy(),
+            secrets: self.secret_rules(),
             trusted_proxies: TrustedProxies::parse(proxies).context("--trusted-proxies")?,
             allowed_origins: origins.context("--allowed-origins")?,
             client_certificates: self.client_certificates()?,
@@ -330,6 +386,21 @@ impl Settings {
         match self.secret_policy {
             Some(SecretPolicy::Any) => keyrelay_server::SecretPolicy::Any,
             Some(SecretPolicy::Strong) | None => keyrelay_server::SecretPolicy::Strong,
+        }
+    }
+
+    /// What holds for the secrets of a project that does not say otherwise.
+    fn secret_rules(&self) -> SecretRules {
+        fn or_default<T: Clone + Default>(rule: Option<&Rule<T>>) -> T {
+            rule.map_or_else(T::default, |Rule(rule)| rule.clone())
+        }
+        SecretRules {
+            visibility: or_default(self.secret_visibility.as_ref()),
+            overwrite: or_default(self.secret_overwrite.as_ref()),
+            maximum_age: or_default(self.secret_maximum_age.as_ref()),
+            past_maximum_age: or_default(self.secret_past_maximum_age.as_ref()),
+            retire_after: or_default(self.secret_retire_after.as_ref()),
+            warn_before: or_default(self.secret_warn_before.as_ref()),
         }
     }
 
@@ -384,9 +455,28 @@ mod tests {
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\ndatabase_read_connections = 5\ndatabase_write_connections = 5\n\
                     master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nread_only = true\nlog = \"x\"\nlog_format = \"json\"\n\
+                    secret_visibility = \"once\"\nsecret_overwrite = \"warn\"\nsecret_maximum_age = \"90d\"\nsecret_past_maximum_age = \"refuse\"\nsecret_retire_after = \"24h\"\nsecret_warn_before = \"7d, 1d\"\n\
                     signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
+    }
+
+    #[test]
+    fn what_holds_for_secrets_is_the_default_of_projects() {
+        let rules = |text: &str| parse(text).unwrap().secret_rules();
+        assert_eq!(rules(""), SecretRules::default());
+        let day = Duration::from_hours(24);
+        let chosen = rules(
+            "secret_visibility = \"once\"\nsecret_maximum_age = \"90d\"\nsecret_retire_after = \"none\"",
+        );
+        let expected = SecretRules {
+            visibility: SecretVisibility::Once,
+            maximum_age: MaximumAge(Some(90 * day)),
+            ..SecretRules::default()
+        };
+        assert_eq!(chosen, expected);
+        let error = parse("secret_maximum_age = \"90\"").unwrap_err().to_string();
+        assert!(error.contains("\"90\" is not allowed: write none, or a time from 1h to 3650d"), "{error}");
     }
 
     #[test]

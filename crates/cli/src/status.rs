@@ -6,7 +6,7 @@ use clap::Args;
 use keyrelay_core::id::ClientId;
 use keyrelay_core::time::{Clock, SystemClock, Timestamp};
 
-use crate::admin::{CallerStatus, ConnectionArgs, Period, SecretStatus, SlotStatus, ago, client_id};
+use crate::admin::{CallerStatus, ConnectionArgs, Period, SecretStatus, SlotStatus, ago, client_id, when};
 use crate::exit::EXIT_CODES;
 use crate::rotate::open;
 use crate::say::say;
@@ -69,6 +69,14 @@ fn print(client: ClientId, status: &SecretStatus) {
 fn print_slot(name: &str, slot: &SlotStatus, now: Timestamp) {
     say!("\n{name:<15} {}", slot.id);
     say!("  made          {} ({})", slot.created, ago(&slot.created, now));
+    for (title, at) in [("rotate before", &slot.due_by), ("ends", &slot.expires)] {
+        if let Some(at) = at {
+            say!("  {title:<13} {at} ({})", when(at, now));
+        }
+    }
+    if let Some(overdue) = &slot.overdue {
+        say!("  {:<13} {overdue}", "too old");
+    }
     let last = slot.last_used.as_deref().map_or(String::new(), |last| format!(", last {}", ago(last, now)));
     say!(
         "  uses          {} in the last hour, {} in the last day, {} in all{last}",

@@ -8,7 +8,7 @@ pub use connection::{ConnectionArgs, read_secret};
 pub use server::{ClientSecrets, Server};
 #[cfg(test)]
 pub use status::RetiringStatus;
-pub use status::{CallerStatus, Movement, SecretStatus, SlotStatus, ago};
+pub use status::{CallerStatus, Movement, SecretStatus, SlotStatus, ago, when};
 
 use std::str::FromStr;
 use std::time::Duration;

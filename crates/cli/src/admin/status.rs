@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use keyrelay_core::evidence::in_words;
 use keyrelay_core::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -41,6 +42,15 @@ pub struct SlotStatus {
     pub uses_last_day: i64,
     /// When it was used last.
     pub last_used: Option<String>,
+    /// From when on it grants no access.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// From when on it is past its maximum age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due_by: Option<String>,
+    /// What it means that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<String>,
     /// By whom.
     pub callers: Vec<CallerStatus>,
 }
@@ -146,6 +156,18 @@ impl SecretStatus {
         self.retiring_secret.as_ref().map(|retiring| retiring.slot.id.as_str())
     }
 
+    /// Both secrets, as far as there are any, with what to call them.
+    pub fn slots(&self) -> impl Iterator<Item = (&'static str, &SlotStatus)> {
+        let active = self.secret.as_ref().map(|slot| ("current secret", slot));
+        let retiring = self.retiring_secret.as_ref().map(|retiring| ("retiring secret", &retiring.slot));
+        active.into_iter().chain(retiring)
+    }
+
+    /// Which secrets are past their maximum age, and what that means for them.
+    pub fn overdue(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.slots().filter_map(|(name, slot)| Some((name, slot.overdue.as_deref()?)))
+    }
+
     /// Where each caller stands that used one of both: those on the retiring secret first.
     pub fn movements(&self) -> Vec<Movement> {
         let mut latest: HashMap<Option<&Who>, (&str, bool)> = HashMap::new();
@@ -177,11 +199,14 @@ impl SecretStatus {
 /// How long ago an instant was, for people.
 pub fn ago(instant: &str, now: Timestamp) -> String {
     let Some(at) = Timestamp::parse(instant) else { return instant.to_owned() };
-    match now.since(at).as_secs() {
-        seconds @ 0..120 => format!("{seconds} s ago"),
-        seconds @ 120..7200 => format!("{} min ago", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h ago", seconds / 3600),
-        seconds => format!("{} days ago", seconds / 86_400),
+    format!("{} ago", in_words(now.since(at)))
+}
+
+/// How long ago an instant was, or how far ahead it is, for people.
+pub fn when(instant: &str, now: Timestamp) -> String {
+    match Timestamp::parse(instant) {
+        Some(at) if at > now => format!("in {}", in_words(at.since(now))),
+        _ => ago(instant, now),
     }
 }
 
@@ -233,6 +258,9 @@ fn slot(parts: &Parts<'_>) -> Option<SlotStatus> {
         uses_last_hour: parts.count("usesLastHour"),
         uses_last_day: parts.count("usesLastDay"),
         last_used: parts.text("lastUsed"),
+        expires: parts.text("expires"),
+        due_by: parts.text("dueBy"),
+        overdue: parts.text("overdue"),
         callers,
     })
 }

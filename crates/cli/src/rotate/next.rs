@@ -96,6 +96,9 @@ mod tests {
             uses_last_hour: 0,
             uses_last_day: 0,
             last_used: None,
+            expires: None,
+            due_by: None,
+            overdue: None,
             callers,
         }
     }
