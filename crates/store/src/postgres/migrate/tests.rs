@@ -117,6 +117,37 @@ async fn this_version_and_the_next_run_side_by_side() {
 }
 
 #[tokio::test]
+async fn what_projects_could_say_about_secrets_before_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(config) = database(dir.path()).await else { return };
+    run_to(&config, &MIGRATIONS[..7]).await.unwrap();
+    for (id, once, settings) in [
+        ("silent", false, r#""setting":[{"name":"x","valueBoolean":true}]"#),
+        (
+            "shown",
+            false,
+            r#""setting":[{"name":"x"},{"name":"secretVisibility","valueString":"recoverable"}]"#,
+        ),
+        (
+            "once",
+            true,
+            r#""setting":[{"name":"secretVisibility"},{"name":"secretOverwrite","valueString":"warn"}]"#,
+        ),
+        ("none", false, ""),
+    ] {
+        let sql = format!(
+            "WITH p AS (INSERT INTO project (id, active, super_admin, secret_once) \
+             VALUES ('{id}', TRUE, FALSE, {once})) INSERT INTO resource \
+             VALUES ('{id}', 'Project', '{id}', 'v', 1, 0, FALSE, '{{{settings}}}') RETURNING id"
+        );
+        ask(&config, &sql).await;
+    }
+    run_to(&config, &MIGRATIONS).await.unwrap();
+    let said = "SELECT string_agg(concat_ws(' ', id, secret_recoverable, secret_overwrite), ', ' ORDER BY id) FROM project";
+    assert_eq!(ask(&config, said).await, "none f, once f warn, shown t, silent f");
+}
+
+#[tokio::test]
 async fn a_version_that_a_schema_is_too_new_for_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let Some(config) = database(dir.path()).await else { return };
