@@ -48,7 +48,7 @@ async fn what_could_be_said_before_is_taken_over() {
     let rows = rows.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
     let found: Vec<(String, bool, Option<String>)> = rows.collect::<Result<_, _>>().unwrap();
     let expected = [
-        ("none", false, None),
+        ("empty", false, None),
         ("once", false, Some("warn")),
         ("shown", true, None),
         ("silent", false, None),
