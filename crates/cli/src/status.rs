@@ -84,6 +84,9 @@ fn print_slot(name: &str, slot: &SlotStatus, now: Timestamp) {
         slot.uses_last_day,
         slot.uses
     );
+    if let Some(since) = &slot.counted_since {
+        say!("  counted since {since} ({})", ago(since, now));
+    }
     print_callers(&slot.callers, now);
 }
 

@@ -4,12 +4,15 @@
 //! has left that one alone since. Workers that share an address and a name look like one caller, and while
 //! some of them still have the old secret, it is used again and again. Of a caller that was not seen with
 //! the current secret nothing is known but how long ago it came: it may be a job that runs once a night.
+//!
+//! That nobody was seen is evidence only for as long as somebody looked. A secret that is a minute old has not
+//! been unused for a day, and one may be in use by whom nothing was known when uses began to be counted.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::limits::{EVIDENCE_NAMED_MAX, EVIDENCE_SETTLED_AFTER};
+use crate::limits::{EVIDENCE_NAMED_MAX, EVIDENCE_SETTLED_AFTER, USAGE_CALLERS_KEPT};
 use crate::time::Timestamp;
 use crate::usage::{CallerUsage, Presenter};
 
@@ -20,6 +23,10 @@ pub struct Known<'a> {
     pub active: &'a [CallerUsage],
     /// Who came with the retiring secret.
     pub retiring: &'a [CallerUsage],
+    /// Since when all who come with the retiring secret are known; see [`counted_since`].
+    pub counted_since: Timestamp,
+    /// When the retiring secret was made.
+    pub created: Timestamp,
     /// Up to when all uses are counted.
     pub complete_until: Timestamp,
     /// The earliest time at which a server ended without writing down what it had counted.
@@ -31,11 +38,20 @@ pub struct Known<'a> {
 pub struct Advice {
     /// Whether nobody would be locked out, as far as can be told.
     pub safe: bool,
+    /// Whether somebody is known to be on it still, or may have come since all uses were counted.
+    pub in_use: bool,
     /// The reason, for a person.
     pub reason: String,
 }
 
-/// Judges the evidence. A caller that was not seen to move counts as gone once it has not come for `unused_for`.
+/// Since when all callers of a secret are known: since it was made, or since the installation began to tell
+/// callers apart at `began`, and for no longer than they are remembered.
+#[must_use]
+pub fn counted_since(created: Timestamp, began: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    created.max(began.unwrap_or(now)).max(now.minus(USAGE_CALLERS_KEPT))
+}
+
+/// Judges the evidence, which must reach back as long as `unused_for`. A caller that was not seen to move counts as gone once it has not come for `unused_for`.
 #[must_use]
 pub fn judge(known: &Known<'_>, unused_for: Duration, now: Timestamp) -> Advice {
     let moved_to: HashMap<&Presenter, Timestamp> = known
@@ -70,6 +86,11 @@ pub fn judge(known: &Known<'_>, unused_for: Duration, now: Timestamp) -> Advice 
             in_words(unused_for)
         );
     }
+    let counted_for = now.since(known.counted_since);
+    if counted_for < unused_for {
+        let (counted, asked) = (in_words(counted_for), in_words(unused_for));
+        let _ = write!(reason, " Its uses are counted only for {counted}, and {asked} were asked for.");
+    }
     let is_recent = now.since(known.complete_until) < EVIDENCE_SETTLED_AFTER;
     let gap = known.gap.filter(|gap| now.since(*gap) < unused_for);
     if !is_recent {
@@ -79,17 +100,20 @@ pub fn judge(known: &Known<'_>, unused_for: Duration, now: Timestamp) -> Advice 
         let _ =
             write!(reason, " Some uses after {gap} may not have been counted: a server ended out of order.");
     }
-    Advice { safe: lingering.is_empty() && is_recent && gap.is_none(), reason }
+    let in_use = !lingering.is_empty() || !is_recent || gap.is_some();
+    Advice { safe: !in_use && counted_for >= unused_for, in_use, reason }
 }
 
 /// Why the retiring secret cannot be called unused for so long: it was used, or not all uses are counted.
-/// `None` if it can. What other servers have not written down yet is not known, so it is said up to when all is.
+/// `None` if it can, also of one that was made since and never used. What other servers have not written down yet is not known, so it is said up to when all is.
 #[must_use]
 pub fn why_not_unused(known: &Known<'_>, unused_for: Duration, now: Timestamp) -> Option<String> {
     let used = known.retiring.iter().filter(|usage| usage.tally.accepted > 0);
     let last = used.map(|usage| usage.tally.last).max();
     let recent = last.filter(|last| now.since(*last) < unused_for);
-    let is_counted = now.since(known.complete_until) < EVIDENCE_SETTLED_AFTER
+    let from = now.minus(unused_for).max(known.created);
+    let is_counted = known.counted_since <= from
+        && now.since(known.complete_until) < EVIDENCE_SETTLED_AFTER
         && known.gap.is_none_or(|gap| now.since(gap) >= unused_for);
     if recent.is_none() && is_counted {
         return None;
@@ -149,7 +173,13 @@ mod tests {
     }
 
     fn advice(active: &[CallerUsage], retiring: &[CallerUsage]) -> Advice {
-        judge(&Known { active, retiring, complete_until: NOW, gap: None }, DAY, NOW)
+        judge(&known(active, retiring), DAY, NOW)
+    }
+
+    /// All is known of a secret that is a week old.
+    fn known<'a>(active: &'a [CallerUsage], retiring: &'a [CallerUsage]) -> Known<'a> {
+        let created = NOW.minus(7 * DAY);
+        Known { active, retiring, counted_since: created, created, complete_until: NOW, gap: None }
     }
 
     const fn seconds(n: u64) -> Duration {
@@ -196,7 +226,7 @@ mod tests {
     #[test]
     fn what_was_not_counted_is_no_evidence() {
         let retiring = [usage("a", DAY)];
-        let known = Known { active: &[], retiring: &retiring, complete_until: NOW, gap: None };
+        let known = known(&[], &retiring);
         assert!(judge(&known, DAY, NOW).safe);
         let late = Known { complete_until: NOW.minus(EVIDENCE_SETTLED_AFTER), ..known };
         let late = judge(&late, DAY, NOW);
@@ -210,7 +240,7 @@ mod tests {
     fn a_secret_is_unused_only_if_that_is_known() {
         let retiring = [usage("a", seconds(60))];
         let active = [usage("a", seconds(1))];
-        let known = Known { active: &active, retiring: &retiring, complete_until: NOW, gap: None };
+        let known = known(&active, &retiring);
         assert_eq!(why_not_unused(&known, seconds(60), NOW), None);
         // Who has moved on has used it all the same.
         let why = why_not_unused(&known, seconds(61), NOW).unwrap();
@@ -221,6 +251,34 @@ mod tests {
         let gap = Known { gap: Some(NOW.minus(seconds(59))), ..known };
         assert!(why_not_unused(&gap, seconds(60), NOW).is_some());
         assert_eq!(why_not_unused(&gap, seconds(59), NOW), None);
+    }
+
+    #[test]
+    fn evidence_reaches_no_further_back_than_somebody_looked() {
+        let counted = |ago| Known { counted_since: NOW.minus(ago), ..known(&[], &[]) };
+        assert!(judge(&counted(DAY), DAY, NOW).safe);
+        let short = judge(&counted(seconds(40)), DAY, NOW);
+        assert_eq!((short.safe, short.in_use), (false, false));
+        let reason = "No use of the retiring secret is known. \
+                      Its uses are counted only for 40 s, and 24 h were asked for.";
+        assert_eq!(short.reason, reason);
+        // That it was not used before it was made needs no evidence.
+        assert!(why_not_unused(&counted(seconds(40)), DAY, NOW).is_some());
+        let fresh = Known { created: NOW.minus(seconds(40)), ..counted(seconds(40)) };
+        assert_eq!(why_not_unused(&fresh, DAY, NOW), None);
+    }
+
+    #[test]
+    fn uses_are_counted_since_the_secret_is_there_and_somebody_counts_and_remembers() {
+        let ago = |days| NOW.minus(days * DAY);
+        for (created, began, since) in [
+            (ago(9), Some(ago(20)), ago(9)),
+            (ago(9), Some(ago(3)), ago(3)),
+            (ago(900), Some(ago(800)), NOW.minus(USAGE_CALLERS_KEPT)),
+            (ago(9), None, NOW),
+        ] {
+            assert_eq!(counted_since(created, began, NOW), since);
+        }
     }
 
     #[test]

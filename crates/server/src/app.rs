@@ -72,6 +72,9 @@ impl App {
             Arc::clone(&entropy),
         );
         let tokens = TokenKeys::load(renewal, config.signing, config.base_url.clone()).await?;
+        if !store.refuses_changes() {
+            store.begin_usage(clock.now()).await?;
+        }
         let metrics = Arc::new(Metrics::new());
         let usage = Arc::new(UsageCounter::new(entropy.as_ref()));
         let former = FormerSecretWatch::start(Watch {

@@ -75,6 +75,25 @@ impl Store {
         self.commit(change).await
     }
 
+    /// Says that from now on callers are told apart, where nobody has said it before.
+    pub async fn begin_usage(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut change = Change::new();
+        change.push(
+            "INSERT INTO usage_began (began) SELECT CAST($1 AS BIGINT) \
+             WHERE NOT EXISTS (SELECT 1 FROM usage_began)",
+            args![now],
+            None,
+        );
+        self.commit(change).await
+    }
+
+    /// Since when callers are told apart.
+    pub async fn usage_began(&self) -> Result<Option<Timestamp>, StoreError> {
+        let rows = self.0.database.fetch("SELECT MIN(began) FROM usage_began", Vec::new()).await?;
+        let began = rows.first().map(|row| row.opt_int(0)).transpose()?;
+        Ok(began.flatten().map(Timestamp::from_epoch_ms))
+    }
+
     /// Up to when each server that is at work, or ended out of order, has written down what it counted.
     pub async fn usage_marks(&self) -> Result<Vec<UsageMark>, StoreError> {
         let sql = "SELECT node, complete_until FROM usage_mark ORDER BY node";

@@ -76,6 +76,11 @@ async fn use_is_summed_and_survives_a_restart() {
     assert_eq!((found.recent.accepted_hour, found.recent.refused_hour), (1, 1));
     assert_eq!((found.recent.accepted_day, found.recent.refused_day), (3, 1));
     assert_eq!(again.usage_marks().await.unwrap(), [mark(60_050)]);
+    assert_eq!(again.usage_began().await.unwrap(), None);
+    for at in [7, 5, 9] {
+        again.begin_usage(Timestamp::from_epoch_ms(at)).await.unwrap();
+    }
+    assert_eq!(again.usage_began().await.unwrap(), Some(Timestamp::from_epoch_ms(7)), "whoever began first");
     again.end_usage(node).await.unwrap();
     assert_eq!(again.usage_marks().await.unwrap(), []);
 }

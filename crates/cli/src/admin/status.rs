@@ -40,6 +40,9 @@ pub struct SlotStatus {
     pub uses_last_hour: i64,
     /// The same, within the last day.
     pub uses_last_day: i64,
+    /// Since when all who come with it are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counted_since: Option<String>,
     /// When it was used last.
     pub last_used: Option<String>,
     /// From when on it grants no access.
@@ -258,6 +261,7 @@ fn slot(parts: &Parts<'_>) -> Option<SlotStatus> {
         uses_last_hour: parts.count("usesLastHour"),
         uses_last_day: parts.count("usesLastDay"),
         last_used: parts.text("lastUsed"),
+        counted_since: parts.text("countedSince"),
         expires: parts.text("expires"),
         due_by: parts.text("dueBy"),
         overdue: parts.text("overdue"),

@@ -95,6 +95,7 @@ mod tests {
             uses: 0,
             uses_last_hour: 0,
             uses_last_day: 0,
+            counted_since: None,
             last_used: None,
             expires: None,
             due_by: None,

@@ -82,7 +82,10 @@ async fn watching_tells_of_each_change_until_it_is_interrupted() {
     assert_eq!((&told["event"], &told["retiringSecret"]), (&Value::from("callers"), &Value::Null));
     stage.operate("secret", &stage.read("secret")).await;
     let told: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-    assert_eq!(told["retiringSecret"]["safeToRetire"], true, "{told}");
+    // It was made a moment ago: that nobody was seen says nothing yet.
+    assert_eq!(told["retiringSecret"]["safeToRetire"], false, "{told}");
+    let reason = told["retiringSecret"]["reason"].as_str().unwrap();
+    assert!(reason.contains("counted only for") && reason.contains("24 h were asked for"), "{reason}");
     let pid = child.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     assert!(child.wait().await.unwrap().success());

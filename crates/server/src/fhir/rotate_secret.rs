@@ -149,7 +149,7 @@ async fn check_overwrite(act: Act<'_>, state: &ClientState) -> Result<Option<&'s
     }
     let evidence = Evidence::now(act.app, state).await?;
     let advice = judge(&evidence.known(), EVIDENCE_UNUSED_FOR_DEFAULT, evidence.reach.now);
-    if advice.safe {
+    if !advice.in_use {
         return Ok(None);
     }
     if setting == SecretOverwrite::Warn {

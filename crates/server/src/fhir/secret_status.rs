@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use keyrelay_core::caller::Caller;
-use keyrelay_core::evidence::{Known, judge};
+use keyrelay_core::evidence::{Known, counted_since, judge};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::{ClientId, SecretId};
@@ -83,7 +83,15 @@ impl Evidence {
     }
 
     pub(super) fn known(&self) -> Known<'_> {
-        self.reach.known(&self.active.callers, &self.retiring.callers)
+        let retires = self.slots.retiring().map_or(self.reach.now, |slot| slot.created);
+        Known {
+            active: &self.active.callers,
+            retiring: &self.retiring.callers,
+            counted_since: self.reach.counted_since(retires),
+            created: retires,
+            complete_until: self.reach.complete_until,
+            gap: self.reach.gaps.last().copied(),
+        }
     }
 }
 
@@ -111,6 +119,8 @@ fn unused_for(query: &str) -> Result<Duration, Outcome> {
 /// Up to when uses are counted.
 pub(super) struct Reach {
     pub(super) now: Timestamp,
+    /// When the installation began to count.
+    began: Option<Timestamp>,
     complete_until: Timestamp,
     /// When servers ended that had not written down all that they had counted, the first first.
     gaps: Vec<Timestamp>,
@@ -121,7 +131,8 @@ impl Reach {
     pub(super) async fn now(app: &App) -> Result<Self, Outcome> {
         let own = app.flush_usage().await;
         let now = app.now();
-        let mut reach = Self { now, complete_until: own.unwrap_or(now), gaps: Vec::new() };
+        let began = app.store.usage_began().await?;
+        let mut reach = Self { now, began, complete_until: own.unwrap_or(now), gaps: Vec::new() };
         for mark in app.store.usage_marks().await? {
             let is_own = mark.node == app.usage.node();
             let is_alive = app.store.is_shared() && now.since(mark.complete_until) <= USAGE_SILENCE_MAX;
@@ -137,10 +148,9 @@ impl Reach {
         Ok(reach)
     }
 
-    /// With the uses that are counted so far.
-    pub(super) fn known<'a>(&self, active: &'a [CallerUsage], retiring: &'a [CallerUsage]) -> Known<'a> {
-        let gap = self.gaps.last().copied();
-        Known { active, retiring, complete_until: self.complete_until, gap }
+    /// Since when all callers of a secret are known that was made at `created`.
+    fn counted_since(&self, created: Timestamp) -> Timestamp {
+        counted_since(created, self.began, self.now)
     }
 }
 
@@ -148,13 +158,13 @@ fn status(evidence: &Evidence, unused_for: Duration) -> Value {
     let Evidence { reach, slots, active, retiring, refused, .. } = evidence;
     let mut parameters = Vec::new();
     if let Some(slot) = slots.active() {
-        let mut parts = slot_parts(slot, active);
+        let mut parts = slot_parts(slot, active, reach);
         parts.extend(evidence.age_parts(slot, None));
         parameters.push(json!({ "name": "secret", "part": parts }));
     }
     if let Some(slot) = slots.retiring() {
         let advice = judge(&evidence.known(), unused_for, reach.now);
-        let mut parts = slot_parts(slot, retiring);
+        let mut parts = slot_parts(slot, retiring, reach);
         parts.extend(evidence.age_parts(slot, slots.retiring_ends()));
         parts.push(json!({ "name": "safeToRetire", "valueBoolean": advice.safe }));
         parts.push(json!({ "name": "reason", "valueString": advice.reason }));
@@ -173,7 +183,7 @@ fn status(evidence: &Evidence, unused_for: Duration) -> Value {
     json!({ "resourceType": "Parameters", "parameter": parameters })
 }
 
-fn slot_parts(slot: &Slot, usage: &UsageOfSecret) -> Vec<Value> {
+fn slot_parts(slot: &Slot, usage: &UsageOfSecret, reach: &Reach) -> Vec<Value> {
     let mut parts = vec![
         json!({ "name": "id", "valueString": slot.id.to_string() }),
         json!({ "name": "created", "valueInstant": slot.created.to_instant() }),
@@ -188,6 +198,8 @@ fn slot_parts(slot: &Slot, usage: &UsageOfSecret) -> Vec<Value> {
     } else {
         parts.push(json!({ "name": "uses", "valueInteger": 0 }));
     }
+    let since = reach.counted_since(slot.created);
+    parts.push(json!({ "name": "countedSince", "valueInstant": since.to_instant() }));
     parts.push(json!({ "name": "usesLastHour", "valueInteger": count(usage.recent.accepted_hour) }));
     parts.push(json!({ "name": "usesLastDay", "valueInteger": count(usage.recent.accepted_day) }));
     parts.extend(callers(&usage.callers));

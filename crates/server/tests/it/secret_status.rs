@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyrelay_core::id::{ClientId, SecretId};
-use keyrelay_core::limits::EVIDENCE_SETTLED_AFTER;
+use keyrelay_core::limits::{EVIDENCE_SETTLED_AFTER, USAGE_CALLERS_KEPT};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -85,7 +85,9 @@ async fn it_tells_who_is_still_on_the_retiring_secret_until_nobody_is() {
     assert_eq!(part(&told, &["completeUntil"]), "2026-01-01T00:05:10.000Z");
     assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), false);
     let reason = "1 of 2 callers have moved to the current secret. \
-                  Still on the retiring one: 127.0.0.1 (export/2.1, two), last 5 min ago.";
+                  Still on the retiring one: 127.0.0.1 (export/2.1, two), last 5 min ago. \
+                  Its uses are counted only for 5 min, and 24 h were asked for.";
+    assert_eq!(part(&told, &["retiringSecret", "countedSince"]), "2026-01-01T00:00:00.000Z");
     assert_eq!(part(&told, &["retiringSecret", "reason"]), reason);
     assert_ne!(part(&told, &["secret", "id"]), part(&told, &["retiringSecret", "id"]));
 
@@ -94,12 +96,41 @@ async fn it_tells_who_is_still_on_the_retiring_secret_until_nobody_is() {
     assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), true);
     assert_eq!(grant_as(&test, &new, "two").await, 200);
     test.clock.advance(EVIDENCE_SETTLED_AFTER);
-    let told = status(&test, &old, "").await;
+    let told = status(&test, &old, "?unusedFor=10m").await;
     assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), true);
     assert_eq!(
         part(&told, &["retiringSecret", "reason"]),
         "2 of 2 callers have moved to the current secret."
     );
+}
+
+#[tokio::test]
+async fn a_secret_without_any_use_is_safe_only_once_it_was_watched_for_as_long_as_asked() {
+    let test = TestApp::start().await;
+    let old = test.make_client(&test.project, "Nightly export").await;
+    test.rotate(&test.admin, &old.id, "secret", &old.secret).await.expect(200);
+    let safe = async |query| {
+        let told = status(&test, &old, query).await;
+        let part = |name| part(&told, &["retiringSecret", name]).clone();
+        (part("safeToRetire"), part("reason").as_str().unwrap().to_owned(), part("countedSince"))
+    };
+    test.clock.advance(Duration::from_secs(40));
+    let (is_safe, reason, since) = safe("").await;
+    assert_eq!(is_safe, false);
+    assert!(reason.contains("counted only for 40 s, and 24 h were asked for"), "{reason}");
+    assert_eq!(since, "2026-01-01T00:00:00.000Z");
+    assert_eq!(safe("?unusedFor=40s").await.0, true);
+    assert_eq!(safe("?unusedFor=41s").await.0, false);
+    test.clock.advance(Duration::from_hours(24));
+    assert_eq!(safe("").await.0, true);
+    // Nobody is remembered for longer: what is asked beyond that is not known.
+    test.clock.advance(USAGE_CALLERS_KEPT);
+    assert_eq!(safe("?unusedFor=30d").await.0, true);
+    assert_eq!(safe("?unusedFor=31d").await, {
+        let reason = "No use of the retiring secret is known. \
+                      Its uses are counted only for 30 days, and 31 days were asked for.";
+        (json!(false), reason.to_owned(), json!("2026-01-02T00:00:40.000Z"))
+    });
 }
 
 #[tokio::test]

@@ -200,7 +200,7 @@ fn secret_status() -> Told {
             parameter(
                 "unusedFor",
                 "How long a caller that was not seen with the current secret must have stayed away to \
-                    count as gone, such as 10m or 24h; a day where nothing is said.",
+                    count as gone, and uses must have been counted (countedSince), such as 10m or 24h; a day where nothing is said.",
             ),
             {
                 "name": "return",
