@@ -54,7 +54,7 @@ pub fn postgres_tests(_: &Selection) -> Result<Done, String> {
         // The whole workspace is built, as for the step before; otherwise features differ, and with them
         // everything is built again.
         command.args(["nextest", "run", "--workspace", "--filterset"]);
-        command.arg("package(keyrelay-store) or package(keyrelay-server) or test(crash)");
+        command.arg("package(keyrelay-store) or package(keyrelay-server) or test(crash) or test(counting)");
     } else {
         command.args(["test", "--quiet", "--workspace", "--all-targets"]);
     }

@@ -126,7 +126,7 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Secrets whose use is counted in memory between two flushes; what is above is summed as one.
 pub const USAGE_SECRETS_MAX: usize = 100_000;
 /// Callers that are told apart for each secret, in memory and in the database; others are summed.
-pub const USAGE_CALLERS_PER_SECRET_MAX: usize = 256;
+pub const USAGE_CALLERS_PER_SECRET_MAX: usize = 1024;
 /// Callers that are told apart in memory, over all secrets, between two flushes.
 pub const USAGE_CALLERS_MAX: usize = 50_000;
 /// How much of a `User-Agent` and an `X-Client-Instance` is kept, in bytes.

@@ -330,6 +330,32 @@ mod tests {
         assert_eq!(all, i64::try_from(USAGE_SECRETS_MAX).unwrap() + 10);
     }
 
+    /// The bound in bytes that the bounds in limits.rs come to: names as long as they are kept, of as many as are.
+    #[test]
+    fn a_million_callers_take_no_more_room_than_the_bounds_say() {
+        let (callers, secrets) = (1_000_000, 1000);
+        let long = "n".repeat(PRESENTER_TEXT_BYTES_MAX);
+        let (mut one, mut many) = (UsageCounts::default(), UsageCounts::default());
+        for n in 0..callers {
+            let name = format!("{n}{long}");
+            let by = PresenterRef::new(HERE, &name, &long);
+            one.count(key(0), Outcome::Accepted, by, Timestamp::from_epoch_ms(n));
+            let secret = u128::try_from(n % secrets).unwrap();
+            many.count(key(secret), Outcome::Accepted, by, Timestamp::from_epoch_ms(n));
+        }
+        for (counts, known) in [(&one, USAGE_CALLERS_PER_SECRET_MAX), (&many, USAGE_CALLERS_MAX)] {
+            let kept: Vec<_> = counts.secrets.values().flat_map(|usage| usage.callers.keys()).collect();
+            assert_eq!((kept.len(), counts.callers), (known, known));
+            let texts: usize = kept.iter().map(|by| by.agent.capacity() + by.instance.capacity()).sum();
+            assert!(texts <= known * 2 * PRESENTER_TEXT_BYTES_MAX, "{texts} bytes");
+        }
+        // Seventeen minutes, each counted by itself.
+        assert!(one.secrets.values().chain(many.secrets.values()).all(|usage| usage.minutes.len() <= 17));
+        for counts in [one, many] {
+            assert_eq!(sums(counts).iter().map(|(accepted, _)| accepted).sum::<i64>(), callers);
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_taken_back_is_counted_once(

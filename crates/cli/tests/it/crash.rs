@@ -5,15 +5,14 @@
 //! be exactly as answered.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use keyrelay_store::TestDatabase;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use crate::process::{Process, bootstrap, grant, http, keyrelay, parameters};
+use crate::place::Place;
+use crate::process::{bootstrap, grant, http, parameters};
 
 const CLIENTS: usize = 100;
 const ROTATIONS: usize = 10;
@@ -28,33 +27,6 @@ struct Known {
     active: String,
     retiring: Option<String>,
     ended: Vec<String>,
-}
-
-/// Where the servers of a test keep their data: a directory, or a PostgreSQL database with the rest there.
-struct Place {
-    dir: PathBuf,
-    database: TestDatabase,
-}
-
-impl Place {
-    async fn new(dir: &Path) -> Self {
-        let place = Self { dir: dir.to_owned(), database: TestDatabase::new(dir).await };
-        if place.database.is_postgres() {
-            let made = keyrelay().arg("master-key").arg(dir.join("master.key")).status().await.unwrap();
-            assert!(made.success());
-        }
-        place
-    }
-
-    async fn start(&self) -> Process {
-        let mut command = keyrelay();
-        command.env("KEYRELAY_LOG", "warn");
-        if self.database.is_postgres() {
-            command.env("KEYRELAY_DATABASE_URL", self.database.url());
-            command.env("KEYRELAY_MASTER_KEY_FILE", self.dir.join("master.key"));
-        }
-        Process::start_with(command, &self.dir).await
-    }
 }
 
 /// The server's address, which changes with every start, and the admin.

@@ -9,9 +9,9 @@ use tokio::process::{Child, ChildStdout, Command};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_keyrelay");
 
-/// A command with nothing of the surroundings in it.
+/// A command with nothing of the surroundings in it. A long run may name another binary, built for release.
 pub fn keyrelay() -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(std::env::var("KEYRELAY_TEST_BINARY").as_deref().unwrap_or(BINARY));
     command.env_clear().kill_on_drop(true).stdin(Stdio::null());
     command
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use keyrelay_core::id::{ClientId, SecretId};
-use keyrelay_core::limits::{EVIDENCE_SETTLED_AFTER, USAGE_CALLERS_KEPT};
+use keyrelay_core::id::{ClientId, NodeId, SecretId};
+use keyrelay_core::limits::{EVIDENCE_SETTLED_AFTER, USAGE_CALLERS_KEPT, USAGE_SILENCE_MAX};
+use keyrelay_core::random::SeededEntropy;
+use keyrelay_store::UsageMark;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -131,6 +133,26 @@ async fn a_secret_without_any_use_is_safe_only_once_it_was_watched_for_as_long_a
                       Its uses are counted only for 30 days, and 31 days were asked for.";
         (json!(false), reason.to_owned(), json!("2026-01-02T00:00:40.000Z"))
     });
+}
+
+#[tokio::test]
+async fn a_server_that_has_ended_without_a_word_leaves_a_gap_that_is_told() {
+    let test = TestApp::start().await;
+    let old = test.make_client(&test.project, "Nightly export").await;
+    test.rotate(&test.admin, &old.id, "secret", &old.secret).await.expect(200);
+    let killed = UsageMark { node: NodeId::random(&SeededEntropy::new(9)), complete_until: START };
+    test.store().await.add_usage(&[], Some(killed)).await.unwrap();
+    test.clock.advance(USAGE_SILENCE_MAX + Duration::from_millis(1));
+    let told = status(&test, &old, "?unusedFor=1m").await;
+    assert_eq!(part(&told, &["completeUntil"]), "2026-01-01T00:00:30.001Z");
+    assert_eq!(part(&told, &["gapAfter"]), "2026-01-01T00:00:00.000Z");
+    assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), false);
+    let reason = part(&told, &["retiringSecret", "reason"]).as_str().unwrap();
+    assert!(reason.contains("may not have been counted: a server ended out of order"), "{reason}");
+    // What it did not write down is of no importance any more once all of it is longer ago than is asked.
+    test.clock.advance(Duration::from_mins(1));
+    let told = status(&test, &old, "?unusedFor=1m").await;
+    assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), true);
 }
 
 #[tokio::test]
