@@ -122,6 +122,40 @@ impl Installation {
         Server::start(command, &self.log())
     }
 
+    /// Starts the server under Callgrind, which counts its instructions, and gives the file in which it says how many
+    /// when the server has ended. With a function, only what happens within it.
+    ///
+    /// # Errors
+    /// When it does not become healthy.
+    pub fn start_under_callgrind(&self, within: Option<&str>) -> Result<(Server, PathBuf)> {
+        let server = self.command();
+        let mut command = Command::new("valgrind");
+        for (name, value) in server.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).current_dir(self.dir.path());
+        command.args(within.map(|function| format!("--toggle-collect={function}")));
+        command.arg(&self.binary).args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
+        command.arg(self.data_dir());
+        Ok((Server::start(command, &self.log())?, self.log()))
+    }
+
+    /// The client application that the first start made.
+    ///
+    /// # Errors
+    /// When there is no `bootstrap.json`.
+    pub fn first_client(&self) -> Result<Credentials> {
+        Ok(self.bootstrap()?.credentials)
+    }
+
+    fn bootstrap(&self) -> Result<Bootstrap> {
+        let text = std::fs::read(self.data_dir().join("bootstrap.json")).context("reading bootstrap.json")?;
+        serde_json::from_slice(&text).context("reading bootstrap.json")
+    }
+
     /// Makes `clients` client applications in the database, with the server stopped, and returns up to 64 of them.
     ///
     /// # Errors
@@ -168,8 +202,7 @@ impl Installation {
     /// # Errors
     /// When there is no `bootstrap.json`, or the grant is refused.
     pub fn admin(&self, server: &Server) -> Result<Admin> {
-        let text = std::fs::read(self.data_dir().join("bootstrap.json")).context("reading bootstrap.json")?;
-        let bootstrap: Bootstrap = serde_json::from_slice(&text).context("reading bootstrap.json")?;
+        let bootstrap = self.bootstrap()?;
         let body = bootstrap.credentials.form();
         let answer =
             http::request(server.target(), "POST", TOKEN_PATH, &[("content-type", FORM)], body.as_bytes())?;
@@ -253,6 +286,13 @@ impl Credentials {
 }
 
 impl Credentials {
+    /// A client credentials grant of a caller that says who it is.
+    #[must_use]
+    pub fn grant_as(&self, target: Target, instance: &str) -> Vec<u8> {
+        let headers = [("content-type", FORM), ("user-agent", "export/2.1"), ("x-client-instance", instance)];
+        http::prepared(target, "POST", TOKEN_PATH, &headers, self.form().as_bytes())
+    }
+
     /// The same client with another secret.
     #[must_use]
     pub fn with(&self, secret: &str) -> Self {

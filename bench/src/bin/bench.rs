@@ -30,6 +30,9 @@ struct Arguments {
     /// Numbers of client applications in the database for the run over sizes.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 10_000, 1_000_000])]
     clients: Vec<u64>,
+    /// Callers, each with a name of its own, for the run over counting.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..=5_000_000))]
+    callers: u64,
     /// Refused grants of each reason for the run over times.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(20..=100_000))]
     samples: u32,
@@ -67,13 +70,15 @@ enum Run {
     Startup,
     /// Memory and grants with few and many client applications.
     Sizes,
+    /// What counting the uses of secrets costs: instructions of a grant, and memory with many callers.
+    Counting,
     /// Whether the time of a refusal tells its reason.
     Timing,
     /// The floor alone.
     Floor,
 }
 
-const ALL: [Run; 4] = [Run::Grants, Run::Rotations, Run::Startup, Run::Sizes];
+const ALL: [Run; 5] = [Run::Grants, Run::Rotations, Run::Startup, Run::Sizes, Run::Counting];
 /// The same of PostgreSQL.
 const ALL_ON_POSTGRES: [Run; 2] = [Run::Grants, Run::Rotations];
 
@@ -92,6 +97,7 @@ impl Run {
             Self::Rotations => runs::rotations::run(setting),
             Self::Startup => runs::startup::run(setting),
             Self::Sizes => runs::sizes::run(setting),
+            Self::Counting => return runs::counting::run(setting),
             Self::Timing => return runs::timing::run(setting),
             Self::Floor => runs::grants::run_floor(setting),
         };
@@ -150,6 +156,7 @@ fn setting(arguments: &Arguments, chosen: &[Run]) -> Result<Setting> {
         duration: Duration::from_secs(u64::from(arguments.seconds)),
         connections: arguments.connections.clone(),
         clients: arguments.clients.clone(),
+        callers: arguments.callers,
         samples: usize::try_from(arguments.samples)?,
         login_samples: usize::try_from(arguments.login_samples)?,
         postgres: postgres.map(|(url, pgbench)| pgbench::Server { url, pgbench }),

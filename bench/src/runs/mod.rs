@@ -15,6 +15,7 @@ use crate::pgbench;
 use crate::process::Server;
 use crate::product::Credentials;
 
+pub mod counting;
 pub mod grants;
 pub mod postgres;
 pub mod rotations;
@@ -42,6 +43,8 @@ pub struct Setting {
     pub connections: Vec<usize>,
     /// Numbers of client applications for the run over sizes.
     pub clients: Vec<u64>,
+    /// Callers for the run over counting.
+    pub callers: u64,
     /// Refused grants of each reason for the run over times.
     pub samples: usize,
     /// Refused logins of each reason.
