@@ -1,8 +1,8 @@
 //! P2 with a real process: whatever is answered 200 survives `kill -9`.
 //!
-//! A hundred clients are rotated ten times each, all at once, while the server is killed and started
-//! again twenty times. A rotation whose answer is lost may have happened or not; every other one must
-//! be exactly as answered.
+//! A hundred clients are rotated ten times each, all at once, some rotations undone and some old secrets revoked
+//! in between, while the server is killed and started again twenty times. A move whose answer is lost may have
+//! happened or not; every other one must be exactly as answered.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -74,19 +74,60 @@ impl Stage {
                 // Only a rotation of ours whose answer was lost can have made the value stale.
                 Some((400, body)) if lost => {
                     assert_eq!(body["issue"][0]["details"]["text"], "Provided secret does not match client");
-                    let read = loop {
-                        if let Some((status, read)) =
-                            self.send(&mut base, &format!("ClientApplication/{}", known.id), None).await
-                        {
-                            assert_eq!(status, 200, "{read}");
-                            break read;
-                        }
-                    };
-                    return known.rotated(&read);
+                    return known.rotated(&self.read(&mut base, known).await);
                 }
                 Some((status, body)) => panic!("{status} {body}"),
                 None => lost = true,
             }
+        }
+    }
+
+    /// The client as an admin reads it.
+    async fn read(&self, base: &mut watch::Receiver<String>, known: &Known) -> Value {
+        loop {
+            let answer = self.send(base, &format!("ClientApplication/{}", known.id), None).await;
+            if let Some((status, read)) = answer {
+                assert_eq!(status, 200, "{read}");
+                return read;
+            }
+        }
+    }
+
+    /// Takes a rotation back, and keeps account.
+    async fn undo(&self, known: &mut Known) {
+        let mut base = self.base.clone();
+        let path = format!("ClientApplication/{}/$undo-rotation", known.id);
+        loop {
+            let told = match self.send(&mut base, &path, Some(&json!({}))).await {
+                Some((200, body)) => body,
+                Some((status, body)) => panic!("{status} {body}"),
+                // It may have been done: to do it once more would undo that.
+                None => self.read(&mut base, known).await,
+            };
+            if told["secret"] == json!(known.retiring) {
+                assert_eq!(told["retiringSecret"], json!(known.active), "nobody is shut out");
+                known.retiring.iter_mut().for_each(|retiring| std::mem::swap(retiring, &mut known.active));
+                return;
+            }
+        }
+    }
+
+    /// Ends the retiring secret as in an emergency, and keeps account.
+    async fn revoke(&self, known: &mut Known) {
+        let mut base = self.base.clone();
+        let path = format!("ClientApplication/{}/$revoke-secret", known.id);
+        let mut lost = false;
+        loop {
+            match self.send(&mut base, &path, Some(&json!({ "slot": "retiringSecret" }))).await {
+                Some((200, body)) => assert_eq!(body["secret"], json!(known.active), "the other one stays"),
+                Some((409, _)) if lost => {}
+                Some((status, body)) => panic!("{status} {body}"),
+                None => {
+                    lost = true;
+                    continue;
+                }
+            }
+            return known.ended.extend(known.retiring.take());
         }
     }
 }
@@ -138,8 +179,14 @@ async fn a_secret_that_was_answered_survives_kill_9() {
         .map(|mut known| {
             let (stage, tell_done) = (Arc::clone(&stage), tell_done.clone());
             tokio::spawn(async move {
-                for _ in 0..ROTATIONS {
+                for n in 1..=ROTATIONS {
                     stage.rotate(&mut known).await;
+                    if n % 3 == 0 {
+                        stage.undo(&mut known).await;
+                    }
+                    if n % 4 == 0 {
+                        stage.revoke(&mut known).await;
+                    }
                     tell_done.send(()).unwrap();
                 }
                 known
