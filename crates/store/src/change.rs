@@ -95,7 +95,7 @@ const INDEX_CHUNK: usize = 20;
 pub struct Change {
     /// What its author must be, which is looked at before anything is changed.
     author: Option<Statement>,
-    statements: Vec<Statement>,
+    pub(crate) statements: Vec<Statement>,
     /// The audit records among what it makes.
     pub(crate) records: Vec<Record>,
     /// A version that this change makes and no other: where it is found, the change was made.

@@ -1,7 +1,9 @@
 //! How often each secret was used, when, and by whom. In tables and statements of its own, so that
 //! writing about a secret can never change one (P6).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use keyrelay_core::id::{ClientId, NodeId, SecretId};
@@ -10,8 +12,11 @@ use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{CallerUsage, Minute, Presenter, SecretUsage, Tally, UsageKey};
 
 use crate::change::args;
-use crate::database::{Arg, Row};
+use crate::database::{Arg, Effect, Row, Statement};
 use crate::{Change, Store, StoreError};
+
+/// Callers in one statement: few enough texts to keep their plans, and a fleet in few of them.
+const CALLERS_CHUNK: usize = 25;
 
 /// What is known of the uses of one secret.
 #[derive(Clone, Debug, Default)]
@@ -193,41 +198,49 @@ impl Change {
                 None,
             );
         }
-        let mut callers: Vec<_> = usage.callers.iter().collect();
-        callers.sort_unstable_by_key(|(presenter, _)| *presenter);
-        for (presenter, tally) in callers {
-            let Presenter { address, agent, instance } = presenter;
-            self.add_caller(key, [&address.to_string(), agent, instance], tally);
-        }
-        if let Some(others) = &usage.others {
-            self.add_caller(key, ["", "", ""], others);
+        let mut callers: Vec<_> = usage.callers.iter().map(|(by, tally)| (Some(by), tally)).collect();
+        callers.sort_unstable_by_key(|(by, _)| *by);
+        callers.extend(usage.others.as_ref().map(|others| (None, others)));
+        for some in callers.chunks(CALLERS_CHUNK) {
+            self.add_callers(key, some);
         }
         self.fold_callers(key);
     }
 
-    fn add_caller(&mut self, key: UsageKey, caller: [&str; 3], tally: &Tally) {
-        let [address, agent, instance] = caller;
-        self.push(
+    /// Callers of one secret; without a presenter, those that are no longer told apart.
+    fn add_callers(&mut self, key: UsageKey, callers: &[(Option<&Presenter>, &Tally)]) {
+        let mut sql = String::from(
             "INSERT INTO secret_caller \
-             (client_id, secret_id, address, agent, instance, uses, refused, first_seen, last_seen) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-             ON CONFLICT (client_id, secret_id, address, agent, instance) DO UPDATE SET \
-             uses = secret_caller.uses + excluded.uses, refused = secret_caller.refused + excluded.refused, \
-             last_seen = CASE WHEN excluded.last_seen > secret_caller.last_seen THEN excluded.last_seen \
-             ELSE secret_caller.last_seen END",
-            args![
-                key.client,
-                key.secret,
+             (client_id, secret_id, address, agent, instance, uses, refused, first_seen, last_seen) VALUES ",
+        );
+        let mut args = args![key.client, key.secret];
+        for (n, (by, tally)) in callers.iter().enumerate() {
+            let separator = if n == 0 { "($1, $2" } else { ", ($1, $2" };
+            sql.push_str(separator);
+            for n in 1..=7 {
+                // Writing to a String cannot fail.
+                let _ = write!(sql, ", ${}", args.len() + n);
+            }
+            sql.push(')');
+            let address = by.map_or_else(String::new, |by| by.address.to_string());
+            let [agent, instance] = by.map_or(["", ""], |by| [&by.agent, &by.instance]);
+            args.extend(args![
                 address,
                 agent,
                 instance,
                 tally.accepted,
                 tally.refused,
                 tally.first,
-                tally.last,
-            ],
-            None,
+                tally.last
+            ]);
+        }
+        sql.push_str(
+            " ON CONFLICT (client_id, secret_id, address, agent, instance) DO UPDATE SET \
+             uses = secret_caller.uses + excluded.uses, refused = secret_caller.refused + excluded.refused, \
+             last_seen = CASE WHEN excluded.last_seen > secret_caller.last_seen THEN excluded.last_seen \
+             ELSE secret_caller.last_seen END",
         );
+        self.statements.push(Statement { sql: Cow::Owned(sql), args, effect: Effect::Any });
     }
 
     /// Past the bound, those who were not seen for longest are summed up.
