@@ -6,8 +6,8 @@
 //! All ways that are left are kept as a set, so none is followed twice. A way is the slots, and which
 //! of the operations under way have been put already.
 //!
-//! An operation without an answer is under way for ever. It need not be remembered whether it was put:
-//! it moves a secret out of its slot, and no secret comes back, so it cannot be put twice.
+//! An operation without an answer is under way for ever. That it was put is remembered for as long as it could be
+//! put once more, for a secret that was rotated comes back when that is undone; one that has ended does not.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -142,17 +142,12 @@ impl Search<'_> {
     /// The ways that lead on by one operation.
     fn next(&self, way: &Way) -> Vec<Way> {
         let mut next = Vec::new();
-        for number in self.under_way.iter().copied() {
+        for number in self.under_way.iter().chain(&self.without_answer).copied() {
             let Err(place) = way.put.binary_search(&number) else { continue };
             if let Some(slots) = self.model.step(way.slots, number) {
                 let mut put = way.put.clone();
                 put.insert(place, number);
                 next.push(self.settled(Way { slots, put }));
-            }
-        }
-        for number in self.without_answer.iter().copied() {
-            if let Some(slots) = self.model.step(way.slots, number) {
-                next.push(self.settled(Way { slots, put: way.put.clone() }));
             }
         }
         next
@@ -161,6 +156,10 @@ impl Search<'_> {
     /// Puts every operation that changes nothing here and can be here: where else it could be makes no
     /// difference to any other.
     fn settled(&self, mut way: Way) -> Way {
+        let is_over = |number: usize| {
+            self.history[number].answer == Answer::Unknown && self.model.is_over(way.slots, number)
+        };
+        way.put.retain(|number| !is_over(*number));
         for number in self.under_way.iter().copied() {
             if let Err(place) = way.put.binary_search(&number)
                 && self.model.step(way.slots, number) == Some(way.slots)

@@ -24,6 +24,8 @@ const ENDED_MAX: usize = 5;
 /// What a server says where it has changed nothing.
 const NOTHING_CHANGED: &str = "nothing was changed";
 const MISMATCH: &str = "Provided secret does not match client";
+/// What it says where nothing is in the slot.
+const NO_SUCH_SECRET: &str = "The client has no such secret";
 
 /// A client application.
 #[derive(Debug)]
@@ -147,10 +149,17 @@ impl Known {
                 self.ended.push(presented);
                 (self.active, self.retiring) = (left, None);
             }
+            (Call::Undo, Some(Answer::Undone(active, retiring))) => {
+                (self.active, self.retiring) = (active, Some(retiring));
+            }
+            (Call::Revoke, Some(Answer::Retired(left))) => {
+                self.ended.extend(self.retiring.take());
+                self.active = left;
+            }
             (_, Some(Answer::Shown(active, retiring))) => {
                 (self.active, self.retiring, self.in_doubt) = (active, retiring, false);
             }
-            (Call::Rotate(_) | Call::Retire(_), _) => self.in_doubt = true,
+            (Call::Rotate(_) | Call::Retire(_) | Call::Undo | Call::Revoke, _) => self.in_doubt = true,
             _ => {}
         }
         let surplus = self.ended.len().saturating_sub(ENDED_MAX);
@@ -179,14 +188,16 @@ impl Subject {
             }
             50..71 => Call::Rotate(known.active),
             71..74 => Call::Rotate(retiring),
-            74..94 => Call::Retire(retiring),
+            74..90 => Call::Retire(retiring),
+            90..92 => Call::Undo,
+            92..94 => Call::Revoke,
             _ => Call::Read,
         }
     }
 
     /// What a reply means. Only a body that is as it should be counts.
     fn judge(&self, call: Call, reply: &Reply) -> Judged {
-        let is_write = matches!(call, Call::Rotate(_) | Call::Retire(_));
+        let is_write = !matches!(call, Call::Authenticate(_) | Call::Read);
         let unknown =
             |word| if is_write { Judged::answer(Answer::Unknown, word) } else { Judged::nothing(word) };
         let (status, body, retry_after) = match reply {
@@ -198,7 +209,11 @@ impl Subject {
                 return Judged { unexpected, ..unknown("no answer") };
             }
         };
-        let refusal = if is_write { 400 } else { 401 };
+        let (refusal, text) = match call {
+            Call::Rotate(_) | Call::Retire(_) => (400, MISMATCH),
+            Call::Undo | Call::Revoke => (409, NO_SUCH_SECRET),
+            Call::Authenticate(_) | Call::Read => (401, ""),
+        };
         match status {
             200 => self.success(call, body).map_or_else(
                 || {
@@ -211,7 +226,7 @@ impl Subject {
             503 if retry_after && is_write => unknown("503, may be done"),
             503 if retry_after => Judged::nothing("503"),
             429 => Judged::nothing("429"),
-            _ if status == refusal && call != Call::Read && (!is_write || body.contains(MISMATCH)) => {
+            _ if status == refusal && call != Call::Read && body.contains(text) => {
                 Judged::answer(Answer::Refused, "refused")
             }
             _ => {
@@ -234,7 +249,8 @@ impl Subject {
         let retiring = body["retiringSecret"].as_str().map(|value| known.number(value));
         match call {
             Call::Rotate(presented) => (retiring == Some(presented)).then_some(Answer::Rotated(active)),
-            Call::Retire(_) => retiring.is_none().then_some(Answer::Retired(active)),
+            Call::Retire(_) | Call::Revoke => retiring.is_none().then_some(Answer::Retired(active)),
+            Call::Undo => Some(Answer::Undone(active, retiring?)),
             Call::Read | Call::Authenticate(_) => Some(Answer::Shown(active, retiring)),
         }
     }
@@ -320,6 +336,7 @@ impl Fleet {
             let follows = match (call, answer) {
                 (Call::Retire(secret), Some(Answer::Retired(_))) => Some(secret),
                 (_, Some(Answer::Rotated(fresh))) => Some(fresh),
+                (_, Some(Answer::Undone(again, _))) => Some(again),
                 _ => None,
             };
             if let Some(secret) = follows {
@@ -383,6 +400,8 @@ impl Fleet {
         let (name, is_write) = match call {
             Call::Rotate(_) => ("rotate", true),
             Call::Retire(_) => ("retire", true),
+            Call::Undo => ("undo", true),
+            Call::Revoke => ("revoke", true),
             Call::Authenticate(_) => ("authenticate", false),
             Call::Read => ("read", false),
         };
@@ -408,15 +427,16 @@ impl Fleet {
         let (admin, secret) = (&self.admin.0, Some(&self.admin.1));
         let value = |secret| lock(&subject.known).value(secret);
         let client = format!("{base}fhir/R4/ClientApplication/{id}");
-        let moved = |slot: &str, secret| {
-            let body = json!({ slot: value(secret) }).to_string();
-            let request =
-                http.post(format!("{client}/$rotate-secret")).basic_auth(admin, Some(&self.admin.1));
-            request.header("content-type", "application/json").body(body)
+        let operation = |name: &str, body: Value| {
+            let request = http.post(format!("{client}/${name}")).basic_auth(admin, Some(&self.admin.1));
+            request.header("content-type", "application/json").body(body.to_string())
         };
+        let moved = |slot: &str, secret| operation("rotate-secret", json!({ slot: value(secret) }));
         match call {
             Call::Rotate(secret) => moved("secret", secret),
             Call::Retire(secret) => moved("retiringSecret", secret),
+            Call::Undo => operation("undo-rotation", json!({})),
+            Call::Revoke => operation("revoke-secret", json!({ "slot": "retiringSecret" })),
             Call::Read => http.get(client).basic_auth(admin, secret),
             Call::Authenticate(secret) if basic => http.get(client).basic_auth(id, Some(value(secret))),
             Call::Authenticate(secret) => {

@@ -27,6 +27,10 @@ pub enum Call {
     Rotate(Secret),
     /// `$rotate-secret` with `retiringSecret`.
     Retire(Secret),
+    /// `$undo-rotation`.
+    Undo,
+    /// `$revoke-secret` of the retiring one.
+    Revoke,
     /// A grant, or a request by Basic.
     Authenticate(Secret),
     /// An admin reads the client application.
@@ -38,11 +42,13 @@ pub enum Call {
 pub enum Answer {
     /// A rotation gave this secret.
     Rotated(Secret),
-    /// A retirement was made, and this is the secret that is left.
+    /// A rotation was undone, and these are the secrets.
+    Undone(Secret, Secret),
+    /// A retirement or a revocation was made, and this is the secret that is left.
     Retired(Secret),
     /// The secret let somebody in.
     Accepted,
-    /// It did not, or did not match its slot.
+    /// It did not, or did not match its slot, or there is nothing in the slot.
     Refused,
     /// These are the secrets.
     Shown(Secret, Option<Secret>),

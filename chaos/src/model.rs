@@ -43,6 +43,7 @@ impl<'a> Model<'a> {
             let told = match operation.answer {
                 Answer::Rotated(secret) | Answer::Retired(secret) => [Some(secret), None],
                 Answer::Shown(active, retiring) => [Some(active), retiring],
+                Answer::Undone(active, retiring) => [Some(active), Some(retiring)],
                 Answer::Accepted | Answer::Refused | Answer::Unknown => [None, None],
             };
             for secret in told.into_iter().flatten() {
@@ -75,6 +76,20 @@ impl<'a> Model<'a> {
                 Some(Slots { retiring: None, ..slots })
             }
             (Call::Retire(secret), Answer::Refused) if !is_retiring(secret) => Some(slots),
+            (Call::Undo, Answer::Undone(active, retiring)) => {
+                let active = self.told(slots.retiring?, active)?;
+                Some(Slots { active, retiring: Some(self.told(slots.active, retiring)?) })
+            }
+            (Call::Undo, Answer::Unknown) => {
+                Some(Slots { active: slots.retiring?, retiring: Some(slots.active) })
+            }
+            (Call::Revoke, Answer::Retired(left)) if slots.retiring.is_some() => {
+                Some(Slots { active: self.told(slots.active, left)?, retiring: None })
+            }
+            (Call::Revoke, Answer::Unknown) if slots.retiring.is_some() => {
+                Some(Slots { retiring: None, ..slots })
+            }
+            (Call::Undo | Call::Revoke, Answer::Refused) if slots.retiring.is_none() => Some(slots),
             (Call::Authenticate(secret), Answer::Accepted) if is_active(secret) || is_retiring(secret) => {
                 Some(slots)
             }
@@ -91,6 +106,15 @@ impl<'a> Model<'a> {
             }
             _ => None,
         }
+    }
+
+    /// Whether the operation of this number can never be any more: what it presents has ended.
+    #[must_use]
+    pub fn is_over(&self, slots: Slots, number: usize) -> bool {
+        let (Call::Rotate(secret) | Call::Retire(secret)) = self.history[number].call else { return false };
+        // One that nobody was told of yet may be any.
+        let is_other = |held| matches!(held, Held::Known(known) if known != secret);
+        is_other(slots.active) && slots.retiring.is_none_or(is_other)
     }
 
     /// A slot of which somebody was told that this secret is in it.

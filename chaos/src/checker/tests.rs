@@ -18,8 +18,8 @@ fn culprit(history: &[Operation]) -> Option<usize> {
     }
 }
 
-use Answer::{Accepted, Refused, Retired, Rotated, Shown, Unknown};
-use Call::{Authenticate, Read, Retire, Rotate};
+use Answer::{Accepted, Refused, Retired, Rotated, Shown, Undone, Unknown};
+use Call::{Authenticate, Read, Retire, Revoke, Rotate, Undo};
 
 #[test]
 fn a_rotation_as_it_should_be_is_accepted() {
@@ -102,6 +102,26 @@ fn what_got_no_answer_may_happen_late_or_never() {
 }
 
 #[test]
+fn a_rotation_is_undone_once_and_what_got_no_answer_does_not_happen_again_after_it() {
+    let undone = [at(1, 2, Rotate(0), Rotated(1)), at(3, 4, Undo, Undone(0, 1))];
+    let then = |operation| culprit(&[undone[0], undone[1], operation]);
+    assert_eq!(then(at(5, 6, Read, Shown(0, Some(1)))), None);
+    assert_eq!(then(at(5, 6, Read, Shown(1, Some(0)))), Some(2));
+    assert_eq!(then(at(5, 6, Authenticate(1), Accepted)), None);
+    assert_eq!(then(at(5, 6, Revoke, Retired(0))), None);
+    assert_eq!(then(at(5, 6, Revoke, Refused)), Some(2));
+    let nothing = at(1, 2, Undo, Refused);
+    assert_eq!(culprit(&[nothing, at(3, 4, Revoke, Refused)]), None);
+    assert_eq!(culprit(&[nothing, undone[0], at(3, 4, Undo, Refused)]), Some(2));
+    // A rotation that was made and undone is not made once more.
+    let lost = at(1, 2, Rotate(0), Unknown);
+    let seen = [lost, at(3, 4, Read, Shown(7, Some(0))), at(5, 6, Undo, Undone(0, 7))];
+    let then = |operation| culprit(&[seen[0], seen[1], seen[2], operation]);
+    assert_eq!(then(at(7, 8, Read, Shown(0, Some(7)))), None);
+    assert_eq!(then(at(7, 8, Read, Shown(8, Some(0)))), Some(3));
+}
+
+#[test]
 fn a_secret_is_not_made_after_it_was_seen() {
     let history = [
         at(1, 2, Rotate(0), Rotated(1)),
@@ -141,7 +161,7 @@ fn some_order_explains(history: &[Operation]) -> bool {
 /// A few operations under way together on a few secrets; the rotation of number `n` gives `10 + n`.
 fn histories() -> impl Strategy<Value = Vec<Operation>> {
     let secret = prop_oneof![Just(0), 10_u32..15];
-    let operation = (0_usize..12, secret.clone(), proptest::option::of(secret), 0_u64..40, 1_u64..20);
+    let operation = (0_usize..18, secret.clone(), proptest::option::of(secret), 0_u64..40, 1_u64..20);
     proptest::collection::vec(operation, 1..7).prop_map(|drawn| {
         let mut history = Vec::new();
         for (number, (kind, secret, other, start, takes)) in (0..).zip(drawn) {
@@ -154,6 +174,12 @@ fn histories() -> impl Strategy<Value = Vec<Operation>> {
                 6 => (Retire(secret), Unknown),
                 7 | 8 => (Authenticate(secret), Accepted),
                 9 => (Authenticate(secret), Refused),
+                10 => (Undo, Undone(secret, other.unwrap_or(0))),
+                11 => (Undo, Refused),
+                12 => (Undo, Unknown),
+                13 => (Revoke, Retired(secret)),
+                14 => (Revoke, Refused),
+                15 => (Revoke, Unknown),
                 _ => (Read, Shown(secret, other)),
             };
             // No two things happen at one moment.
