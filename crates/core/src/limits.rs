@@ -234,14 +234,14 @@ pub const TRUST_STORE_BYTES_MAX: usize = 64 * 1024;
 pub const TRUSTED_CERTIFICATES_MAX: usize = 16;
 /// Most certificates that are looked at between a client's and one in its trust store.
 pub const CLIENT_CHAIN_MAX: usize = 8;
-/// Longest URL of a client's key set, in bytes.
-pub const JWKS_URI_BYTES_MAX: usize = 2048;
+/// Longest URL that this server is asked to speak to, in bytes: of a client's key set, of a webhook.
+pub const OUTBOUND_URI_BYTES_MAX: usize = 2048;
+/// How long connecting to one of the addresses of a name may take.
+pub const OUTBOUND_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest head of an answer to this server, in bytes.
+pub const OUTBOUND_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long fetching a key set may take, from looking the name up to the last byte.
 pub const JWKS_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long connecting to one of the addresses of a name may take.
-pub const JWKS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest head of the answer with a key set, in bytes.
-pub const JWKS_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Key sets that are fetched at once; one more waits, and gives up after [`JWKS_FETCH_TIMEOUT`].
 pub const JWKS_FETCHES_AT_ONCE_MAX: usize = 32;
 /// How soon one URL may be asked again, whatever it answered and whoever wants to know.
@@ -296,3 +296,54 @@ pub const AUDIT_REFUSALS_CALLERS_MAX: usize = 20;
 pub const AUDIT_REFUSALS_SECRETS_MAX: usize = 20;
 /// Such records in one change.
 pub const AUDIT_REFUSALS_PER_CHANGE: usize = 50;
+
+/// How long events are kept, for streams that come back and deliveries that are given up.
+pub const EVENTS_KEPT: Duration = Duration::from_hours(4 * 24);
+/// Most events that are kept, newest first.
+pub const EVENTS_MAX: i64 = 200_000;
+/// Most webhooks of a project.
+pub const WEBHOOKS_PER_PROJECT_MAX: i64 = 10;
+/// How long an attempt at a delivery may take, from looking the name up to the last byte.
+pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of the answer to a delivery is read, in bytes; what it says does not matter.
+pub const WEBHOOK_ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// Deliveries of one server under way at once.
+pub const WEBHOOK_DELIVERIES_AT_ONCE_MAX: usize = 64;
+/// Webhooks that one server delivers to at once; the others wait for their turn.
+pub const WEBHOOK_TURNS_AT_ONCE_MAX: usize = 32;
+/// Deliveries to one webhook under way at once.
+pub const WEBHOOK_DELIVERIES_PER_TURN: usize = 8;
+/// How long one webhook is delivered to before others have their turn; what is under way then is finished.
+pub const WEBHOOK_TURN: Duration = Duration::from_secs(5);
+/// For how long a server has a webhook to itself. One that ends meanwhile loses it then.
+pub const WEBHOOK_LEASE: Duration = Duration::from_secs(30);
+const _: () = assert!(
+    WEBHOOK_TURN.as_secs() + WEBHOOK_TIMEOUT.as_secs() + DATABASE_WAIT_MAX.as_secs() * 2
+        < WEBHOOK_LEASE.as_secs(),
+    "a turn ends before somebody else may take it, with clocks that are some seconds apart"
+);
+/// How often it is looked for deliveries that are due, beside those that this server has made itself.
+pub const WEBHOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How far apart it is looked at the soonest for what this server has made itself.
+pub const WEBHOOK_WAKES_APART: Duration = Duration::from_millis(50);
+/// How long after the first failure a delivery is tried again. The waits grow.
+pub const WEBHOOK_RETRY_FIRST: Duration = Duration::from_secs(5);
+/// The longest that a delivery waits to be tried again, but for a fifth.
+pub const WEBHOOK_RETRY_MAX: Duration = Duration::from_hours(6);
+/// The longest that a webhook is left alone after failures.
+pub const WEBHOOK_REST_MAX: Duration = Duration::from_mins(5);
+/// How long a delivery is tried. It is given up then.
+pub const WEBHOOK_TRIED_FOR: Duration = Duration::from_hours(3 * 24);
+const _: () = assert!(WEBHOOK_TRIED_FOR.as_secs() < EVENTS_KEPT.as_secs(), "what is tried is kept");
+/// How long the signing secret before the last still signs, where whoever rotates says nothing.
+pub const WEBHOOK_OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
+/// The longest that it may.
+pub const WEBHOOK_OVERLAP_MAX: Duration = Duration::from_hours(30 * 24);
+/// How long before its deadline it is told that a retiring secret will end.
+pub const EXPIRY_WARNING_DEFAULT: Duration = Duration::from_hours(24);
+/// How often it is looked for deadlines that are near or have passed.
+pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Deadlines that are told of at once; the others follow.
+pub const EXPIRY_ROWS: i64 = 200;
+/// How often it is told that one former secret was seen.
+pub const FORMER_SEEN_INTERVAL: Duration = Duration::from_hours(1);

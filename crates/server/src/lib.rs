@@ -24,6 +24,7 @@ mod limiter;
 mod login;
 mod metrics;
 mod oauth;
+mod outbound;
 mod places;
 mod proxies;
 mod registration;

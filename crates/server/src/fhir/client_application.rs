@@ -27,7 +27,8 @@ use crate::App;
 use crate::audit;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;
-use crate::oauth::{JwksUri, check_jwks, check_trust_store};
+use crate::oauth::{check_jwks, check_trust_store};
+use crate::outbound::OutboundUri;
 
 /// Stand for the unchanged secrets in the document that a patch is applied to. A control character
 /// keeps them from ever being a secret, and from being stored if a patch copies them elsewhere.
@@ -141,7 +142,7 @@ fn check_keys(app: &App, id: ClientId, resource: &Map<String, Value>) -> Result<
     if text("jwks").is_some() {
         return Err(refused("Give jwks or jwksUri, not both (RFC 7591 §2)".to_owned()));
     }
-    JwksUri::parse(uri, app.config.base_url.reach()).map_err(|error| refused(error.to_string())).map(drop)
+    OutboundUri::parse(uri, app.config.base_url.reach()).map_err(|error| refused(error.to_string())).map(drop)
 }
 
 /// Where codes are sent: an absolute URI without a fragment (RFC 6749 §3.1.2) that no browser would run.

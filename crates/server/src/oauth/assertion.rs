@@ -17,11 +17,11 @@ use serde_json::Value;
 
 use super::jose::claims_of;
 use super::jwks::{self, ClientKey};
-use super::remote_keys::JwksUri;
 use crate::App;
 use crate::auth::{NotProved, Peer, Proved, count_use, refuse};
 use crate::config::BaseUrl;
 use crate::fhir::stored_resource;
+use crate::outbound::OutboundUri;
 
 /// The `client_assertion_type` of a JWT (RFC 7523 §2.2).
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -105,7 +105,7 @@ enum Published {
     /// In its own resource.
     Here(String),
     /// At a URL.
-    At(JwksUri),
+    At(OutboundUri),
 }
 
 fn published(app: &App, state: Option<&ClientState>) -> Option<Published> {
@@ -114,7 +114,7 @@ fn published(app: &App, state: Option<&ClientState>) -> Option<Published> {
     if let Some(set) = text("jwks") {
         return Some(Published::Here(set.to_owned()));
     }
-    JwksUri::parse(text("jwksUri")?, app.config.base_url.reach()).ok().map(Published::At)
+    OutboundUri::parse(text("jwksUri")?, app.config.base_url.reach()).ok().map(Published::At)
 }
 
 /// Verifies by the keys at a URL. If none of those that are known does, the client may have new ones:
@@ -123,7 +123,7 @@ async fn signed_by_remote(
     app: &App,
     client: ClientId,
     text: &str,
-    uri: &JwksUri,
+    uri: &OutboundUri,
 ) -> Option<(SecretId, Claims)> {
     let set = app.remote_keys.get(uri).await?;
     let signed = signed_by(text, &jwks::read_fetched(client, &set));

@@ -28,7 +28,7 @@ pub(crate) use key_renewal::Renewal;
 pub(crate) use metadata::{
     authorization_server, jwks, openid_configuration, protected_resource, smart_configuration,
 };
-pub(crate) use remote_keys::{JwksUri, RemoteKeys};
+pub(crate) use remote_keys::RemoteKeys;
 pub(crate) use revoke::{logout, revoke, revoke_login};
 pub(crate) use token::{GRANT_TYPES, token};
 pub(crate) use userinfo::userinfo;

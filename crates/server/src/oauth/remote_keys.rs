@@ -5,7 +5,6 @@
 //! that is too old.
 
 mod fetch;
-mod uri;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +18,8 @@ use keyrelay_core::reach::Reach;
 use keyrelay_core::time::{Clock, Timestamp};
 
 use self::fetch::{FetchError, Fetched, Fetcher};
-pub(crate) use self::uri::JwksUri;
 use super::jwks;
+use crate::outbound::OutboundUri;
 
 /// What is known of one URL.
 #[derive(Default)]
@@ -89,7 +88,7 @@ impl RemoteKeys {
     }
 
     /// The key set at a URL, fetched if what is kept is stale. `None` if there is none to be had.
-    pub(super) async fn get(&self, uri: &JwksUri) -> Option<Arc<str>> {
+    pub(super) async fn get(&self, uri: &OutboundUri) -> Option<Arc<str>> {
         let entry = self.entry(uri);
         {
             let (known, now) = (entry.known(), self.clock.now());
@@ -103,7 +102,7 @@ impl RemoteKeys {
     }
 
     /// The key set, looked at again because `seen` did not help. `None` if it is still the same.
-    pub(super) async fn again(&self, uri: &JwksUri, seen: &Arc<str>) -> Option<Arc<str>> {
+    pub(super) async fn again(&self, uri: &OutboundUri, seen: &Arc<str>) -> Option<Arc<str>> {
         let entry = self.entry(uri);
         let newer = |entry: &Entry| {
             let known = entry.known();
@@ -120,7 +119,7 @@ impl RemoteKeys {
 
     /// Asks a URL, unless that was done just now. Goes on to its end even if whoever wanted to know has
     /// gone away: others wait for it.
-    async fn ask(&self, uri: &JwksUri, entry: &Arc<Entry>) {
+    async fn ask(&self, uri: &OutboundUri, entry: &Arc<Entry>) {
         let turn = Arc::clone(&entry.asking).lock_owned().await;
         {
             let (mut known, now) = (entry.known(), self.clock.now());
@@ -150,7 +149,7 @@ impl RemoteKeys {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entry(&self, uri: &JwksUri) -> Arc<Entry> {
+    fn entry(&self, uri: &OutboundUri) -> Arc<Entry> {
         let used = self.uses.fetch_add(1, Ordering::Relaxed);
         let mut entries = self.entries();
         let name = uri.to_string();
@@ -198,8 +197,8 @@ mod tests {
         RemoteKeys::new(Reach::Internet, Arc::new(ManualClock::at(NOW)))
     }
 
-    fn at(n: usize) -> JwksUri {
-        JwksUri::parse(&format!("https://app.example.org/{n}"), Reach::Internet).unwrap()
+    fn at(n: usize) -> OutboundUri {
+        OutboundUri::parse(&format!("https://app.example.org/{n}"), Reach::Internet).unwrap()
     }
 
     fn is_kept(keys: &RemoteKeys, n: usize) -> bool {
