@@ -175,7 +175,10 @@ async fn watch(place: &Place, first: KeyId, bar: &mut Bar, total: u64) -> anyhow
 fn movable(used: &KeysUsed, first: KeyId) -> u64 {
     let others = used.keys().filter(|(key, _)| *key != first).flat_map(|(_, uses)| uses);
     let can_move = |what: KeyUse| {
-        matches!(what, KeyUse::Secret | KeyUse::SigningKey | KeyUse::AuditKey | KeyUse::SecondFactor)
+        matches!(
+            what,
+            KeyUse::Secret | KeyUse::SigningKey | KeyUse::AuditKey | KeyUse::SecondFactor | KeyUse::Webhook
+        )
     };
     others.filter(|(what, _)| can_move(**what)).map(|(_, count)| count).sum()
 }
@@ -213,9 +216,11 @@ async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result
     say!("");
     for (what, count) in &older {
         let why = match what {
-            KeyUse::Secret | KeyUse::SigningKey | KeyUse::AuditKey | KeyUse::SecondFactor => {
-                "can be moved: keyrelay keys rotate --use-first"
-            }
+            KeyUse::Secret
+            | KeyUse::SigningKey
+            | KeyUse::AuditKey
+            | KeyUse::SecondFactor
+            | KeyUse::Webhook => "can be moved: keyrelay keys rotate --use-first",
             KeyUse::SecretOnce => "only a digest is kept, so it stays until the secret is rotated or retired",
             KeyUse::FormerSecret => {
                 "only a digest is kept; without the key the secret is still refused, but no longer known as a former one"

@@ -16,11 +16,9 @@ use crate::usage::Presenter;
 pub use self::chain::{AuditKey, Link, LinkMac, RecordDigest, What};
 pub use self::refusals::{RefusalLog, Refusals};
 
-/// What was done.
+/// What moves the secrets of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretAction {
-    /// A client was made with a secret.
-    Create,
     /// `$rotate-secret` with `secret`.
     Rotate,
     /// `$rotate-secret` with `retiringSecret`.
@@ -31,12 +29,6 @@ pub enum SecretAction {
     Undo,
     /// `$revoke-secret`.
     Revoke,
-    /// A client was deleted, and its secrets with it.
-    Delete,
-    /// The value was shown to somebody who read the client.
-    Read,
-    /// The value was shown to somebody who searched for clients.
-    Find,
 }
 
 impl SecretAction {
@@ -44,37 +36,61 @@ impl SecretAction {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Create => "create-secret",
             Self::Rotate => "rotate-secret",
             Self::Retire => "retire-secret",
             Self::Replace => "replace-secret",
             Self::Undo => "undo-rotation",
             Self::Revoke => "revoke-secret",
-            Self::Delete => "delete-secret",
-            Self::Read | Self::Find => "read-secret",
+        }
+    }
+}
+
+/// What is recorded of secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// A client was made with a secret.
+    Created,
+    /// Its secrets were moved.
+    Moved(SecretAction),
+    /// A client was deleted, and its secrets with it.
+    Deleted,
+    /// A value was shown to somebody who read the client.
+    Read,
+    /// A value was shown to somebody who searched for clients.
+    Found,
+}
+
+impl Recorded {
+    /// The code in `AuditEvent.subtype`.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "create-secret",
+            Self::Moved(action) => action.as_str(),
+            Self::Deleted => "delete-secret",
+            Self::Read | Self::Found => "read-secret",
         }
     }
 
     /// `AuditEvent.action` (<http://hl7.org/fhir/R4/valueset-audit-event-action.html>).
-    const fn code(self) -> &'static str {
+    const fn action(self) -> &'static str {
         match self {
-            Self::Create => "C",
-            Self::Replace => "U",
-            Self::Delete => "D",
+            Self::Created => "C",
+            Self::Moved(SecretAction::Replace) => "U",
+            Self::Deleted => "D",
             Self::Read => "R",
-            Self::Rotate | Self::Retire | Self::Undo | Self::Revoke | Self::Find => "E",
+            Self::Moved(_) | Self::Found => "E",
         }
     }
 
     /// The interaction that it was done by (<http://hl7.org/fhir/R4/valueset-restful-interaction.html>).
     const fn interaction(self) -> &'static str {
         match self {
-            Self::Create => "create",
-            Self::Replace => "update",
-            Self::Delete => "delete",
+            Self::Created => "create",
+            Self::Moved(SecretAction::Replace) => "update",
+            Self::Deleted => "delete",
             Self::Read => "read",
-            Self::Find => "search-type",
-            Self::Rotate | Self::Retire | Self::Undo | Self::Revoke => "operation",
+            Self::Found => "search-type",
+            Self::Moved(_) => "operation",
         }
     }
 }
@@ -96,7 +112,7 @@ pub struct SecretsOf<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct SecretEvent<'a> {
     /// What was done.
-    pub action: SecretAction,
+    pub what: Recorded,
     /// To whose secrets: one client's, or those of all that a search has shown.
     pub of: &'a [SecretsOf<'a>],
     /// In which project.
@@ -122,10 +138,10 @@ impl SecretEvent<'_> {
             "display": "RESTful Operation"
         });
         event["subtype"] = json!([
-            { "system": "http://hl7.org/fhir/restful-interaction", "code": self.action.interaction() },
-            subtype(self.action.as_str()),
+            { "system": "http://hl7.org/fhir/restful-interaction", "code": self.what.interaction() },
+            subtype(self.what.as_str()),
         ]);
-        event["action"] = json!(self.action.code());
+        event["action"] = json!(self.what.action());
         event["recorded"] = json!(self.at.to_instant());
         event["outcome"] = json!("0");
         event["agent"] = json!([{ "who": who, "requestor": true, "network": network(self.from) }]);

@@ -78,6 +78,10 @@ ids! {
     NodeId,
     /// The audit records of one writer, in their order.
     ChainId,
+    /// Something that is told of (the `webhook-id` of Standard Webhooks).
+    EventId,
+    /// A webhook of a project.
+    WebhookId,
 }
 
 macro_rules! is_a_resource {

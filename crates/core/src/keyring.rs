@@ -18,12 +18,13 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::audit::AuditKey;
-use crate::id::{ClientId, SecretId, SigningKeyId, UserId};
+use crate::id::{ClientId, SecretId, SigningKeyId, UserId, WebhookId};
 use crate::random::Entropy;
 use crate::secret::{PlainSecret, SecretDigest};
 use crate::slots::{Presented, Slot};
 use crate::ticket::{self, Ticket, TicketKind};
 use crate::time::Timestamp;
+use crate::webhook::SigningSecret;
 
 /// First byte of everything sealed, so that another way of sealing can be told apart later.
 const SEAL_VERSION: u8 = 1;
@@ -149,6 +150,7 @@ struct DerivedKeys {
     signing_keys: LessSafeKey,
     second_factors: LessSafeKey,
     audit: LessSafeKey,
+    webhooks: LessSafeKey,
 }
 
 impl DerivedKeys {
@@ -176,6 +178,7 @@ impl DerivedKeys {
             signing_keys: aead("signing key wrap"),
             second_factors: aead("second factor seal"),
             audit: aead("audit key wrap"),
+            webhooks: aead("webhook seal"),
         }
     }
 
@@ -354,6 +357,28 @@ impl Keyring {
 
     fn open_audit_key(&self, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
         self.open(sealed, |key| &key.audit, AUDIT_PLACE)
+    }
+
+    /// Seals what the deliveries to a webhook are signed with.
+    #[must_use]
+    pub fn seal_signing_secret(
+        &self,
+        webhook: WebhookId,
+        secret: &SigningSecret,
+        entropy: &dyn Entropy,
+    ) -> Sealed {
+        let first = &self.keys.load().first;
+        seal(first.id, &first.webhooks, secret.bytes(), webhook.uuid().as_bytes(), entropy)
+    }
+
+    /// Opens what the deliveries to a webhook are signed with.
+    pub fn open_signing_secret(
+        &self,
+        webhook: WebhookId,
+        sealed: &Sealed,
+    ) -> Result<SigningSecret, KeyringError> {
+        let bytes = self.open(sealed, |key| &key.webhooks, webhook.uuid().as_bytes())?;
+        SigningSecret::from_bytes(&bytes).ok_or(KeyringError::Corrupt)
     }
 
     /// Writes a ticket.

@@ -19,6 +19,7 @@ use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::oauth::{RemoteKeys, Renewal, TokenKeys};
 use crate::usage::UsageCounter;
+use crate::webhooks::Deliverer;
 
 /// One running installation, cheap to clone.
 #[derive(Clone, Debug)]
@@ -39,6 +40,7 @@ pub struct Inner {
     pub(crate) former: FormerSecretWatch,
     pub(crate) passwords: PasswordHasher,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) webhooks: Deliverer,
 }
 
 impl std::fmt::Debug for Inner {
@@ -91,6 +93,7 @@ impl App {
             usage,
             passwords: PasswordHasher::default(),
             limiter: Limiter::default(),
+            webhooks: Deliverer::new(config.base_url.reach()),
             former,
             metrics,
             config,
@@ -136,6 +139,7 @@ impl App {
         let mut change = Change::new();
         change.sweep(self.now());
         change.sweep_usage(self.now());
+        change.sweep_events(self.now());
         if let Err(error) = self.store.commit(change).await {
             tracing::warn!(%error, "what is dead could not be forgotten; it is tried again");
         }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use keyrelay_core::audit::{AuditKey, Refusals, SecretAction, SecretEvent, SecretsOf};
+use keyrelay_core::audit::{AuditKey, Recorded, Refusals, SecretEvent, SecretsOf};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ClientId, ProjectId, ResourceId, VersionId};
@@ -48,12 +48,12 @@ pub(crate) async fn key(
 /// Adds what is done to secrets to the change that does it.
 pub(crate) fn record(
     act: Act<'_>,
-    action: SecretAction,
+    what: Recorded,
     project: ProjectId,
     of: &[SecretsOf<'_>],
     change: &mut Change,
 ) {
-    let event = SecretEvent { action, of, project, by: act.caller.profile, from: act.from, at: act.now };
+    let event = SecretEvent { what, of, project, by: act.caller.profile, from: act.from, at: act.now };
     let entropy = act.app.entropy.as_ref();
     add(entropy, act.now, project, |id, version| event.to_resource(id, version), change);
 }
@@ -91,7 +91,7 @@ pub(crate) fn record_deletion(act: Act<'_>, state: &ClientState, change: &mut Ch
     let ended: Vec<_> = kept.into_iter().flatten().map(|slot: &Slot| slot.id).collect();
     if !ended.is_empty() {
         let of = SecretsOf { client: state.resource.id.into(), active: None, retiring: None, ended: &ended };
-        record(act, SecretAction::Delete, project, &[of], change);
+        record(act, Recorded::Deleted, project, &[of], change);
     }
 }
 
@@ -119,19 +119,19 @@ impl Seen {
     }
 
     /// Adds the records to a change.
-    pub(crate) fn record(&self, act: Act<'_>, action: SecretAction, change: &mut Change) {
+    pub(crate) fn record(&self, act: Act<'_>, what: Recorded, change: &mut Change) {
         for (project, of) in &self.0 {
-            record(act, action, *project, of, change);
+            record(act, what, *project, of, change);
         }
     }
 
     /// Makes the records durable, before anybody is shown anything.
-    pub(crate) async fn commit(&self, act: Act<'_>, action: SecretAction) -> Result<(), Outcome> {
+    pub(crate) async fn commit(&self, act: Act<'_>, what: Recorded) -> Result<(), Outcome> {
         if self.is_empty() || act.is_rehearsal {
             return Ok(());
         }
         let mut change = act.change();
-        self.record(act, action, &mut change);
+        self.record(act, what, &mut change);
         Ok(act.app.store.commit(change).await?)
     }
 }

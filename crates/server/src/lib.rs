@@ -13,6 +13,7 @@ mod client_certificate;
 mod config;
 mod cors;
 mod error;
+mod events;
 mod fhir;
 mod former;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -33,6 +34,7 @@ mod serve;
 mod tls;
 mod ui;
 mod usage;
+mod webhooks;
 mod write_timeout;
 
 pub use app::App;

@@ -1,12 +1,14 @@
 //! Numbers for operators, in the OpenMetrics text format. Names no client and no secret: what a
 //! series could leak is not in a label.
 
+use std::sync::atomic::Ordering;
+
+use keyrelay_core::client::ProofKind;
+use keyrelay_core::event::EventKind;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-
-use keyrelay_core::client::ProofKind;
 
 /// A label and its value.
 type Label<V> = [(&'static str, V); 1];
@@ -29,6 +31,10 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: Counter,
     /// Open connections.
     pub(crate) connections: Gauge,
+    events: Family<Label<&'static str>, Counter>,
+    deliveries: Family<Label<&'static str>, Counter>,
+    /// Deliveries to webhooks that are still tried.
+    pub(crate) deliveries_pending: Gauge,
 }
 
 /// Uses by what was used, looked up once.
@@ -65,6 +71,9 @@ impl Metrics {
             former_secret_seen: Counter::default(),
             connections_refused: Counter::default(),
             connections: Gauge::default(),
+            events: Family::default(),
+            deliveries: Family::default(),
+            deliveries_pending: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("http_responses", "Answers by status", metrics.responses.clone());
@@ -83,6 +92,17 @@ impl Metrics {
             metrics.connections_refused.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register("events", "Events by type", metrics.events.clone());
+        registry.register(
+            "webhook_deliveries",
+            "Attempts at a delivery to a webhook, by what became of them",
+            metrics.deliveries.clone(),
+        );
+        registry.register(
+            "webhook_deliveries_pending",
+            "Deliveries to webhooks that are still tried, of all servers",
+            metrics.deliveries_pending.clone(),
+        );
         Self { registry, ..metrics }
     }
 
@@ -99,6 +119,19 @@ impl Metrics {
 
     pub(crate) fn count_response(&self, status: u16) {
         self.responses.get_or_create(&[("status", status)]).inc();
+    }
+
+    /// `delivered`, `failed` (it is tried again) or `dead` (it is not).
+    pub(crate) fn count_delivery(&self, outcome: &'static str) {
+        self.deliveries.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// Takes up how many events of each kind were told.
+    pub(crate) fn set_events(&self, told: impl Fn(EventKind) -> u64) {
+        for kind in EventKind::ALL {
+            let counter = self.events.get_or_create_owned(&[("type", kind.as_str())]);
+            counter.inner().store(told(kind), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn encode(&self) -> String {

@@ -29,7 +29,7 @@ use crate::client_certificate::{Presented, settle};
 use crate::error::{Outcome, StartError};
 use crate::places::{Place, Places};
 use crate::write_timeout::WriteTimeout;
-use crate::{App, Tls, cors, host, router};
+use crate::{App, Tls, cors, host, router, webhooks};
 
 /// For a year (RFC 6797 §6.1).
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -70,6 +70,8 @@ impl Server {
         let places = Places::new(app.config.trusted_proxies.clone());
         let (drain, draining) = watch::channel(false);
         let mut connections = JoinSet::new();
+        let mut beside = JoinSet::new();
+        beside.spawn(webhooks::run(app.clone(), draining.clone()));
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
         let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
         let mut keys = tokio::time::interval(limits::SIGNING_KEYS_INTERVAL);
@@ -109,7 +111,10 @@ impl Server {
         drop(self.listener);
         tracing::info!("stopping: finishing the requests under way");
         drain.send_replace(true);
-        let drained = async { while connections.join_next().await.is_some() {} };
+        let drained = async {
+            while connections.join_next().await.is_some() {}
+            while beside.join_next().await.is_some() {}
+        };
         if tokio::time::timeout(limits::DRAIN_TIMEOUT, drained).await.is_err() {
             tracing::warn!("some requests did not finish in time and were cut off");
         }

@@ -20,6 +20,7 @@ use crate::audit::Record;
 use crate::author::still_may;
 use crate::clients::proof;
 use crate::database::{Arg, Effect, Statement};
+use crate::events::Tells;
 use crate::projects::{self, ProjectRow};
 use crate::search::{Search, found};
 
@@ -100,6 +101,8 @@ pub struct Change {
     pub(crate) records: Vec<Record>,
     /// A version that this change makes and no other: where it is found, the change was made.
     made: Option<(ResourceId, VersionId)>,
+    /// What it tells once it is durable.
+    pub(crate) tells: Tells,
 }
 
 impl std::fmt::Debug for Change {
@@ -131,6 +134,7 @@ impl Change {
         self.author = self.author.take().or(other.author);
         self.statements.extend(other.statements);
         self.records.extend(other.records);
+        self.tells.append(other.tells);
     }
 
     /// How many statements it takes, apart from the look at its author.
@@ -424,6 +428,7 @@ impl Change {
     /// Ends a project: none of its clients is let in again.
     pub fn delete_project(&mut self, id: ProjectId) {
         self.push("DELETE FROM project WHERE id = $1", args![id], None);
+        self.delete_webhooks_of(id);
     }
 }
 

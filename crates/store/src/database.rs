@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keyrelay_core::id::{
-    ChainId, ClientId, MembershipId, NodeId, ProjectId, RegistrationGrantId, ResourceId, SecretId, SessionId,
-    SigningKeyId, TokenId, UserId, VersionId,
+    ChainId, ClientId, EventId, MembershipId, NodeId, ProjectId, RegistrationGrantId, ResourceId, SecretId,
+    SessionId, SigningKeyId, TokenId, UserId, VersionId, WebhookId,
 };
 use keyrelay_core::limits::WRITE_GROUP_MAX;
 use keyrelay_core::time::Timestamp;
@@ -94,6 +94,7 @@ macro_rules! id_args {
 id_args!(
     ChainId,
     ClientId,
+    EventId,
     MembershipId,
     NodeId,
     ProjectId,
@@ -104,7 +105,8 @@ id_args!(
     SigningKeyId,
     TokenId,
     UserId,
-    VersionId
+    VersionId,
+    WebhookId
 );
 
 /// One value of an answer.

@@ -12,6 +12,7 @@ mod change;
 mod clients;
 mod database;
 mod error;
+mod events;
 mod group;
 mod lock;
 pub mod operations;
@@ -29,6 +30,7 @@ mod sqlite;
 mod test_database;
 mod usage;
 mod users;
+mod webhooks;
 mod writer;
 
 use std::path::Path;
@@ -40,6 +42,7 @@ pub use change::{Change, ClientRow, MembershipRow, ResourceVersion};
 pub use clients::ClientState;
 use database::Database;
 pub use error::{Conflict, StoreError};
+pub use events::{Deadline, NumberedEvent, Once};
 use group::GroupReader;
 use keyrelay_core::client::ClientAccess;
 use keyrelay_core::fhir::ResourceType;
@@ -58,6 +61,7 @@ pub use signing_keys::StoredSigningKey;
 pub use test_database::{SERVER_VARIABLE, TestDatabase};
 pub use usage::{Recent, UsageMark, UsageOfSecret};
 pub use users::{UserAccount, UserRow};
+pub use webhooks::{Delivery, DueWebhook, Webhook, WebhookHealth};
 use writer::Writer;
 
 /// The store of one installation.
@@ -72,6 +76,7 @@ struct Inner {
     sessions: GroupReader<SessionId, SessionAccess>,
     writer: Writer,
     chaining: WhenKnown,
+    told: events::Told,
 }
 
 impl Store {
@@ -96,6 +101,7 @@ impl Store {
             sessions: GroupReader::start(&database, sessions::QUERY).await?,
             writer: Writer::start(&database, &chaining).await?,
             chaining,
+            told: events::Told::default(),
             database,
         })))
     }
@@ -113,8 +119,11 @@ impl Store {
     }
 
     /// Makes a change durable: all of it or nothing. When this returns `Ok`, it survives a power cut (P2).
-    pub async fn commit(&self, change: Change) -> Result<(), StoreError> {
-        self.0.writer.commit(change).await
+    pub async fn commit(&self, mut change: Change) -> Result<(), StoreError> {
+        let tells = std::mem::take(&mut change.tells);
+        self.0.writer.commit(change).await?;
+        self.0.told.add(tells);
+        Ok(())
     }
 
     /// Whether there is no project yet.

@@ -6,7 +6,7 @@
 //! begun anew, by several at once too. A secret itself never changes here (P6): the same value is kept under
 //! another key, in the same slot, with the same id.
 
-use keyrelay_core::id::{ClientId, UserId};
+use keyrelay_core::id::{ClientId, UserId, WebhookId};
 use keyrelay_core::keyring::{Keyring, KeyringError, Sealed};
 use keyrelay_core::limits::{RESEAL_ROWS, RESEAL_STATEMENTS, RESEAL_WALKS_MAX};
 use keyrelay_core::random::Entropy;
@@ -55,6 +55,7 @@ impl Store {
             walk.signing_keys().await?;
             walk.audit_key().await?;
             walk.second_factors().await?;
+            walk.webhooks().await?;
             walk.clients().await?;
             walk.write().await?;
             all = Resealed { moved: before + walk.done.moved, unopened: walk.done.unopened };
@@ -104,6 +105,30 @@ impl Walk<'_> {
                 if let Some(fresh) = self.opened(resealed) {
                     let sql = "UPDATE user_account SET totp_sealed = $1 WHERE id = $2 AND totp_sealed = $3";
                     self.push(sql, args![bytes(&fresh), user, bytes(&sealed)]).await?;
+                }
+            }
+        }
+    }
+
+    async fn webhooks(&mut self) -> Result<(), StoreError> {
+        let sql =
+            "SELECT id, signing_sealed, retiring_sealed FROM webhook WHERE id > $1 ORDER BY id LIMIT $2";
+        let mut after = String::new();
+        loop {
+            let rows = rows(self.store, sql, &after).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.text(0)?;
+            for row in &rows {
+                let webhook = row.id(0, WebhookId::parse, "webhook.id")?;
+                for (column, sql) in [
+                    (1, "UPDATE webhook SET signing_sealed = $1 WHERE id = $2 AND signing_sealed = $3"),
+                    (2, "UPDATE webhook SET retiring_sealed = $1 WHERE id = $2 AND retiring_sealed = $3"),
+                ] {
+                    let Some(sealed) = row.opt_blob(column)?.map(Sealed::from_bytes) else { continue };
+                    let resealed = self.keyring.reseal_signing_secret(webhook, &sealed, self.entropy);
+                    if let Some(fresh) = self.opened(resealed) {
+                        self.push(sql, args![bytes(&fresh), webhook, bytes(&sealed)]).await?;
+                    }
                 }
             }
         }

@@ -1,10 +1,8 @@
 //! Moving what is sealed to the first master key. The values stay what they are: a slot keeps its id, its
 //! secret and its age, only the key that it is kept under is another one.
 
-use zeroize::Zeroizing;
-
 use super::{KeyId, Keyring, KeyringError, Sealed, SecretVisibility};
-use crate::id::{ClientId, SigningKeyId, UserId};
+use crate::id::{ClientId, SigningKeyId, UserId, WebhookId};
 use crate::random::Entropy;
 use crate::slots::Slot;
 
@@ -60,11 +58,22 @@ impl Keyring {
         Ok(opened.map(|key| self.wrap_audit_key(&key, entropy)))
     }
 
-    fn open_older(
+    /// What the deliveries to a webhook are signed with, under the first key. `None` if it is there already.
+    pub fn reseal_signing_secret(
+        &self,
+        webhook: WebhookId,
+        sealed: &Sealed,
+        entropy: &dyn Entropy,
+    ) -> Result<Option<Sealed>, KeyringError> {
+        let opened = self.open_older(sealed, || self.open_signing_secret(webhook, sealed))?;
+        Ok(opened.map(|secret| self.seal_signing_secret(webhook, &secret, entropy)))
+    }
+
+    fn open_older<T>(
         &self,
         sealed: &Sealed,
-        open: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, KeyringError>,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
+        open: impl FnOnce() -> Result<T, KeyringError>,
+    ) -> Result<Option<T>, KeyringError> {
         let is_older = sealed.key().is_none_or(|key: KeyId| key != self.sealing_key());
         if is_older { open().map(Some) } else { Ok(None) }
     }
@@ -78,6 +87,7 @@ mod tests {
     use crate::secret::PlainSecret;
     use crate::slots::{SecretSlots, SlotKind};
     use crate::time::Timestamp;
+    use crate::webhook::SigningSecret;
 
     const NOW: Timestamp = Timestamp::from_epoch_ms(7);
 
@@ -124,6 +134,11 @@ mod tests {
         let sealed = old.wrap_audit_key(b"audit", &entropy);
         let sealed = both.reseal_audit_key(&sealed, &entropy).unwrap().unwrap();
         assert!(new.unwrap_audit_key(&sealed).is_ok() && old.unwrap_audit_key(&sealed).is_err());
+        let (webhook, signing) = (WebhookId::random(&entropy), SigningSecret::generate(&entropy));
+        let sealed = old.seal_signing_secret(webhook, &signing, &entropy);
+        let sealed = both.reseal_signing_secret(webhook, &sealed, &entropy).unwrap().unwrap();
+        assert_eq!(new.open_signing_secret(webhook, &sealed).unwrap().bytes(), signing.bytes());
+        assert!(new.open_signing_secret(WebhookId::random(&entropy), &sealed).is_err(), "of another webhook");
     }
 
     #[test]

@@ -4,8 +4,10 @@ mod create_client;
 mod invite;
 mod me;
 mod registration;
+mod webhooks;
 
 pub(crate) use create_client::create_client;
 pub(crate) use invite::invite;
 pub(crate) use me::me;
 pub(crate) use registration::{registration, revoke_registration};
+pub(crate) use webhooks::{rotate_signing_secret, webhook, webhooks};

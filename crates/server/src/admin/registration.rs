@@ -110,7 +110,7 @@ async fn admin(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Caller, O
     Ok(caller)
 }
 
-async fn reached(app: &App, caller: &Caller, project: &str) -> Result<ProjectId, Outcome> {
+pub(super) async fn reached(app: &App, caller: &Caller, project: &str) -> Result<ProjectId, Outcome> {
     let project =
         ProjectId::parse(project).filter(|id| caller.reaches(*id)).ok_or_else(Outcome::not_found)?;
     if is_there(app, ResourceType::Project, project.into(), project).await? {

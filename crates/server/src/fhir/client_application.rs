@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use keyrelay_core::audit::{SecretAction, SecretsOf};
+use keyrelay_core::audit::{Recorded, SecretAction, SecretsOf};
 use keyrelay_core::caller::{AdminOf, Caller, SecretAuthority, Withheld};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
@@ -27,6 +27,7 @@ use crate::App;
 use crate::audit;
 use crate::config::SecretPolicy;
 use crate::error::Outcome;
+use crate::events::tell_move;
 use crate::oauth::{check_jwks, check_trust_store};
 use crate::outbound::OutboundUri;
 
@@ -376,7 +377,7 @@ pub(crate) fn record_creation(
     change: &mut Change,
 ) {
     let of = SecretsOf { client, active: Some(slot.id), retiring: None, ended: &[] };
-    audit::record(act, SecretAction::Create, project, &[of], change);
+    audit::record(act, Recorded::Created, project, &[of], change);
 }
 
 /// Adds a direct replacement to a change, with its AuditEvent.
@@ -404,5 +405,6 @@ pub(crate) fn record_move(
         retiring: moved.slots.retiring().map(|slot| slot.id),
         ended: &ended,
     };
-    audit::record(act, action, authority.project(), &[of], change);
+    audit::record(act, Recorded::Moved(action), authority.project(), &[of], change);
+    tell_move(act, authority, client, action, moved, change);
 }

@@ -2,7 +2,7 @@
 //! current version only, and only to an admin; versions never had one.
 
 use http::StatusCode;
-use keyrelay_core::audit::SecretAction;
+use keyrelay_core::audit::Recorded;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ResourceId, VersionId};
@@ -40,7 +40,7 @@ pub(super) async fn read(
     let reply = reply(&view, &state.resource, &shown, extended)?;
     let mut seen = Seen::default();
     seen.take_up(&state, &shown, act.now);
-    seen.commit(act, SecretAction::Read).await?;
+    seen.commit(act, Recorded::Read).await?;
     Ok(reply)
 }
 

@@ -1,7 +1,7 @@
 //! Searching: the query is read and bounded in `core`, answered by the store, and written here as a
 //! Bundle of what the caller may see.
 
-use keyrelay_core::audit::SecretAction;
+use keyrelay_core::audit::Recorded;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{Rule, SearchQuery, Summary, Total, parse_query};
@@ -97,7 +97,7 @@ pub(crate) async fn search(
     let url = format!("{}/{resource_type}", app.config.base_url.fhir());
     let next = page.more.then_some(query.offset + passed);
     let bundle = bundle(&url, query_text, &query, next, page.total, entry);
-    secrets.commit(act, SecretAction::Find).await?;
+    secrets.commit(act, Recorded::Found).await?;
     Ok(Reply::ok(Rendered::serialize(&bundle)?))
 }
 

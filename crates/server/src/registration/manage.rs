@@ -9,7 +9,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, IF_MATCH};
 use http::{HeaderMap, Method, StatusCode};
-use keyrelay_core::audit::SecretAction;
+use keyrelay_core::audit::{Recorded, SecretAction};
 use keyrelay_core::caller::{Caller, SecretAuthority};
 use keyrelay_core::client::Refused;
 use keyrelay_core::fhir::ResourceType;
@@ -280,7 +280,7 @@ impl Managed {
     /// What is registered now.
     async fn reply(&self, act: Act<'_>) -> Result<Response, OAuthError> {
         let (body, seen) = render(act, &self.registration, &self.state, None)?;
-        seen.commit(act, SecretAction::Read).await.map_err(|outcome| OAuthError::metadata(&outcome))?;
+        seen.commit(act, Recorded::Read).await.map_err(|outcome| OAuthError::metadata(&outcome))?;
         Ok(reply(StatusCode::OK, body, self.state.resource.version))
     }
 
@@ -302,7 +302,7 @@ impl Managed {
         if same && moved.is_none() && same_apart_from_meta(&before, &after) {
             let (body, seen) = render(act, &registration, &self.state, None)?;
             let mut change = act.change();
-            seen.record(act, SecretAction::Read, &mut change);
+            seen.record(act, Recorded::Read, &mut change);
             let change = (!seen.is_empty()).then_some(change);
             return Ok(Decided { change, body, version: current.version });
         }
@@ -322,7 +322,7 @@ impl Managed {
         }
         let (body, seen) = render(act, &registration, &state, fresh.as_ref())?;
         if !is_moved {
-            seen.record(act, SecretAction::Read, &mut change);
+            seen.record(act, Recorded::Read, &mut change);
         }
         Ok(Decided { change: Some(change), body, version })
     }

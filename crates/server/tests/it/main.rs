@@ -48,3 +48,4 @@ mod tls;
 mod token;
 mod transactions;
 mod visibility;
+mod webhooks;

@@ -128,8 +128,19 @@ impl Target {
         let membership = test.membership_of(&client).await["id"].as_str().unwrap().to_owned();
         let event = test.get(&test.super_admin, "AuditEvent?_count=1").await.expect(200);
         let As::Bearer(own) = token.clone() else { unreachable!("`bearer` gives a token") };
+        let path = format!("admin/projects/{}/webhooks", test.project);
+        let had = test.request(&test.super_admin, Method::GET, &path).send().await.expect(200);
+        for webhook in had.json()["webhooks"].as_array().unwrap() {
+            // A project may have a few only.
+            let one = format!("{path}/{}", webhook["id"].as_str().unwrap());
+            test.request(&test.super_admin, Method::DELETE, &one).send().await.expect(204);
+        }
+        let webhook = json!({ "url": "http://127.0.0.1:9/" });
+        let webhook = test.request(&test.super_admin, Method::POST, &path).json(&webhook).send().await;
+        let webhook = webhook.expect(201).text_at("/id");
         let names = vec![
             ("{project}", test.project.clone()),
+            ("{webhook}", webhook),
             ("{spare}", test.make_project("Spare").await),
             ("{client}", client.id.clone()),
             ("{secret}", client.secret.clone()),

@@ -25,13 +25,15 @@ pub enum KeyUse {
     AuditKey,
     /// A person's second factor.
     SecondFactor,
+    /// What deliveries to a webhook are signed with.
+    Webhook,
     /// The digest of a secret that has ended. Without its key, the secret is refused all the same, but an
     /// attempt with it is no longer told apart from any wrong one.
     FormerSecret,
 }
 
 /// The queries that count them. Between them they name every column of bytes.
-const QUERIES: [(KeyUse, &str); 8] = [
+const QUERIES: [(KeyUse, &str); 10] = [
     (
         KeyUse::Secret,
         "SELECT substr(active_proof, 1, 8), COUNT(*) FROM client \
@@ -57,6 +59,11 @@ const QUERIES: [(KeyUse, &str); 8] = [
     (
         KeyUse::SecondFactor,
         "SELECT substr(totp_sealed, 2, 8), COUNT(*) FROM user_account WHERE totp_sealed IS NOT NULL GROUP BY 1",
+    ),
+    (KeyUse::Webhook, "SELECT substr(signing_sealed, 2, 8), COUNT(*) FROM webhook GROUP BY 1"),
+    (
+        KeyUse::Webhook,
+        "SELECT substr(retiring_sealed, 2, 8), COUNT(*) FROM webhook WHERE retiring_sealed IS NOT NULL GROUP BY 1",
     ),
     (KeyUse::FormerSecret, "SELECT substr(proof, 1, 8), COUNT(*) FROM former_secret GROUP BY 1"),
 ];
@@ -182,6 +189,7 @@ impl KeyUse {
             Self::SigningKey => ("signing key", "signing keys"),
             Self::AuditKey => ("audit key", "audit keys"),
             Self::SecondFactor => ("second factor", "second factors"),
+            Self::Webhook => ("webhook secret", "webhook secrets"),
             Self::FormerSecret => ("former secret", "former secrets"),
         };
         format!("{count} {}", if count == 1 { one } else { many })

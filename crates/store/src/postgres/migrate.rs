@@ -22,7 +22,7 @@ struct Migration {
     needs: i64,
 }
 
-const MIGRATIONS: [Migration; 10] = [
+const MIGRATIONS: [Migration; 11] = [
     Migration { text: include_str!("../../migrations/postgres/0001_initial.sql"), needs: 1 },
     Migration { text: include_str!("../../migrations/postgres/0002_people.sql"), needs: 2 },
     Migration { text: include_str!("../../migrations/postgres/0003_registration.sql"), needs: 3 },
@@ -37,6 +37,7 @@ const MIGRATIONS: [Migration; 10] = [
     // A program that does not know the columns would let in a secret past its maximum age.
     Migration { text: include_str!("../../migrations/postgres/0009_secret_rules.sql"), needs: 9 },
     Migration { text: include_str!("../../migrations/postgres/0010_usage_began.sql"), needs: 9 },
+    Migration { text: include_str!("../../migrations/postgres/0011_events.sql"), needs: 9 },
 ];
 
 /// Brings a database to what this program knows.

@@ -1,6 +1,6 @@
 //! Changing a resource that is there, as a whole or by a patch.
 
-use keyrelay_core::audit::SecretAction;
+use keyrelay_core::audit::Recorded;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::index_entries;
@@ -177,7 +177,7 @@ async fn decide(
             return Ok(Decision::nothing(reply));
         }
         let mut change = act.change();
-        seen.record(act, SecretAction::Read, &mut change);
+        seen.record(act, Recorded::Read, &mut change);
         return Ok(Decision { reply, change: Some(change), fate: None });
     }
     let (next, resource) = next_version(act, current, draft.resource);
@@ -199,7 +199,7 @@ async fn decide(
     });
     let shown = shown(&client, &resource)?;
     if !is_moved {
-        seen(act, client.as_ref(), &shown).record(act, SecretAction::Read, &mut change);
+        seen(act, client.as_ref(), &shown).record(act, Recorded::Read, &mut change);
     }
     let reply = written(act.caller, &next, resource, &shown, extended)?;
     Ok(Decision { reply, change: Some(change), fate: Some(Fate::Changed(particulars)) })

@@ -1,0 +1,273 @@
+//! `/admin/projects/{id}/webhooks`: where a project's events are sent. What a webhook is signed with is made
+//! here, shown in the answer that makes it and never again, and rotated as secrets of clients are: for a while
+//! deliveries bear both signatures.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, Method, StatusCode};
+use keyrelay_core::caller::Caller;
+use keyrelay_core::event::EventKind;
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::schema::parse_lifetime;
+use keyrelay_core::id::{ProjectId, WebhookId};
+use keyrelay_core::limits::{WEBHOOK_OVERLAP_DEFAULT, WEBHOOK_OVERLAP_MAX, WEBHOOKS_PER_PROJECT_MAX};
+use keyrelay_core::policy::Interaction;
+use keyrelay_core::time::Timestamp;
+use keyrelay_core::webhook::SigningSecret;
+use keyrelay_store::{Change, Conflict, StoreError, Webhook, WebhookHealth};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Map, Value, json};
+
+use super::registration::reached;
+use crate::App;
+use crate::auth::{self, ClientAddress};
+use crate::error::Outcome;
+use crate::fhir::{Content, Rendered};
+use crate::headers::{JSON, NO_STORE};
+use crate::outbound::OutboundUri;
+
+/// The members of the body; `types` may be left out.
+const MEMBERS: [&str; 2] = ["url", "types"];
+
+type Answer = Result<(StatusCode, Option<Rendered>), Outcome>;
+
+/// Registers webhooks and lists them.
+pub(crate) async fn webhooks(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    project: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    let project = project.map(|Path(project)| project).unwrap_or_default();
+    let answered = async {
+        let method = request.method().clone();
+        if !matches!(method, Method::GET | Method::HEAD | Method::POST) {
+            return Err(Outcome::method_not_allowed("GET, POST"));
+        }
+        let (parts, body) = request.into_parts();
+        let caller = admin(&app, &parts.headers, from).await?;
+        if method != Method::POST {
+            let project = reached(&app, &caller, &project).await?;
+            let found = app.store.webhooks(project, None).await?;
+            let shown: Vec<_> = found.iter().map(|(webhook, health)| shown(&app, webhook, health)).collect();
+            let body = Rendered::serialize(&std::collections::BTreeMap::from([("webhooks", shown)]))?;
+            return Ok((StatusCode::OK, Some(body)));
+        }
+        let body = Content::Http { headers: parts.headers, body }.into_object().await?;
+        let project = reached(&app, &caller, &project).await?;
+        Ok((StatusCode::CREATED, Some(register(&app, &caller, project, &body).await?)))
+    };
+    respond(answered.await)
+}
+
+/// Shows one webhook, with how its deliveries go, or ends it.
+pub(crate) async fn webhook(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let answered = async {
+        if !matches!(method, Method::GET | Method::HEAD | Method::DELETE) {
+            return Err(Outcome::method_not_allowed("GET, DELETE"));
+        }
+        let caller = admin(&app, &headers, from).await?;
+        let (project, id) = named(&app, &caller, path).await?;
+        if method != Method::DELETE {
+            let (webhook, health) = find(&app, project, id).await?;
+            return Ok((StatusCode::OK, Some(Rendered::serialize(&shown(&app, &webhook, &health))?)));
+        }
+        let mut change = Change::new();
+        change.require(&caller, &app.config.secrets, app.now());
+        change.delete_webhook(id, project);
+        match app.store.commit(change).await {
+            Err(StoreError::Conflict(Conflict::Version)) => return Err(Outcome::not_found()),
+            done => done?,
+        }
+        tracing::info!(webhook = %id, %project, by = %caller.profile, "a webhook was deleted");
+        Ok((StatusCode::NO_CONTENT, None))
+    };
+    respond(answered.await)
+}
+
+/// Makes another signing secret; the one before signs too, for a while.
+pub(crate) async fn rotate_signing_secret(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Response {
+    let answered = async {
+        if request.method() != Method::POST {
+            return Err(Outcome::method_not_allowed("POST"));
+        }
+        let (parts, body) = request.into_parts();
+        let caller = admin(&app, &parts.headers, from).await?;
+        let body = Content::Http { headers: parts.headers, body }.into_object().await?;
+        let overlap = overlap(&body)?;
+        let (project, id) = named(&app, &caller, path).await?;
+        let (webhook, health) = find(&app, project, id).await?;
+        let (secret, ends) = (SigningSecret::generate(app.entropy.as_ref()), app.now().plus(overlap));
+        let fresh = app.keyring.seal_signing_secret(id, &secret, app.entropy.as_ref());
+        let after = Webhook { retiring: Some((webhook.signing.clone(), ends)), ..webhook.clone() };
+        let body = Rendered::serialize(&Shown { secret: Some(&secret), ..shown(&app, &after, &health) })?;
+        let mut change = Change::new();
+        change.require(&caller, &app.config.secrets, app.now());
+        change.rotate_signing_secret(&webhook, &fresh, ends);
+        app.store.commit(change).await?;
+        tracing::info!(webhook = %id, %project, by = %caller.profile, "the signing secret of a webhook was rotated");
+        Ok((StatusCode::OK, Some(body)))
+    };
+    respond(answered.await)
+}
+
+fn respond(answer: Answer) -> Response {
+    match answer {
+        Ok((status, Some(body))) => {
+            (status, [(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body.into_string()).into_response()
+        }
+        Ok((status, None)) => (status, [(CACHE_CONTROL, NO_STORE)]).into_response(),
+        Err(outcome) => outcome.into_response(),
+    }
+}
+
+/// A webhook tells of the secrets of all clients, and goes on when whoever made it has gone: so it takes somebody
+/// who may rotate all of them.
+async fn admin(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Outcome> {
+    let caller = auth::caller(app, headers, from).await?;
+    if !caller.is_admin() || !caller.may_all(Interaction::Update, ResourceType::ClientApplication) {
+        return Err(Outcome::forbidden("Only an admin of the project may have its events sent somewhere"));
+    }
+    Ok(caller)
+}
+
+async fn named(
+    app: &App,
+    caller: &Caller,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<(ProjectId, WebhookId), Outcome> {
+    let Path((project, id)) = path.map_err(|_| Outcome::not_found())?;
+    let project = reached(app, caller, &project).await?;
+    Ok((project, WebhookId::parse(&id).ok_or_else(Outcome::not_found)?))
+}
+
+async fn find(app: &App, project: ProjectId, id: WebhookId) -> Result<(Webhook, WebhookHealth), Outcome> {
+    app.store.webhooks(project, Some(id)).await?.pop().ok_or_else(Outcome::not_found)
+}
+
+async fn register(
+    app: &App,
+    caller: &Caller,
+    project: ProjectId,
+    body: &Map<String, Value>,
+) -> Result<Rendered, Outcome> {
+    if body.keys().any(|name| !MEMBERS.contains(&name.as_str())) {
+        let known = MEMBERS.join(", ");
+        return Err(Outcome::invalid(format!("The body has an unknown member; known are: {known}")));
+    }
+    let url = body.get("url").and_then(Value::as_str).unwrap_or_default();
+    OutboundUri::parse(url, app.config.base_url.reach())
+        .map_err(|error| Outcome::invalid_at("url", error.to_string()))?;
+    let (id, secret) =
+        (WebhookId::random(app.entropy.as_ref()), SigningSecret::generate(app.entropy.as_ref()));
+    let webhook = Webhook {
+        id,
+        project,
+        url: url.to_owned(),
+        kinds: kinds(body)?,
+        created: app.now(),
+        created_by: caller.profile,
+        signing: app.keyring.seal_signing_secret(id, &secret, app.entropy.as_ref()),
+        retiring: None,
+        disabled: None,
+    };
+    let health = WebhookHealth::default();
+    let answer = Rendered::serialize(&Shown { secret: Some(&secret), ..shown(app, &webhook, &health) })?;
+    let mut change = Change::new();
+    change.require(caller, &app.config.secrets, app.now());
+    change.create_webhook(&webhook);
+    match app.store.commit(change).await {
+        Err(StoreError::Conflict(Conflict::Exists)) => {
+            return Err(Outcome::conflict(format!(
+                "The project has {WEBHOOKS_PER_PROJECT_MAX} webhooks already, the most that there may be: delete one first"
+            )));
+        }
+        done => done?,
+    }
+    tracing::info!(webhook = %id, %project, by = %caller.profile, "a webhook was registered");
+    Ok(answer)
+}
+
+fn kinds(body: &Map<String, Value>) -> Result<Option<Vec<EventKind>>, Outcome> {
+    let Some(value) = body.get("types") else { return Ok(None) };
+    let named = value.as_array().map(|list| list.iter().map(|name| EventKind::parse(name.as_str()?)));
+    let known = named.and_then(Iterator::collect::<Option<Vec<_>>>).filter(|kinds| !kinds.is_empty());
+    known.map(Some).ok_or_else(|| {
+        let known = EventKind::ALL.map(EventKind::as_str).join(", ");
+        Outcome::invalid_at("types", format!("types must be a list of some of: {known}"))
+    })
+}
+
+fn overlap(body: &Map<String, Value>) -> Result<Duration, Outcome> {
+    if body.keys().any(|name| name != "overlap") {
+        return Err(Outcome::invalid("The body has an unknown member; known is: overlap"));
+    }
+    let Some(value) = body.get("overlap") else { return Ok(WEBHOOK_OVERLAP_DEFAULT) };
+    let overlap = value.as_str().and_then(parse_lifetime);
+    overlap.filter(|overlap| *overlap <= WEBHOOK_OVERLAP_MAX).ok_or_else(|| {
+        let days = WEBHOOK_OVERLAP_MAX.as_secs() / 86_400;
+        let text = format!("overlap must be a number and a unit, like 30m or 7d, and at most {days} days");
+        Outcome::invalid_at("overlap", text)
+    })
+}
+
+/// A webhook, with how its deliveries go, and in the answer that makes one its signing secret.
+struct Shown<'a> {
+    webhook: &'a Webhook,
+    health: &'a WebhookHealth,
+    now: Timestamp,
+    secret: Option<&'a SigningSecret>,
+}
+
+fn shown<'a>(app: &App, webhook: &'a Webhook, health: &'a WebhookHealth) -> Shown<'a> {
+    Shown { webhook, health, now: app.now(), secret: None }
+}
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { webhook, health, now, secret } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", &webhook.id.to_string())?;
+        map.serialize_entry("url", &webhook.url)?;
+        if let Some(kinds) = &webhook.kinds {
+            let names: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+            map.serialize_entry("types", &names)?;
+        }
+        if let Some(secret) = secret {
+            map.serialize_entry("secret", secret.reveal().as_str())?;
+        }
+        if let Some((_, ends)) = webhook.retiring.as_ref().filter(|(_, ends)| now < ends) {
+            map.serialize_entry("retiringSecretEnds", &ends.to_instant())?;
+        }
+        map.serialize_entry("created", &webhook.created.to_instant())?;
+        map.serialize_entry("createdBy", &webhook.created_by.to_string())?;
+        let status = if webhook.disabled.is_some() { "disabled" } else { "active" };
+        map.serialize_entry("status", status)?;
+        map.serialize_entry("pending", &health.pending)?;
+        map.serialize_entry("dead", &health.dead)?;
+        map.serialize_entry("failuresInARow", &health.failures)?;
+        if let Some(at) = health.last_success {
+            map.serialize_entry("lastSuccess", &at.to_instant())?;
+        }
+        if let Some((at, problem)) = &health.last_failure {
+            map.serialize_entry("lastFailure", &json!({ "at": at.to_instant(), "problem": problem }))?;
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,59 @@
+//! What is told of a move of secrets, in the change that makes it.
+
+use keyrelay_core::audit::SecretAction;
+use keyrelay_core::caller::SecretAuthority;
+use keyrelay_core::event::{Event, What};
+use keyrelay_core::id::{ClientId, EventId, SecretId};
+use keyrelay_core::random::{Entropy, time_ordered_uuid};
+use keyrelay_core::slots::Moved;
+use keyrelay_core::time::Timestamp;
+use keyrelay_store::{Change, Once};
+
+use crate::fhir::Act;
+
+/// Adds to a change what it tells.
+pub(crate) fn tell_move(
+    act: Act<'_>,
+    authority: &SecretAuthority,
+    client: ClientId,
+    action: SecretAction,
+    moved: &Moved,
+    change: &mut Change,
+) {
+    let event = |what| Event {
+        id: event_id(act.now, act.app.entropy.as_ref()),
+        at: act.now,
+        project: authority.project(),
+        client,
+        what,
+    };
+    let by = authority.by();
+    let retiring = moved.slots.retiring().map(|slot| slot.id);
+    let ended: Vec<SecretId> =
+        moved.ended.iter().filter(|ended| ended.expired.is_none()).map(|ended| ended.slot.id).collect();
+    // What its deadline has ended is told by who watches deadlines, unless the move comes first.
+    for (secret, at) in moved.ended.iter().filter_map(|ended| Some((ended.slot.id, ended.expired?))) {
+        let expired = Event { at, ..event(What::Expired { secret, ended: at }) };
+        change.tell_unless_told(&expired, secret, Once::Expired(at));
+    }
+    if let (SecretAction::Rotate, Some(successor)) = (action, retiring) {
+        for secret in &ended {
+            let overwritten = event(What::OverwrittenInUse { secret: *secret, by });
+            change.tell_if_in_use(&overwritten, *secret, successor);
+        }
+    }
+    change.tell(&event(What::Moved {
+        action,
+        by,
+        from: act.from,
+        active: moved.slots.active().map(|slot| slot.id),
+        retiring,
+        retiring_ends: moved.slots.retiring_ends(),
+        ended,
+    }));
+}
+
+/// Sorts by the time of its making.
+pub(crate) fn event_id(now: Timestamp, entropy: &dyn Entropy) -> EventId {
+    EventId::from(time_ordered_uuid(now, entropy))
+}

@@ -1,0 +1,362 @@
+//! Events: written by the change that they tell of, so that there is none without the other.
+//!
+//! Whoever reads them in their order must not miss one whose transaction ends after that of a later one. So
+//! the order is given after the fact: [`Store::number_events`] gives the next numbers to all that are there
+//! and have none. Two who number at once cannot both succeed, for a number is unique; so when a number can be
+//! seen, all smaller ones can, and "after the last number that I saw" misses nothing, however long a
+//! transaction took and whatever the clocks say. Numbers are given only while somebody reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use keyrelay_core::event::{Event, EventKind};
+use keyrelay_core::id::{ClientId, EventId, ProjectId, SecretId};
+use keyrelay_core::limits::{
+    EVENTS_KEPT, EVENTS_MAX, EVIDENCE_UNUSED_FOR_DEFAULT, EXPIRY_ROWS, READ_GROUP_MAX,
+};
+use keyrelay_core::time::Timestamp;
+use tokio::sync::watch;
+
+use crate::change::args;
+use crate::database::{Arg, Row};
+use crate::group::placeholders;
+use crate::{Change, Conflict, Store, StoreError};
+
+/// Events of which it is not known yet whether they were written; what is above is not counted.
+const PERHAPS_MAX: usize = 10_000;
+/// Events that get their numbers at once.
+const NUMBERED_AT_ONCE: i64 = 1000;
+
+/// What the changes of this server have told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    counts: [AtomicU64; EventKind::ALL.len()],
+    perhaps: Mutex<Vec<(EventKind, EventId)>>,
+    changed: watch::Sender<()>,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { counts: Default::default(), perhaps: Mutex::default(), changed: watch::channel(()).0 }
+    }
+}
+
+/// What one change tells, once it is durable.
+#[derive(Default)]
+pub(crate) struct Tells {
+    sure: Vec<EventKind>,
+    perhaps: Vec<(EventKind, EventId)>,
+}
+
+impl Tells {
+    pub(crate) fn append(&mut self, other: Self) {
+        self.sure.extend(other.sure);
+        self.perhaps.extend(other.perhaps);
+    }
+}
+
+impl Told {
+    /// Counts what a change that was made has told, and wakes who waits for it.
+    pub(crate) fn add(&self, tells: Tells) {
+        if tells.sure.is_empty() && tells.perhaps.is_empty() {
+            return;
+        }
+        tells.sure.iter().for_each(|kind| self.count(*kind));
+        let mut perhaps = self.perhaps.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = PERHAPS_MAX.saturating_sub(perhaps.len());
+        perhaps.extend(tells.perhaps.into_iter().take(room));
+        self.changed.send_replace(());
+    }
+
+    fn count(&self, kind: EventKind) {
+        if let Some(count) = self.counts.get(kind.index()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An event in its order.
+#[derive(Clone, Debug)]
+pub struct NumberedEvent {
+    /// Its number.
+    pub seq: i64,
+    /// Whose it is.
+    pub project: ProjectId,
+    /// What is sent of it.
+    pub payload: String,
+}
+
+/// A retiring secret with a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// Whose it is.
+    pub client: ClientId,
+    /// In which project.
+    pub project: ProjectId,
+    /// The secret.
+    pub secret: SecretId,
+    /// When it ends.
+    pub ends: Timestamp,
+}
+
+impl Store {
+    /// Wakes whenever this server has told something.
+    #[must_use]
+    pub fn events_told(&self) -> watch::Receiver<()> {
+        self.0.told.changed.subscribe()
+    }
+
+    /// How often this server has told something of a kind.
+    #[must_use]
+    pub fn events_counted(&self, kind: EventKind) -> u64 {
+        self.0.told.counts.get(kind.index()).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Counts those events that a change has told only if something was so.
+    pub async fn count_perhaps_told(&self) -> Result<(), StoreError> {
+        let perhaps = {
+            let mut perhaps = self.0.told.perhaps.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *perhaps)
+        };
+        for some in perhaps.chunks(READ_GROUP_MAX) {
+            let sql = format!("SELECT type FROM event WHERE id IN ({})", placeholders(some.len()));
+            let ids = some.iter().map(|(_, id)| Arg::from(*id)).collect();
+            for row in self.0.database.fetch_once(sql, ids).await? {
+                let kind = EventKind::parse(&row.text(0)?);
+                self.0.told.count(kind.ok_or(StoreError::Corrupt { what: "event.type" })?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives numbers to the events that have none, in the order of their time. If somebody else is faster, it
+    /// is done.
+    pub async fn number_events(&self) -> Result<(), StoreError> {
+        let sql = "SELECT id FROM event WHERE seq IS NULL LIMIT 1";
+        if self.0.database.fetch(sql, Vec::new()).await?.is_empty() {
+            return Ok(());
+        }
+        let mut change = Change::new();
+        // The last of the numbered is never swept, so that no number is given twice.
+        change.push(
+            "UPDATE event SET seq = numbered.seq FROM ( \
+             SELECT u.id, (SELECT COALESCE(MAX(seq), 0) FROM event WHERE seq IS NOT NULL) \
+             + ROW_NUMBER() OVER (ORDER BY u.at, u.id) AS seq \
+             FROM (SELECT id, at FROM event WHERE seq IS NULL ORDER BY at, id LIMIT $1) AS u) AS numbered \
+             WHERE event.id = numbered.id AND event.seq IS NULL",
+            args![NUMBERED_AT_ONCE],
+            None,
+        );
+        match self.commit(change).await {
+            Err(StoreError::Conflict(_)) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The number of the last event that has one.
+    pub async fn last_event(&self) -> Result<i64, StoreError> {
+        let sql = "SELECT COALESCE(MAX(seq), 0) FROM event WHERE seq IS NOT NULL";
+        self.0.database.fetch(sql, Vec::new()).await?.first().map_or(Ok(0), |row| row.int(0))
+    }
+
+    /// The events after a number, of one project or of all.
+    pub async fn events_after(
+        &self,
+        seq: i64,
+        project: Option<ProjectId>,
+        limit: i64,
+    ) -> Result<Vec<NumberedEvent>, StoreError> {
+        let (sql, args) = match project {
+            Some(project) => (
+                "SELECT seq, project_id, payload FROM event WHERE seq > $1 AND project_id = $2 ORDER BY seq LIMIT $3",
+                args![seq, project, limit],
+            ),
+            None => (
+                "SELECT seq, project_id, payload FROM event WHERE seq > $1 ORDER BY seq LIMIT $2",
+                args![seq, limit],
+            ),
+        };
+        let rows = self.0.database.fetch(sql, args).await?;
+        let read = |row: &Row| {
+            Ok(NumberedEvent {
+                seq: row.int(0)?,
+                project: row.id(1, ProjectId::parse, "event.project_id")?,
+                payload: row.text(2)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Retiring secrets whose deadline has passed lately and of which that was not told.
+    pub async fn untold_expired(&self, now: Timestamp) -> Result<Vec<Deadline>, StoreError> {
+        self.deadlines(
+            "SELECT id, project_id, retiring_id, retiring_ends FROM client \
+             WHERE retiring_ends > $1 AND retiring_ends <= $2 AND NOT EXISTS (SELECT 1 FROM event_told t \
+             WHERE t.secret_id = client.retiring_id AND t.what = 'expired ' || client.retiring_ends) \
+             ORDER BY retiring_ends LIMIT $3",
+            args![now.minus(EVENTS_KEPT), now, EXPIRY_ROWS],
+        )
+        .await
+    }
+
+    /// Retiring secrets whose deadline is nearer than `warning_ms`, and was farther when the rotation was
+    /// made, and of which that was not told.
+    pub async fn untold_expiring(
+        &self,
+        now: Timestamp,
+        warning_ms: i64,
+    ) -> Result<Vec<Deadline>, StoreError> {
+        let until = Timestamp::from_epoch_ms(now.epoch_ms().saturating_add(warning_ms));
+        self.deadlines(
+            "SELECT id, project_id, retiring_id, retiring_ends FROM client \
+             WHERE retiring_ends > $1 AND retiring_ends <= $2 AND retiring_ends - active_created > $3 \
+             AND NOT EXISTS (SELECT 1 FROM event_told t WHERE t.secret_id = client.retiring_id \
+             AND t.what = 'expiring ' || client.retiring_ends) ORDER BY retiring_ends LIMIT $4",
+            args![now, until, warning_ms, EXPIRY_ROWS],
+        )
+        .await
+    }
+
+    async fn deadlines(&self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Deadline>, StoreError> {
+        let rows = self.0.database.fetch(sql, args).await?;
+        let read = |row: &Row| {
+            Ok(Deadline {
+                client: row.id(0, ClientId::parse, "client.id")?,
+                project: row.id(1, ProjectId::parse, "client.project_id")?,
+                secret: row.id(2, SecretId::parse, "client.retiring_id")?,
+                ends: Timestamp::from_epoch_ms(row.int(3)?),
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+/// What is told once only of a secret, by the name that it has in the database.
+#[derive(Clone, Copy, Debug)]
+pub enum Once {
+    /// That a deadline is near.
+    Expiring(Timestamp),
+    /// That it has passed.
+    Expired(Timestamp),
+    /// That a former secret was seen, in one period of time.
+    FormerSeen {
+        /// The number of the period.
+        period: i64,
+        /// When it is over.
+        until: Timestamp,
+    },
+}
+
+impl Once {
+    fn name(self) -> String {
+        match self {
+            Self::Expiring(ends) => format!("expiring {}", ends.epoch_ms()),
+            Self::Expired(ends) => format!("expired {}", ends.epoch_ms()),
+            Self::FormerSeen { period, .. } => format!("former {period}"),
+        }
+    }
+
+    /// Until when it must be remembered: a deadline is looked for until [`EVENTS_KEPT`] after it.
+    fn until(self) -> Timestamp {
+        match self {
+            Self::Expiring(ends) | Self::Expired(ends) => ends.plus(EVENTS_KEPT).plus(EVENTS_KEPT),
+            Self::FormerSeen { until, .. } => until,
+        }
+    }
+}
+
+impl Change {
+    /// Tells something, together with what the change does.
+    pub fn tell(&mut self, event: &Event) {
+        self.push(
+            "INSERT INTO event (id, project_id, type, at, payload) VALUES ($1, $2, $3, $4, $5)",
+            event_args(event),
+            Some(Conflict::Id),
+        );
+        self.deliver(event);
+        self.tells.sure.push(event.kind());
+    }
+
+    /// Makes the change depend on something not having been told of a secret, and tells it.
+    pub fn tell_once(&mut self, event: &Event, secret: SecretId, once: Once) {
+        self.push(
+            "INSERT INTO event_told (secret_id, what, client_id, until) VALUES ($1, $2, $3, $4)",
+            args![secret, once.name(), event.client, once.until()],
+            Some(Conflict::Exists),
+        );
+        self.tell(event);
+    }
+
+    /// Tells something of a secret unless that was told before. The change is made in either case.
+    pub fn tell_unless_told(&mut self, event: &Event, secret: SecretId, once: Once) {
+        let mut args = event_args(event);
+        args.extend(args![secret, once.name()]);
+        self.push(
+            "INSERT INTO event (id, project_id, type, at, payload) SELECT $1, $2, $3, CAST($4 AS BIGINT), $5 \
+             WHERE NOT EXISTS (SELECT 1 FROM event_told t WHERE t.secret_id = $6 AND t.what = $7)",
+            args,
+            None,
+        );
+        self.push(
+            "INSERT INTO event_told (secret_id, what, client_id, until) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (secret_id, what) DO NOTHING",
+            args![secret, once.name(), event.client, once.until()],
+            None,
+        );
+        self.perhaps_told(event);
+    }
+
+    /// Tells that a rotation ended a secret in use: if somebody has used it lately, and has not used its
+    /// successor since, by what is written down.
+    pub fn tell_if_in_use(&mut self, event: &Event, secret: SecretId, successor: SecretId) {
+        let mut args = event_args(event);
+        args.extend(args![event.client, secret, successor, event.at.minus(EVIDENCE_UNUSED_FOR_DEFAULT)]);
+        self.push(
+            "INSERT INTO event (id, project_id, type, at, payload) SELECT $1, $2, $3, CAST($4 AS BIGINT), $5 \
+             WHERE EXISTS (SELECT 1 FROM secret_caller r WHERE r.client_id = $6 AND r.secret_id = $7 \
+             AND r.uses > 0 AND r.last_seen > $9 AND NOT EXISTS (SELECT 1 FROM secret_caller s \
+             WHERE s.client_id = r.client_id AND s.secret_id = $8 AND s.address = r.address AND s.agent = r.agent \
+             AND s.instance = r.instance AND s.last_seen >= r.last_seen))",
+            args,
+            None,
+        );
+        self.perhaps_told(event);
+    }
+
+    fn perhaps_told(&mut self, event: &Event) {
+        self.deliver(event);
+        self.tells.perhaps.push((event.kind(), event.id));
+    }
+
+    /// Notes for each webhook that wants an event that it is to be delivered there.
+    fn deliver(&mut self, event: &Event) {
+        self.push(
+            "INSERT INTO webhook_delivery (webhook_id, event_id, attempts, due) \
+             SELECT w.id, e.id, 0, e.at FROM event e JOIN webhook w ON w.project_id = e.project_id \
+             WHERE e.id = $1 AND w.disabled IS NULL AND (w.types IS NULL OR w.types LIKE '% ' || e.type || ' %')",
+            args![event.id],
+            None,
+        );
+    }
+
+    /// Forgets events that are too old or too many, and what hangs on them.
+    pub fn sweep_events(&mut self, now: Timestamp) {
+        self.push(
+            "DELETE FROM event WHERE (at < $1 OR at < (SELECT o.at FROM event o ORDER BY o.at DESC LIMIT 1 OFFSET $2)) \
+             AND (seq IS NULL OR seq < (SELECT MAX(n.seq) FROM event n WHERE n.seq IS NOT NULL))",
+            args![now.minus(EVENTS_KEPT), EVENTS_MAX],
+            None,
+        );
+        self.push(
+            "DELETE FROM webhook_delivery WHERE NOT EXISTS \
+             (SELECT 1 FROM event e WHERE e.id = webhook_delivery.event_id)",
+            Vec::new(),
+            None,
+        );
+        self.push("DELETE FROM event_told WHERE until < $1", args![now], None);
+    }
+}
+
+fn event_args(event: &Event) -> Vec<Arg> {
+    args![event.id, event.project, event.kind().as_str(), event.at, event.to_json().to_string()]
+}
