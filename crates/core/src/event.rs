@@ -146,7 +146,7 @@ pub enum What {
         /// The secret.
         secret: SecretId,
         /// When it ended.
-        ended: Timestamp,
+        ends: Timestamp,
     },
     /// Somebody presented a secret that has ended.
     FormerSeen {
@@ -209,13 +209,9 @@ impl Event {
                 put("by", json!(by.to_string()));
                 put("secret", json!(secret.to_string()));
             }
-            What::Expiring { secret, ends } => {
+            What::Expiring { secret, ends } | What::Expired { secret, ends } => {
                 put("secret", json!(secret.to_string()));
                 put("ends", json!(ends.to_instant()));
-            }
-            What::Expired { secret, ended } => {
-                put("secret", json!(secret.to_string()));
-                put("ended", json!(ended.to_instant()));
             }
             What::FormerSeen { secret, by, times } => {
                 put("secret", json!(secret.to_string()));

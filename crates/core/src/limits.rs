@@ -347,3 +347,20 @@ pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 pub const EXPIRY_ROWS: i64 = 200;
 /// How often it is told that one former secret was seen.
 pub const FORMER_SEEN_INTERVAL: Duration = Duration::from_hours(1);
+/// Streams of events that one server keeps open.
+pub const STREAMS_MAX: usize = 200;
+/// Streams of events of one project that one server keeps open.
+pub const STREAMS_PER_PROJECT_MAX: usize = 20;
+/// How often a server with open streams looks for events of other servers.
+pub const STREAM_INTERVAL: Duration = Duration::from_secs(1);
+/// How far apart it looks at the soonest.
+pub const STREAM_WAKES_APART: Duration = Duration::from_millis(50);
+/// How long a stream is silent before something is sent to see whether anybody listens, and before it is looked
+/// whether its caller still may.
+pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
+/// After how long whoever listened comes back if the connection broke.
+pub const STREAM_RETRY: Duration = Duration::from_secs(3);
+/// Events that a stream reads at once.
+pub const STREAM_EVENTS_AT_ONCE: i64 = 100;
+/// Pieces of a stream that wait to be taken; until there is room, nothing more is read.
+pub const STREAM_QUEUE_MAX: usize = 4;

@@ -18,6 +18,7 @@ use crate::hashing::PasswordHasher;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::oauth::{RemoteKeys, Renewal, TokenKeys};
+use crate::streams::Streams;
 use crate::usage::UsageCounter;
 use crate::webhooks::Deliverer;
 
@@ -41,6 +42,7 @@ pub struct Inner {
     pub(crate) passwords: PasswordHasher,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) webhooks: Deliverer,
+    pub(crate) streams: Streams,
 }
 
 impl std::fmt::Debug for Inner {
@@ -93,6 +95,7 @@ impl App {
             usage,
             passwords: PasswordHasher::default(),
             limiter: Limiter::default(),
+            streams: Streams::default(),
             webhooks: Deliverer::new(config.base_url.reach()),
             former,
             metrics,

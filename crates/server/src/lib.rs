@@ -31,6 +31,7 @@ mod proxies;
 mod registration;
 mod router;
 mod serve;
+mod streams;
 mod tls;
 mod ui;
 mod usage;

@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     deliveries: Family<Label<&'static str>, Counter>,
     /// Deliveries to webhooks that are still tried.
     pub(crate) deliveries_pending: Gauge,
+    /// Open streams of events.
+    pub(crate) event_streams: Gauge,
 }
 
 /// Uses by what was used, looked up once.
@@ -74,6 +76,7 @@ impl Metrics {
             events: Family::default(),
             deliveries: Family::default(),
             deliveries_pending: Gauge::default(),
+            event_streams: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("http_responses", "Answers by status", metrics.responses.clone());
@@ -103,6 +106,7 @@ impl Metrics {
             "Deliveries to webhooks that are still tried, of all servers",
             metrics.deliveries_pending.clone(),
         );
+        registry.register("event_streams", "Open streams of events", metrics.event_streams.clone());
         Self { registry, ..metrics }
     }
 

@@ -63,6 +63,7 @@ routes! {
     "/admin/projects/{id}/invite" POST => any(admin::invite);
     "/admin/projects/{id}/registration" GET POST => any(admin::registration);
     "/admin/projects/{id}/registration/{grant}" DELETE => any(admin::revoke_registration);
+    "/admin/projects/{id}/events" GET => any(admin::events);
     "/admin/projects/{id}/webhooks" GET POST => any(admin::webhooks);
     "/admin/projects/{id}/webhooks/{webhook}" GET DELETE => any(admin::webhook);
     "/admin/projects/{id}/webhooks/{webhook}/rotate-secret" POST => any(admin::rotate_signing_secret);
@@ -125,6 +126,7 @@ async fn openapi() -> Response {
 }
 
 async fn metrics(State(app): State<App>) -> Response {
+    app.metrics.event_streams.set(i64::try_from(app.streams.open()).unwrap_or(i64::MAX));
     app.metrics.set_events(|kind| app.store.events_counted(kind));
     let text = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(CONTENT_TYPE, text)], app.metrics.encode()).into_response()

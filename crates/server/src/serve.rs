@@ -29,7 +29,7 @@ use crate::client_certificate::{Presented, settle};
 use crate::error::{Outcome, StartError};
 use crate::places::{Place, Places};
 use crate::write_timeout::WriteTimeout;
-use crate::{App, Tls, cors, host, router, webhooks};
+use crate::{App, Tls, cors, host, router, streams, webhooks};
 
 /// For a year (RFC 6797 §6.1).
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -72,6 +72,7 @@ impl Server {
         let mut connections = JoinSet::new();
         let mut beside = JoinSet::new();
         beside.spawn(webhooks::run(app.clone(), draining.clone()));
+        beside.spawn(streams::run(app.clone(), draining.clone()));
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
         let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
         let mut keys = tokio::time::interval(limits::SIGNING_KEYS_INTERVAL);

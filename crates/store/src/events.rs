@@ -80,8 +80,8 @@ impl Told {
 pub struct NumberedEvent {
     /// Its number.
     pub seq: i64,
-    /// Whose it is.
-    pub project: ProjectId,
+    /// Its kind.
+    pub kind: EventKind,
     /// What is sent of it.
     pub payload: String,
 }
@@ -159,28 +159,21 @@ impl Store {
         self.0.database.fetch(sql, Vec::new()).await?.first().map_or(Ok(0), |row| row.int(0))
     }
 
-    /// The events after a number, of one project or of all.
+    /// The events of a project after a number.
     pub async fn events_after(
         &self,
         seq: i64,
-        project: Option<ProjectId>,
+        project: ProjectId,
         limit: i64,
     ) -> Result<Vec<NumberedEvent>, StoreError> {
-        let (sql, args) = match project {
-            Some(project) => (
-                "SELECT seq, project_id, payload FROM event WHERE seq > $1 AND project_id = $2 ORDER BY seq LIMIT $3",
-                args![seq, project, limit],
-            ),
-            None => (
-                "SELECT seq, project_id, payload FROM event WHERE seq > $1 ORDER BY seq LIMIT $2",
-                args![seq, limit],
-            ),
-        };
-        let rows = self.0.database.fetch(sql, args).await?;
+        let sql =
+            "SELECT seq, type, payload FROM event WHERE seq > $1 AND project_id = $2 ORDER BY seq LIMIT $3";
+        let rows = self.0.database.fetch(sql, args![seq, project, limit]).await?;
         let read = |row: &Row| {
+            let kind = EventKind::parse(&row.text(1)?);
             Ok(NumberedEvent {
                 seq: row.int(0)?,
-                project: row.id(1, ProjectId::parse, "event.project_id")?,
+                kind: kind.ok_or(StoreError::Corrupt { what: "event.type" })?,
                 payload: row.text(2)?,
             })
         };

@@ -1,12 +1,14 @@
 //! The routes beside FHIR that Medplum's clients call.
 
 mod create_client;
+mod events;
 mod invite;
 mod me;
 mod registration;
 mod webhooks;
 
 pub(crate) use create_client::create_client;
+pub(crate) use events::events;
 pub(crate) use invite::invite;
 pub(crate) use me::me;
 pub(crate) use registration::{registration, revoke_registration};

@@ -1,0 +1,219 @@
+//! `GET /admin/projects/{id}/events`: what happens to the secrets of a project, as it happens (HTML, "Server-sent
+//! events"). An event's id is its number in the order of all events (`store/src/events.rs`), so whoever comes
+//! back with the last one it saw misses nothing that is still kept.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use hyper::body::Frame;
+use keyrelay_core::caller::Caller;
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::id::ProjectId;
+use keyrelay_core::limits::{
+    RETRY_AFTER, STREAM_EVENTS_AT_ONCE, STREAM_HEARTBEAT, STREAM_QUEUE_MAX, STREAM_RETRY,
+};
+use keyrelay_core::policy::Interaction;
+use keyrelay_core::time::Timestamp;
+use keyrelay_store::NumberedEvent;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::registration::reached;
+use crate::App;
+use crate::auth::{self, ClientAddress};
+use crate::error::Outcome;
+use crate::headers::NO_STORE;
+use crate::streams::{News, StreamPlace, look};
+
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Keeps a proxy from collecting what should arrive at once.
+const NO_BUFFER: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
+pub(crate) async fn events(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    project: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let project = project.map(|Path(project)| project).unwrap_or_default();
+    let opened = async {
+        if !matches!(method, Method::GET | Method::HEAD) {
+            return Err(Outcome::method_not_allowed("GET"));
+        }
+        let caller = auth::caller(&app, &headers, from).await?;
+        if !may_listen(&caller) {
+            return Err(Outcome::forbidden("Only an admin of the project may listen to its events"));
+        }
+        let project = reached(&app, &caller, &project).await?;
+        let follows = follows(query.as_deref())?;
+        let last_seen = last_seen(&headers)?;
+        let place = app.streams.place(project).ok_or_else(|| Outcome::throttled(RETRY_AFTER))?;
+        // From here on nothing is missed: what comes meanwhile is news.
+        let news = app.streams.listen();
+        look(&app).await;
+        let until = auth::bearer(&app, &headers).map(|token| token.expires);
+        let seen = start(&app, last_seen, follows).await?;
+        Ok(Stream { app: app.clone(), caller, from, project, until, seen, news, follows, _place: place })
+    };
+    let stream = match opened.await {
+        Ok(stream) => stream,
+        Err(outcome) => return outcome.into_response(),
+    };
+    let (queue, pieces) = mpsc::channel(STREAM_QUEUE_MAX);
+    if method == Method::GET {
+        tokio::spawn(stream.run(queue));
+    }
+    let headers = [(CONTENT_TYPE, EVENT_STREAM), (CACHE_CONTROL, NO_STORE), NO_BUFFER];
+    (headers, Body::new(Pieces(pieces))).into_response()
+}
+
+/// An event tells of the secrets of every client, without the exceptions that a policy makes.
+fn may_listen(caller: &Caller) -> bool {
+    caller.is_admin() && caller.may_all(Interaction::Read, ResourceType::ClientApplication)
+}
+
+/// Whether the stream stays open for what comes.
+fn follows(query: Option<&str>) -> Result<bool, Outcome> {
+    match query.unwrap_or_default() {
+        "" | "follow=true" => Ok(true),
+        "follow=false" => Ok(false),
+        _ => Err(Outcome::invalid("The one parameter is follow, which is true or false")),
+    }
+}
+
+fn last_seen(headers: &HeaderMap) -> Result<Option<i64>, Outcome> {
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let seq = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|seq| *seq >= 0);
+    let refused = || Outcome::invalid("Last-Event-ID must be the id of an event of this stream");
+    seq.map(Some).ok_or_else(refused)
+}
+
+/// The number after which the stream begins. Who was never there hears what happens from now on, or all that is
+/// kept if it does not stay. A number that was not given yet is from another life of the database, of which
+/// nothing is known: all that is kept is told.
+async fn start(app: &App, last_seen: Option<i64>, follows: bool) -> Result<i64, Outcome> {
+    let last = app.store.last_event().await?;
+    Ok(match last_seen {
+        Some(seen) if seen <= last => seen,
+        None if follows => last,
+        _ => 0,
+    })
+}
+
+/// One stream.
+struct Stream {
+    app: App,
+    caller: Caller,
+    from: IpAddr,
+    project: ProjectId,
+    /// When the token expires by which it was opened.
+    until: Option<Timestamp>,
+    /// The number of the last event that was looked at.
+    seen: i64,
+    news: watch::Receiver<News>,
+    follows: bool,
+    _place: StreamPlace,
+}
+
+impl Stream {
+    /// Sends what there is and what comes, until nobody listens, the caller may not any more, or the server stops.
+    async fn run(mut self, queue: mpsc::Sender<Bytes>) {
+        // The id by itself is no event, and is where to go on from if the connection breaks before the first.
+        let hello = format!("retry: {}\nid: {}\n\n", STREAM_RETRY.as_millis(), self.seen);
+        if queue.send(hello.into()).await.is_err() {
+            return;
+        }
+        loop {
+            let News::UpTo(last) = *self.news.borrow_and_update() else { return };
+            while self.seen < last {
+                let Some(text) = self.next().await else { return };
+                if text.is_empty() {
+                    break;
+                }
+                if queue.send(text.into()).await.is_err() {
+                    return;
+                }
+            }
+            self.seen = self.seen.max(last);
+            if !self.follows {
+                return;
+            }
+            let patience = self.patience();
+            let changed = tokio::select! {
+                () = queue.closed() => return,
+                changed = timeout(patience, self.news.changed()) => changed,
+            };
+            let goes_on = match changed {
+                Ok(changed) => changed.is_ok(),
+                // A comment, by which either end notices that the other is gone.
+                Err(_) => {
+                    self.is_still_allowed().await && queue.send(Bytes::from_static(b":\n\n")).await.is_ok()
+                }
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// How long nothing may happen until the caller is looked at again.
+    fn patience(&self) -> Duration {
+        self.until.map_or(STREAM_HEARTBEAT, |until| STREAM_HEARTBEAT.min(until.since(self.app.now())))
+    }
+
+    /// The next events of the project, if the caller may still hear them; nothing where there are none. None where
+    /// the stream is over.
+    async fn next(&mut self) -> Option<String> {
+        if !self.is_still_allowed().await {
+            return None;
+        }
+        let found = self.app.store.events_after(self.seen, self.project, STREAM_EVENTS_AT_ONCE).await;
+        // Whoever listens comes back, and goes on where it was.
+        let found = found.inspect_err(|error| tracing::warn!(%error, "a stream of events broke off")).ok()?;
+        if let Some(last) = found.last() {
+            self.seen = last.seq;
+        }
+        Some(found.iter().map(written).collect())
+    }
+
+    async fn is_still_allowed(&self) -> bool {
+        if self.until.is_some_and(|until| until <= self.app.now()) {
+            return false;
+        }
+        let caller = auth::again(&self.app, &self.caller, self.from).await;
+        caller.is_ok_and(|caller| may_listen(&caller) && caller.reaches(self.project))
+    }
+}
+
+/// An event as it goes over the wire. Its payload is one line, as JSON without white space is.
+fn written(NumberedEvent { seq, kind, payload }: &NumberedEvent) -> String {
+    format!("id: {seq}\nevent: {}\ndata: {payload}\n\n", kind.as_str())
+}
+
+/// A body that comes in pieces.
+struct Pieces(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
