@@ -347,6 +347,8 @@ pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 pub const EXPIRY_ROWS: i64 = 200;
 /// How often it is told that one former secret was seen.
 pub const FORMER_SEEN_INTERVAL: Duration = Duration::from_hours(1);
+/// Former secrets of which a server remembers that it has told of them; past it, the database is asked.
+pub const FORMER_SEEN_REMEMBERED_MAX: usize = 10_000;
 /// Streams of events that one server keeps open.
 pub const STREAMS_MAX: usize = 200;
 /// Streams of events of one project that one server keeps open.

@@ -11,6 +11,7 @@ use keyrelay_store::{Change, Resealed, Store};
 
 use crate::audit;
 use crate::config::Config;
+use crate::deadlines;
 use crate::error::StartError;
 use crate::fhir::Conformance;
 use crate::former::{FormerSecretWatch, Watch};
@@ -86,6 +87,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             usage: Arc::clone(&usage),
             clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
         });
         let conformance = Conformance::new(&config.base_url, clock.now());
         Ok(Self(Arc::new(Inner {
@@ -145,6 +147,16 @@ impl App {
         change.sweep_events(self.now());
         if let Err(error) = self.store.commit(change).await {
             tracing::warn!(%error, "what is dead could not be forgotten; it is tried again");
+        }
+    }
+
+    /// Tells of deadlines that are near or have passed.
+    pub async fn tell_deadlines(&self) {
+        if self.store.refuses_changes() {
+            return;
+        }
+        if let Err(error) = deadlines::tell(self).await {
+            tracing::warn!(%error, "it could not be told of deadlines; it is tried again");
         }
     }
 

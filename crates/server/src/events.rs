@@ -33,7 +33,7 @@ pub(crate) fn tell_move(
         moved.ended.iter().filter(|ended| ended.expired.is_none()).map(|ended| ended.slot.id).collect();
     // What its deadline has ended is told by who watches deadlines, unless the move comes first.
     for (secret, at) in moved.ended.iter().filter_map(|ended| Some((ended.slot.id, ended.expired?))) {
-        let expired = Event { at, ..event(What::Expired { secret, ends: at }) };
+        let expired = event(What::Expired { secret, ends: at });
         change.tell_unless_told(&expired, secret, Once::Expired(at));
     }
     if let (SecretAction::Rotate, Some(successor)) = (action, retiring) {

@@ -12,6 +12,7 @@ pub mod bootstrap;
 mod client_certificate;
 mod config;
 mod cors;
+mod deadlines;
 mod error;
 mod events;
 mod fhir;

@@ -76,6 +76,7 @@ impl Server {
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
         let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
         let mut keys = tokio::time::interval(limits::SIGNING_KEYS_INTERVAL);
+        let mut deadlines = tokio::time::interval(limits::EXPIRY_INTERVAL);
         let mut reload = tokio::time::interval(limits::TLS_RELOAD_INTERVAL);
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -93,6 +94,10 @@ impl Server {
                 _ = keys.tick() => {
                     let app = app.clone();
                     tokio::spawn(async move { app.renew_signing_keys().await });
+                }
+                _ = deadlines.tick() => {
+                    let app = app.clone();
+                    tokio::spawn(async move { app.tell_deadlines().await });
                 }
                 _ = reload.tick() => {
                     if let Some(tls) = self.tls.clone() {

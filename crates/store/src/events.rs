@@ -210,6 +210,21 @@ impl Store {
         .await
     }
 
+    /// Of which project a client is or was, and how often a secret of it was refused, as far as that is written
+    /// down. None if there never was such a client.
+    pub async fn refused_before(
+        &self,
+        client: ClientId,
+        secret: SecretId,
+    ) -> Result<Option<(ProjectId, i64)>, StoreError> {
+        let sql = "SELECT r.project_id, COALESCE(u.refused, 0) FROM resource r \
+                   LEFT JOIN secret_usage u ON u.secret_id = $2 \
+                   WHERE r.id = $1 AND r.resource_type = 'ClientApplication'";
+        let rows = self.0.database.fetch(sql, args![client, secret]).await?;
+        let read = |row: &Row| Ok((row.id(0, ProjectId::parse, "resource.project_id")?, row.int(1)?));
+        rows.first().map(read).transpose()
+    }
+
     async fn deadlines(&self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Deadline>, StoreError> {
         let rows = self.0.database.fetch(sql, args).await?;
         let read = |row: &Row| {

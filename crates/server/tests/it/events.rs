@@ -182,10 +182,127 @@ async fn streams_are_so_many_and_end_with_the_server() {
     let path = format!("admin/projects/{}/events", test.project);
     let refused = test.request(&test.admin, Method::GET, &path).send().await;
     refused.refused(429, "throttled");
-    let began = std::time::Instant::now();
-    test.restart_configured(|_| {}).await;
-    assert!(began.elapsed() < DRAIN_TIMEOUT, "they were cut off, not ended");
+    let restarted = tokio::time::timeout(DRAIN_TIMEOUT, test.restart_configured(|_| {})).await;
+    assert!(restarted.is_ok(), "they were cut off, not ended");
     for mut stream in streams {
         assert_eq!(stream.next().await, None);
     }
+}
+
+async fn kinds(test: &TestApp, last: i64) -> Vec<String> {
+    kept(test, Some(last)).await.into_iter().map(|event| event.kind).collect()
+}
+
+async fn rotate_until(test: &TestApp, client: &Credentials, retire_after: &str) -> Credentials {
+    let body = json!({ "secret": client.secret, "retireAfter": retire_after });
+    let path = format!("{}/$rotate-secret", client.path());
+    client.with(&test.post(&test.admin, &path, &body).await.expect(200).text_at("/secret"))
+}
+
+#[tokio::test]
+async fn a_deadline_is_told_when_it_is_near_and_when_it_has_passed_once() {
+    let test = TestApp::start().await;
+    let other = test.beside().await;
+    let look = async || tokio::join!(test.app.tell_deadlines(), other.app.tell_deadlines());
+    let client = test.make_client(&test.project, "Nightly export").await;
+    rotate_until(&test, &client, "3d").await;
+    let rotated = kept(&test, None).await.remove(0);
+    let (secret, ends) = (&rotated.data["data"]["retiring"], &rotated.data["data"]["retiringEnds"]);
+    assert_eq!(ends, "2026-01-04T00:00:00.000Z");
+    look().await;
+    assert_eq!(kinds(&test, 1).await, [""; 0]);
+
+    test.clock.advance(Duration::from_hours(48));
+    look().await;
+    look().await;
+    let told = kept(&test, Some(1)).await;
+    assert_eq!(told.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["client.secret.expiring"]);
+    let data = &told[0].data["data"];
+    assert_eq!((told[0].client(), &data["secret"], &data["ends"]), (client.path().as_str(), secret, ends));
+
+    test.clock.advance(Duration::from_hours(24));
+    look().await;
+    look().await;
+    let told = kept(&test, Some(2)).await;
+    assert_eq!(told.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["client.secret.expired"]);
+    assert_eq!((&told[0].data["data"]["secret"], &told[0].data["data"]["ends"]), (secret, ends));
+}
+
+#[tokio::test]
+async fn a_deadline_that_was_near_from_the_start_is_not_warned_of_and_a_move_that_finds_it_passed_tells() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Nightly export").await;
+    let mut client = rotate_until(&test, &client, "1h").await;
+    test.app.tell_deadlines().await;
+    assert_eq!(kinds(&test, 1).await, [""; 0]);
+    test.clock.advance(Duration::from_hours(1));
+    // Before anybody looks for deadlines.
+    rotate(&test, &mut client).await;
+    test.app.tell_deadlines().await;
+    let mut told = kinds(&test, 1).await;
+    told.sort();
+    assert_eq!(told, ["client.secret.expired", "client.secret.rotated"]);
+}
+
+#[tokio::test]
+async fn a_former_secret_that_is_seen_again_is_told_once_an_hour() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Nightly export").await;
+    test.rotate(&test.admin, &client.id, "secret", &client.secret).await.expect(200);
+    test.rotate(&test.admin, &client.id, "retiringSecret", &client.secret).await.expect(200);
+    let ended = kept(&test, None).await.pop().unwrap();
+    let attempt = async || {
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", &client.id),
+            ("client_secret", &client.secret),
+        ];
+        let request = test.request_elsewhere(As::Anonymous, Method::POST, "oauth2/token");
+        request.header("user-agent", "old-deployment/1.0").form(&form).send().await.expect(401);
+        // Waits until it was looked at.
+        test.app.flush_usage().await;
+    };
+    for _ in 0..3 {
+        attempt().await;
+    }
+    test.grant(&client.id, "a-wrong-secret-that-nobody-ever-had-0001").await.expect(401);
+    test.app.flush_usage().await;
+    let told = kept(&test, Some(ended.id)).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].kind, "client.secret.former_seen");
+    let data = json!({
+        "project": format!("Project/{}", test.project),
+        "client": client.path(),
+        "secret": ended.data["data"]["ended"][0],
+        "address": "127.0.0.2",
+        "userAgent": "old-deployment/1.0",
+        "times": 1,
+    });
+    assert_eq!(told[0].data["data"], data);
+    test.clock.advance(Duration::from_hours(1));
+    attempt().await;
+    let told = kept(&test, Some(told[0].id)).await;
+    assert_eq!((told.len(), &told[0].data["data"]["times"]), (1, &json!(4)));
+}
+
+#[tokio::test]
+async fn a_rotation_that_ends_a_secret_in_use_is_told() {
+    let test = TestApp::start().await;
+    let mut client = test.make_client(&test.project, "Nightly export").await;
+    // Used, and moved on from.
+    test.bearer(&client).await;
+    rotate(&test, &mut client).await;
+    test.clock.advance(Duration::from_mins(1));
+    test.bearer(&client).await;
+    test.app.flush_usage().await;
+    rotate(&test, &mut client).await;
+    assert_eq!(kinds(&test, 0).await, ["client.secret.rotated"; 2]);
+    // Used, and not moved on from.
+    let seen = kept(&test, None).await.pop().unwrap();
+    rotate(&test, &mut client).await;
+    let told = kept(&test, Some(seen.id)).await;
+    assert_eq!(told.len(), 2, "{told:?}");
+    let alarm = told.iter().find(|event| event.kind == "client.secret.overwritten_in_use").unwrap();
+    assert_eq!(alarm.data["data"]["secret"], seen.data["data"]["retiring"]);
+    assert_eq!(alarm.data["data"]["by"], test.admin.path());
 }
