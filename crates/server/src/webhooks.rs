@@ -75,6 +75,13 @@ impl Problem {
 /// Delivers what is due, now and whenever something comes, until the server drains. What is under way then is
 /// finished.
 pub(crate) async fn run(app: App, mut draining: watch::Receiver<bool>) {
+    if !app.store.is_shared() && !app.store.refuses_changes() {
+        let mut change = Change::new();
+        change.take_over_webhooks(app.now());
+        if let Err(error) = app.store.commit(change).await {
+            tracing::warn!(%error, "webhooks that were under way wait until their lease is over");
+        }
+    }
     let mut told = app.store.events_told();
     let mut tick = tokio::time::interval(WEBHOOK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

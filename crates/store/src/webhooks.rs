@@ -267,6 +267,12 @@ impl Change {
         );
     }
 
+    /// Takes up the webhooks that a server before this one had to itself when it ended; for who shares the database
+    /// with nobody.
+    pub fn take_over_webhooks(&mut self, now: Timestamp) {
+        self.push("UPDATE webhook_state SET leased_until = $1 WHERE leased_until > $1", args![now], None);
+    }
+
     /// Gives a webhook back before its time, if it is still one's own.
     pub fn release_webhook(&mut self, id: WebhookId, until: Timestamp, now: Timestamp) {
         self.push(

@@ -1,6 +1,6 @@
 //! P4 with a real process: after a run that used every route, no secret is anywhere it must not be.
 //! Looked for, byte by byte: the database, its WAL, the log at `trace`, the metrics, every version of
-//! every resource, every AuditEvent.
+//! every resource, every AuditEvent, what webhooks and streams of events tell, and why a delivery failed.
 
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::process::{Process, bootstrap, http, parameters};
+use crate::receiver::Receiver;
 
 /// Speaks to the server as its Super Admin, and remembers every secret and token it saw.
 struct Run {
@@ -16,6 +17,11 @@ struct Run {
     base: String,
     admin: (String, String),
     secrets: Vec<String>,
+    receiver: Receiver,
+    /// Where webhooks are listed.
+    listed: String,
+    /// What else must hold no secret: a name, and what was read there.
+    texts: Vec<(String, String)>,
 }
 
 impl Run {
@@ -87,6 +93,7 @@ impl Run {
             .send("POST", "fhir/R4/Project", Some(&json!({ "resourceType": "Project", "name": "Leaks" })))
             .await;
         let project = project["id"].as_str().unwrap().to_owned();
+        self.register_webhooks(&project).await;
         let client = self
             .send("POST", &format!("admin/projects/{project}/client"), Some(&json!({ "name": "Leaky" })))
             .await;
@@ -161,6 +168,34 @@ impl Run {
         id
     }
 
+    /// One that receives, and one that nobody answers.
+    async fn register_webhooks(&mut self, project: &str) {
+        let path = format!("admin/projects/{project}/webhooks");
+        for url in [self.receiver.url.clone(), "http://127.0.0.1:9/".to_owned()] {
+            let made = self.send("POST", &path, Some(&json!({ "url": url }))).await;
+            let one = format!("{path}/{}", made["id"].as_str().unwrap());
+            self.send("POST", &format!("{one}/rotate-secret"), Some(&json!({}))).await;
+        }
+        self.listed = path;
+    }
+
+    /// What was told, by every way there is, up to what the life of the client ended with.
+    async fn everything_told(&mut self) {
+        loop {
+            let (head, body) = self.receiver.next().await;
+            let is_last = body.contains("former_seen");
+            self.texts.push(("a webhook".to_owned(), head + &body));
+            if is_last {
+                break;
+            }
+        }
+        for path in [self.listed.clone(), self.listed.replace("webhooks", "events?follow=false")] {
+            let request = self.http.get(format!("{}{path}", self.base));
+            let text = request.basic_auth(&self.admin.0, Some(&self.admin.1)).send().await.unwrap().text();
+            self.texts.push((path, text.await.unwrap()));
+        }
+    }
+
     /// Everything that must hold no secret, as text.
     async fn everything_readable(&mut self, id: &str) -> Vec<(String, String)> {
         let history = format!("fhir/R4/ClientApplication/{id}/_history");
@@ -189,9 +224,19 @@ async fn no_secret_is_found_where_it_must_not_be() {
     let (dir, log) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
     let server = Process::start_logging(dir.path(), log.path()).await;
     let admin = bootstrap(dir.path());
-    let mut run = Run { http: http(), base: server.base.clone(), secrets: vec![admin.1.clone()], admin };
+    let mut run = Run {
+        http: http(),
+        base: server.base.clone(),
+        secrets: vec![admin.1.clone()],
+        admin,
+        receiver: Receiver::open().await,
+        listed: String::new(),
+        texts: Vec::new(),
+    };
     let id = run.use_every_route().await;
-    let texts = run.everything_readable(&id).await;
+    run.everything_told().await;
+    let mut texts = run.everything_readable(&id).await;
+    texts.append(&mut run.texts);
     // Killed, so that the WAL stays as it is.
     server.kill().await;
 
@@ -207,6 +252,24 @@ async fn no_secret_is_found_where_it_must_not_be() {
             let bytes = std::fs::read(&file).unwrap();
             assert!(!contains(&bytes, needle.as_bytes()), "a secret is in {}", file.display());
         }
+    }
+    // What webhooks are signed with is kept sealed, and so are its bytes.
+    let signing: Vec<_> = run.secrets.iter().filter_map(|secret| secret.strip_prefix("whsec_")).collect();
+    assert_eq!(signing.len(), 4);
+    for bytes in signing.iter().map(|text| STANDARD.decode(text).unwrap()) {
+        for file in files_that_hold_no_secret(dir.path(), log.path()) {
+            assert!(!contains(&std::fs::read(&file).unwrap(), &bytes), "{}", file.display());
+        }
+    }
+    for (name, expected) in [
+        ("a webhook", "client.secret.rotated"),
+        ("admin/", "no connection could be made"),
+        ("admin/", "event: "),
+    ] {
+        assert!(
+            texts.iter().any(|(path, text)| path.starts_with(name) && text.contains(expected)),
+            "{expected}"
+        );
     }
     let log = std::fs::read_to_string(log.path()).unwrap();
     for expected in ["DEBUG", "a client was not let in", "a secret was moved on", "a secret that has ended"] {
