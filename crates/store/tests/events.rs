@@ -3,11 +3,13 @@
 use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::Profile;
 use keyrelay_core::event::{Event, EventKind, What};
-use keyrelay_core::id::{ClientId, EventId, ProjectId, SecretId};
-use keyrelay_core::limits::EVENTS_KEPT;
+use keyrelay_core::id::{ClientId, EventId, ProjectId, SecretId, WebhookId};
+use keyrelay_core::keyring::Keyring;
+use keyrelay_core::limits::{EVENTS_KEPT, WEBHOOK_LEASE};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::Timestamp;
-use keyrelay_store::{Change, Conflict, Once, Store, StoreError, TestDatabase};
+use keyrelay_core::webhook::SigningSecret;
+use keyrelay_store::{Change, Conflict, DueWebhook, Once, Store, StoreError, TestDatabase, Webhook};
 use tempfile::TempDir;
 
 const NOW: Timestamp = Timestamp::from_epoch_ms(1_767_225_600_000);
@@ -155,4 +157,50 @@ async fn what_is_told_once_is_told_by_one_of_two_servers() {
     let counted =
         stage.one.events_counted(EventKind::Rotated) + stage.other.events_counted(EventKind::Rotated);
     assert_eq!(counted, 2, "what was not told was not counted");
+}
+
+#[tokio::test]
+async fn of_two_servers_one_has_a_webhook_to_itself_until_its_time_is_over() {
+    let stage = Stage::open().await;
+    let keyring = Keyring::parse_file(&Keyring::new_file(&stage.entropy)).unwrap();
+    let id = WebhookId::random(&stage.entropy);
+    let secret = SigningSecret::generate(&stage.entropy);
+    let webhook = Webhook {
+        id,
+        project: stage.project,
+        url: "https://hooks.example.org/".to_owned(),
+        kinds: None,
+        created: NOW,
+        created_by: Profile::client(stage.client),
+        signing: keyring.seal_signing_secret(id, &secret, &stage.entropy),
+        retiring: None,
+        disabled: None,
+    };
+    let mut change = Change::new();
+    change.create_webhook(&webhook);
+    stage.one.commit(change).await.unwrap();
+    let told = stage.tell(&stage.one, NOW).await;
+
+    let (mine, theirs) =
+        (stage.one.due_webhooks(NOW, 10).await.unwrap(), stage.other.due_webhooks(NOW, 10).await.unwrap());
+    let lease = |due: &[DueWebhook]| {
+        let mut change = Change::new();
+        change.lease_webhook(&due[0], NOW.plus(WEBHOOK_LEASE));
+        change
+    };
+    stage.one.commit(lease(&mine)).await.unwrap();
+    let refused = stage.other.commit(lease(&theirs)).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::Version))), "{refused:?}");
+    assert!(stage.other.due_webhooks(NOW, 10).await.unwrap().is_empty());
+
+    // Who has it dies.
+    let later = NOW.plus(WEBHOOK_LEASE);
+    assert_eq!(stage.other.due_webhooks(later, 10).await.unwrap().len(), 1);
+    let due = stage.other.due_deliveries(id, later, 10).await.unwrap();
+    assert_eq!((due.len(), due[0].event, due[0].attempts), (1, told.id, 0));
+    assert_eq!(due[0].payload, told.to_json().to_string());
+    let mut change = Change::new();
+    change.delivered(id, told.id, later);
+    stage.other.commit(change).await.unwrap();
+    assert_eq!(stage.one.deliveries_pending().await.unwrap(), 0);
 }

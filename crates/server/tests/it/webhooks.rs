@@ -437,7 +437,7 @@ async fn a_slow_receiver_holds_up_nobody_else() {
     let mut stage = Stage::set().await;
     let mut slow = Receiver::open().await;
     slow.answers("");
-    register(&stage.test, &json!({ "url": slow.url })).await.expect(201);
+    let to_slow = register(&stage.test, &json!({ "url": slow.url })).await.expect(201).text_at("/id");
     for _ in 0..20 {
         stage.rotate().await;
     }
@@ -446,6 +446,8 @@ async fn a_slow_receiver_holds_up_nobody_else() {
     while ids.len() < 20 {
         assert!(ids.insert(stage.receiver.next().await.headers["webhook-id"].clone()), "told twice");
     }
+    let shown = stage.send(Method::GET, &format!("/{to_slow}"), None).await.expect(200).json();
+    assert_eq!(shown["failuresInARow"], 0, "its first attempt is still under way");
 }
 
 /// Two servers share the work: nothing is sent twice, and nothing is forgotten.
