@@ -29,6 +29,10 @@ class Project:
         """A client application with a secret."""
         return self._send("POST", f"admin/projects/{self.id}/client", {"name": "Robot", **body})
 
+    def new_webhook(self, url):
+        """A webhook, with the secret that it is signed with."""
+        return self._send("POST", f"admin/projects/{self.id}/webhooks", {"url": url})
+
     def new_public_client(self):
         """A client application that has nothing to prove itself by."""
         resource = {"resourceType": "ClientApplication", "name": "Viewer", "redirectUris": [REDIRECT]}
