@@ -108,6 +108,8 @@ pub struct Living {
     pub clients: Vec<Known>,
     access_token: String,
     refresh_token: String,
+    /// What the webhook of the last project signs with.
+    signing_secret: String,
 }
 
 impl Living {
@@ -120,6 +122,7 @@ impl Living {
             clients: Vec::new(),
             access_token: String::new(),
             refresh_token: String::new(),
+            signing_secret: String::new(),
         };
         for visibility in ["recoverable", "once"] {
             let project = json!({
@@ -127,6 +130,11 @@ impl Living {
                 "setting": [{ "name": "secretVisibility", "valueString": visibility }],
             });
             living.project = text(&living.send(server, "fhir/R4/Project", &project).await, "id");
+            let path = format!("admin/projects/{}/webhooks", living.project);
+            // Nothing is sent there: no secret has a deadline.
+            let webhook =
+                json!({ "url": "https://hooks.example.test/", "types": ["client.secret.expiring"] });
+            living.signing_secret = text(&living.send(server, &path, &webhook).await, "secret");
             for rotations in 0..4 {
                 let name = json!({ "name": format!("Client {rotations}\n\u{e4}\u{df}") });
                 let path = format!("admin/projects/{}/client", living.project);
@@ -216,6 +224,11 @@ impl Living {
         let events = self.get(server, "AuditEvent?_count=1000").await;
         assert!(events["entry"].as_array().unwrap().len() >= 14, "{events}");
 
+        let path = format!("{}admin/projects/{}/webhooks", server.base, self.project);
+        let listed = self.http.get(path).basic_auth(&self.admin.0, Some(&self.admin.1)).send().await.unwrap();
+        let listed: Value = listed.json().await.unwrap();
+        assert_eq!(listed["webhooks"][0]["url"], "https://hooks.example.test/", "{listed}");
+
         let me = self.http.get(format!("{}auth/me", server.base)).bearer_auth(&self.access_token);
         assert_eq!(me.send().await.unwrap().status(), 200, "a token from before");
         let form = [("grant_type", "refresh_token"), ("refresh_token", self.refresh_token.as_str())];
@@ -267,7 +280,13 @@ impl Living {
         let known = self.clients.iter().flat_map(|known| {
             known.ended.iter().chain(&known.retiring).chain([&known.active]).map(String::as_str)
         });
-        let all = known.chain([PASSWORD, &self.admin.1, &self.access_token, &self.refresh_token]);
+        let all = known.chain([
+            PASSWORD,
+            &self.admin.1,
+            &self.access_token,
+            &self.refresh_token,
+            &self.signing_secret,
+        ]);
         for secret in all {
             assert!(
                 !bytes.windows(secret.len()).any(|window| window == secret.as_bytes()),
