@@ -332,17 +332,29 @@ impl Change {
     }
 
     fn perhaps_told(&mut self, event: &Event) {
-        self.deliver(event);
+        self.deliver_if_told(event);
         self.tells.perhaps.push((event.kind(), event.id));
     }
 
-    /// Notes for each webhook that wants an event that it is to be delivered there.
+    /// Notes for each webhook that wants an event that it is to be delivered there. What is asked is the webhooks
+    /// alone, where it can be: they seldom change, so changes at once do not stand in each other's way.
     fn deliver(&mut self, event: &Event) {
         self.push(
             "INSERT INTO webhook_delivery (webhook_id, event_id, attempts, due) \
-             SELECT w.id, e.id, 0, e.at FROM event e JOIN webhook w ON w.project_id = e.project_id \
-             WHERE e.id = $1 AND w.disabled IS NULL AND (w.types IS NULL OR w.types LIKE '% ' || e.type || ' %')",
-            args![event.id],
+             SELECT w.id, $1, 0, CAST($2 AS BIGINT) FROM webhook w WHERE w.project_id = $3 AND w.disabled IS NULL \
+             AND (w.types IS NULL OR w.types LIKE $4)",
+            delivery_args(event),
+            None,
+        );
+    }
+
+    /// The same for an event that may not have been told.
+    fn deliver_if_told(&mut self, event: &Event) {
+        self.push(
+            "INSERT INTO webhook_delivery (webhook_id, event_id, attempts, due) \
+             SELECT w.id, $1, 0, CAST($2 AS BIGINT) FROM webhook w WHERE w.project_id = $3 AND w.disabled IS NULL \
+             AND (w.types IS NULL OR w.types LIKE $4) AND EXISTS (SELECT 1 FROM event e WHERE e.id = $1)",
+            delivery_args(event),
             None,
         );
     }
@@ -367,4 +379,8 @@ impl Change {
 
 fn event_args(event: &Event) -> Vec<Arg> {
     args![event.id, event.project, event.kind().as_str(), event.at, event.to_json().to_string()]
+}
+
+fn delivery_args(event: &Event) -> Vec<Arg> {
+    args![event.id, event.at, event.project, format!("% {} %", event.kind().as_str())]
 }
