@@ -343,7 +343,9 @@ pub const WEBHOOK_OVERLAP_MAX: Duration = Duration::from_hours(30 * 24);
 pub const EXPIRY_WARNING_DEFAULT: Duration = Duration::from_hours(24);
 /// How often it is looked for deadlines that are near or have passed.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
-/// Deadlines that are told of at once; the others follow.
+/// How far back it is looked again: longer than a change takes until it can be seen, and than clocks are apart.
+pub const EXPIRY_LOOK_BACK: Duration = Duration::from_mins(10);
+/// Deadlines that are read at once; the others follow.
 pub const EXPIRY_ROWS: i64 = 200;
 /// How often it is told that one former secret was seen.
 pub const FORMER_SEEN_INTERVAL: Duration = Duration::from_hours(1);

@@ -44,6 +44,7 @@ pub struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) webhooks: Deliverer,
     pub(crate) streams: Streams,
+    pub(crate) deadlines: deadlines::Looked,
 }
 
 impl std::fmt::Debug for Inner {
@@ -98,6 +99,7 @@ impl App {
             passwords: PasswordHasher::default(),
             limiter: Limiter::default(),
             streams: Streams::default(),
+            deadlines: deadlines::Looked::default(),
             webhooks: Deliverer::new(config.base_url.reach()),
             former,
             metrics,

@@ -1,34 +1,71 @@
 //! Tells that the deadline of a retiring secret is near, and that it has passed. Any number of servers look; one of
 //! them tells. Nothing depends on it but the telling: a secret past its deadline is refused by whoever reads it.
+//!
+//! Each look goes on from where the last one of this server ended, a little before that, for a change may take its
+//! time until it can be seen. So the work is that of the deadlines that come up, not of all that there are.
+
+use std::time::Duration;
 
 use keyrelay_core::event::{Event, What};
-use keyrelay_core::limits::{EXPIRY_ROWS, EXPIRY_WARNING_DEFAULT};
+use keyrelay_core::id::SecretId;
+use keyrelay_core::limits::{EVENTS_KEPT, EXPIRY_LOOK_BACK, EXPIRY_ROWS, EXPIRY_WARNING_DEFAULT};
+use keyrelay_core::time::Timestamp;
 use keyrelay_store::{Change, Conflict, Deadline, Once, StoreError};
+use tokio::sync::Mutex;
 
 use crate::App;
 use crate::events::event_id;
 
-/// Tells of all that are due.
+/// Up to when this server has looked; `None` before its first look.
+#[derive(Debug, Default)]
+pub(crate) struct Looked(Mutex<Option<Timestamp>>);
+
+/// Tells of all that came up since the last look.
 pub(crate) async fn tell(app: &App) -> Result<(), StoreError> {
-    let warning_ms = i64::try_from(EXPIRY_WARNING_DEFAULT.as_millis()).unwrap_or(i64::MAX);
-    loop {
-        let (expiring, expired) = (
-            app.store.untold_expiring(app.now(), warning_ms).await?,
-            app.store.untold_expired(app.now()).await?,
-        );
-        for deadline in &expiring {
-            let what = What::Expiring { secret: deadline.secret, ends: deadline.ends };
-            tell_one(app, deadline, what, Once::Expiring(deadline.ends)).await?;
-        }
-        for deadline in &expired {
-            let what = What::Expired { secret: deadline.secret, ends: deadline.ends };
-            tell_one(app, deadline, what, Once::Expired(deadline.ends)).await?;
-        }
-        let rows = usize::try_from(EXPIRY_ROWS).unwrap_or(usize::MAX);
-        if expiring.len() < rows && expired.len() < rows {
-            return Ok(());
+    let mut looked = app.deadlines.0.lock().await;
+    let now = app.now();
+    // What came up while no server ran is told as long as anything is kept of it.
+    let since = looked.map_or_else(|| now.minus(EVENTS_KEPT), |until| until.minus(EXPIRY_LOOK_BACK));
+    for before in [EXPIRY_WARNING_DEFAULT, Duration::ZERO] {
+        let (after, until) = (since.plus(before), now.plus(before));
+        let mut last = None;
+        loop {
+            let found = app.store.deadlines(after, until, last.as_ref()).await?;
+            tell_some(app, &found, before, now).await?;
+            last = found.last().copied();
+            if last.is_none() || found.len() < usize::try_from(EXPIRY_ROWS).unwrap_or(usize::MAX) {
+                break;
+            }
         }
     }
+    *looked = Some(now);
+    Ok(())
+}
+
+/// Tells of deadlines that are `before` away, or nearer; that have passed, where that is no time.
+async fn tell_some(
+    app: &App,
+    found: &[Deadline],
+    before: Duration,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let secrets: Vec<SecretId> = found.iter().map(|deadline| deadline.secret).collect();
+    let told = app.store.told_of(&secrets).await?;
+    for deadline in found {
+        let Deadline { secret, ends, known_since, .. } = *deadline;
+        let (what, once) = if before.is_zero() {
+            (What::Expired { secret, ends }, Once::Expired(ends))
+        } else if ends <= now || ends.since(known_since) <= before {
+            // It has passed, or whoever set it knew that it was as near.
+            continue;
+        } else {
+            (What::Expiring { secret, ends }, Once::Expiring { ends, before })
+        };
+        if !told.contains(&(secret, once.name())) {
+            tell_one(app, deadline, what, once).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn tell_one(app: &App, deadline: &Deadline, what: What, once: Once) -> Result<(), StoreError> {

@@ -6,8 +6,10 @@
 //! seen, all smaller ones can, and "after the last number that I saw" misses nothing, however long a
 //! transaction took and whatever the clocks say. Numbers are given only while somebody reads.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use keyrelay_core::event::{Event, EventKind};
 use keyrelay_core::id::{ClientId, EventId, ProjectId, SecretId};
@@ -97,6 +99,8 @@ pub struct Deadline {
     pub secret: SecretId,
     /// When it ends.
     pub ends: Timestamp,
+    /// Since when it retires.
+    pub known_since: Timestamp,
 }
 
 impl Store {
@@ -180,34 +184,47 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Retiring secrets whose deadline has passed lately and of which that was not told.
-    pub async fn untold_expired(&self, now: Timestamp) -> Result<Vec<Deadline>, StoreError> {
-        self.deadlines(
-            "SELECT id, project_id, retiring_id, retiring_ends FROM client \
-             WHERE retiring_ends > $1 AND retiring_ends <= $2 AND NOT EXISTS (SELECT 1 FROM event_told t \
-             WHERE t.secret_id = client.retiring_id AND t.what = 'expired ' || client.retiring_ends) \
-             ORDER BY retiring_ends LIMIT $3",
-            args![now.minus(EVENTS_KEPT), now, EXPIRY_ROWS],
-        )
-        .await
+    /// Retiring secrets that end after `after` and by `until`, in that order, after the one that was found last; at
+    /// most [`EXPIRY_ROWS`].
+    pub async fn deadlines(
+        &self,
+        after: Timestamp,
+        until: Timestamp,
+        last: Option<&Deadline>,
+    ) -> Result<Vec<Deadline>, StoreError> {
+        let (ends, client) = match last {
+            Some(last) => (last.ends, last.client.to_string()),
+            None => (after.plus(Duration::from_millis(1)), String::new()),
+        };
+        let sql = "SELECT id, project_id, retiring_id, retiring_ends, active_created FROM client \
+                   WHERE retiring_ends >= $1 AND retiring_ends <= $2 AND (retiring_ends > $1 OR id > $3) \
+                   ORDER BY retiring_ends, id LIMIT $4";
+        let rows = self.0.database.fetch(sql, args![ends, until, client, EXPIRY_ROWS]).await?;
+        let read = |row: &Row| {
+            Ok(Deadline {
+                client: row.id(0, ClientId::parse, "client.id")?,
+                project: row.id(1, ProjectId::parse, "client.project_id")?,
+                secret: row.id(2, SecretId::parse, "client.retiring_id")?,
+                ends: Timestamp::from_epoch_ms(row.int(3)?),
+                known_since: Timestamp::from_epoch_ms(row.int(4)?),
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
-    /// Retiring secrets whose deadline is nearer than `warning_ms`, and was farther when the rotation was
-    /// made, and of which that was not told.
-    pub async fn untold_expiring(
-        &self,
-        now: Timestamp,
-        warning_ms: i64,
-    ) -> Result<Vec<Deadline>, StoreError> {
-        let until = Timestamp::from_epoch_ms(now.epoch_ms().saturating_add(warning_ms));
-        self.deadlines(
-            "SELECT id, project_id, retiring_id, retiring_ends FROM client \
-             WHERE retiring_ends > $1 AND retiring_ends <= $2 AND retiring_ends - active_created > $3 \
-             AND NOT EXISTS (SELECT 1 FROM event_told t WHERE t.secret_id = client.retiring_id \
-             AND t.what = 'expiring ' || client.retiring_ends) ORDER BY retiring_ends LIMIT $4",
-            args![now, until, warning_ms, EXPIRY_ROWS],
-        )
-        .await
+    /// What was told of some secrets and is not to be told again.
+    pub async fn told_of(&self, secrets: &[SecretId]) -> Result<HashSet<(SecretId, String)>, StoreError> {
+        let mut told = HashSet::new();
+        for some in secrets.chunks(READ_GROUP_MAX) {
+            let sql = format!(
+                "SELECT secret_id, what FROM event_told WHERE secret_id IN ({})",
+                placeholders(some.len())
+            );
+            for row in self.0.database.fetch_once(sql, some.iter().copied().map(Arg::from).collect()).await? {
+                told.insert((row.id(0, SecretId::parse, "event_told.secret_id")?, row.text(1)?));
+            }
+        }
+        Ok(told)
     }
 
     /// Of which project a client is or was, and how often a secret of it was refused, as far as that is written
@@ -224,26 +241,18 @@ impl Store {
         let read = |row: &Row| Ok((row.id(0, ProjectId::parse, "resource.project_id")?, row.int(1)?));
         rows.first().map(read).transpose()
     }
-
-    async fn deadlines(&self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Deadline>, StoreError> {
-        let rows = self.0.database.fetch(sql, args).await?;
-        let read = |row: &Row| {
-            Ok(Deadline {
-                client: row.id(0, ClientId::parse, "client.id")?,
-                project: row.id(1, ProjectId::parse, "client.project_id")?,
-                secret: row.id(2, SecretId::parse, "client.retiring_id")?,
-                ends: Timestamp::from_epoch_ms(row.int(3)?),
-            })
-        };
-        rows.iter().map(read).collect()
-    }
 }
 
 /// What is told once only of a secret, by the name that it has in the database.
 #[derive(Clone, Copy, Debug)]
 pub enum Once {
     /// That a deadline is near.
-    Expiring(Timestamp),
+    Expiring {
+        /// The deadline.
+        ends: Timestamp,
+        /// How long before it: each of several warnings is told.
+        before: Duration,
+    },
     /// That it has passed.
     Expired(Timestamp),
     /// That a former secret was seen, in one period of time.
@@ -256,9 +265,11 @@ pub enum Once {
 }
 
 impl Once {
-    fn name(self) -> String {
+    /// The name of it.
+    #[must_use]
+    pub fn name(self) -> String {
         match self {
-            Self::Expiring(ends) => format!("expiring {}", ends.epoch_ms()),
+            Self::Expiring { ends, before } => format!("expiring {} {}", ends.epoch_ms(), before.as_millis()),
             Self::Expired(ends) => format!("expired {}", ends.epoch_ms()),
             Self::FormerSeen { period, .. } => format!("former {period}"),
         }
@@ -267,7 +278,7 @@ impl Once {
     /// Until when it must be remembered: a deadline is looked for until [`EVENTS_KEPT`] after it.
     fn until(self) -> Timestamp {
         match self {
-            Self::Expiring(ends) | Self::Expired(ends) => ends.plus(EVENTS_KEPT).plus(EVENTS_KEPT),
+            Self::Expiring { ends, .. } | Self::Expired(ends) => ends.plus(EVENTS_KEPT).plus(EVENTS_KEPT),
             Self::FormerSeen { until, .. } => until,
         }
     }

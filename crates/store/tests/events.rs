@@ -149,7 +149,11 @@ async fn what_is_told_once_is_told_by_one_of_two_servers() {
     change.tell_unless_told(&stage.event(NOW), secret, Once::Expired(NOW));
     stage.one.commit(change).await.unwrap();
     let mut change = Change::new();
-    change.tell_unless_told(&stage.event(NOW), secret, Once::Expiring(NOW));
+    change.tell_unless_told(
+        &stage.event(NOW),
+        secret,
+        Once::Expiring { ends: NOW, before: std::time::Duration::ZERO },
+    );
     stage.one.commit(change).await.unwrap();
     stage.one.number_events().await.unwrap();
     assert_eq!(stage.read(0).await.len(), 2, "expired once, expiring once");
