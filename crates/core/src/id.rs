@@ -6,7 +6,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::random::{Entropy, random_uuid};
+use crate::random::{Entropy, random_uuid, time_ordered_uuid};
+use crate::time::Timestamp;
 
 macro_rules! ids {
     ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {$(
@@ -82,6 +83,21 @@ ids! {
     EventId,
     /// A webhook of a project.
     WebhookId,
+}
+
+impl EventId {
+    /// An id that sorts by the time of its making.
+    #[must_use]
+    pub fn made_at(now: Timestamp, entropy: &dyn Entropy) -> Self {
+        Self(time_ordered_uuid(now, entropy))
+    }
+
+    /// The id before all that are made from a moment on.
+    #[must_use]
+    pub fn first_at(at: Timestamp) -> Self {
+        let ms = u64::try_from(at.epoch_ms()).unwrap_or(0);
+        Self(uuid::Builder::from_unix_timestamp_millis(ms, &[0; 10]).into_uuid())
+    }
 }
 
 macro_rules! is_a_resource {

@@ -7,14 +7,13 @@
 use std::time::Duration;
 
 use keyrelay_core::event::{Event, What};
-use keyrelay_core::id::SecretId;
+use keyrelay_core::id::{EventId, SecretId};
 use keyrelay_core::limits::{EVENTS_KEPT, EXPIRY_LOOK_BACK, EXPIRY_ROWS, EXPIRY_WARNING_DEFAULT};
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{Change, Conflict, Deadline, Once, StoreError};
 use tokio::sync::Mutex;
 
 use crate::App;
-use crate::events::event_id;
 
 /// Up to when this server has looked; `None` before its first look.
 #[derive(Debug, Default)]
@@ -70,7 +69,7 @@ async fn tell_some(
 
 async fn tell_one(app: &App, deadline: &Deadline, what: What, once: Once) -> Result<(), StoreError> {
     let (now, Deadline { client, project, secret, .. }) = (app.now(), *deadline);
-    let event = Event { id: event_id(now, app.entropy.as_ref()), at: now, project, client, what };
+    let event = Event { id: EventId::made_at(now, app.entropy.as_ref()), at: now, project, client, what };
     let mut change = Change::new();
     change.tell_once(&event, secret, once);
     match app.store.commit(change).await {

@@ -4,9 +4,7 @@ use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::SecretAuthority;
 use keyrelay_core::event::{Event, What};
 use keyrelay_core::id::{ClientId, EventId, SecretId};
-use keyrelay_core::random::{Entropy, time_ordered_uuid};
 use keyrelay_core::slots::Moved;
-use keyrelay_core::time::Timestamp;
 use keyrelay_store::{Change, Once};
 
 use crate::fhir::Act;
@@ -21,7 +19,7 @@ pub(crate) fn tell_move(
     change: &mut Change,
 ) {
     let event = |what| Event {
-        id: event_id(act.now, act.app.entropy.as_ref()),
+        id: EventId::made_at(act.now, act.app.entropy.as_ref()),
         at: act.now,
         project: authority.project(),
         client,
@@ -51,9 +49,4 @@ pub(crate) fn tell_move(
         retiring_ends: moved.slots.retiring_ends(),
         ended,
     }));
-}
-
-/// Sorts by the time of its making.
-pub(crate) fn event_id(now: Timestamp, entropy: &dyn Entropy) -> EventId {
-    EventId::from(time_ordered_uuid(now, entropy))
 }

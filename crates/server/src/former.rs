@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use keyrelay_core::event::{Event, What};
-use keyrelay_core::id::{ClientId, SecretId};
+use keyrelay_core::id::{ClientId, EventId, SecretId};
 use keyrelay_core::limits::{DATABASE_WAIT_MAX, FORMER_SEEN_INTERVAL, FORMER_SEEN_REMEMBERED_MAX};
 use keyrelay_core::random::Entropy;
 use keyrelay_core::slots::Presented;
@@ -16,7 +16,6 @@ use keyrelay_store::{Change, Conflict, Once, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::events::event_id;
 use crate::metrics::Metrics;
 use crate::usage::UsageCounter;
 
@@ -133,7 +132,7 @@ impl Watch {
             return Ok(());
         };
         let what = What::FormerSeen { secret, by: by.clone(), times: refused.saturating_add(1) };
-        let id = event_id(now, self.entropy.as_ref());
+        let id = EventId::made_at(now, self.entropy.as_ref());
         let mut change = Change::new();
         let event = Event { id, at: now, project, client, what };
         change.tell_once(&event, secret, Once::FormerSeen { period, until });

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyrelay_core::id::ProjectId;
 use keyrelay_core::limits::{STREAM_INTERVAL, STREAM_WAKES_APART, STREAMS_MAX, STREAMS_PER_PROJECT_MAX};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::App;
@@ -25,13 +25,15 @@ pub(crate) enum News {
 #[derive(Debug)]
 pub(crate) struct Streams {
     news: watch::Sender<News>,
+    /// Wakes who looks, when somebody begins to listen.
+    came: Notify,
     /// How many streams are open, by project.
     open: Arc<Mutex<HashMap<ProjectId, usize>>>,
 }
 
 impl Default for Streams {
     fn default() -> Self {
-        Self { news: watch::channel(News::UpTo(0)).0, open: Arc::default() }
+        Self { news: watch::channel(News::UpTo(0)).0, came: Notify::new(), open: Arc::default() }
     }
 }
 
@@ -78,7 +80,9 @@ impl Streams {
 
     /// What there is, and what comes.
     pub(crate) fn listen(&self) -> watch::Receiver<News> {
-        self.news.subscribe()
+        let news = self.news.subscribe();
+        self.came.notify_one();
+        news
     }
 
     /// Takes up that there are events up to a number.
@@ -98,10 +102,12 @@ pub(crate) async fn run(app: App, mut draining: watch::Receiver<bool>) {
     let look = async {
         let mut told = app.store.events_told();
         loop {
-            if app.streams.news.receiver_count() > 0 {
-                look(&app).await;
-                sleep(STREAM_WAKES_APART).await;
+            if app.streams.news.receiver_count() == 0 {
+                app.streams.came.notified().await;
+                continue;
             }
+            look(&app).await;
+            sleep(STREAM_WAKES_APART).await;
             if matches!(timeout(STREAM_INTERVAL, told.changed()).await, Ok(Err(_))) {
                 return;
             }

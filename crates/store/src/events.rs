@@ -373,9 +373,9 @@ impl Change {
     /// Forgets events that are too old or too many, and what hangs on them.
     pub fn sweep_events(&mut self, now: Timestamp) {
         self.push(
-            "DELETE FROM event WHERE (at < $1 OR at < (SELECT o.at FROM event o ORDER BY o.at DESC LIMIT 1 OFFSET $2)) \
+            "DELETE FROM event WHERE (id < $1 OR id < (SELECT o.id FROM event o ORDER BY o.id DESC LIMIT 1 OFFSET $2)) \
              AND (seq IS NULL OR seq < (SELECT MAX(n.seq) FROM event n WHERE n.seq IS NOT NULL))",
-            args![now.minus(EVENTS_KEPT), EVENTS_MAX],
+            args![EventId::first_at(now.minus(EVENTS_KEPT)), EVENTS_MAX],
             None,
         );
         self.push(

@@ -43,7 +43,13 @@ impl Stage {
             retiring_ends: None,
             ended: Vec::new(),
         };
-        Event { id: EventId::random(&self.entropy), at, project: self.project, client: self.client, what }
+        Event {
+            id: EventId::made_at(at, &self.entropy),
+            at,
+            project: self.project,
+            client: self.client,
+            what,
+        }
     }
 
     async fn tell(&self, store: &Store, at: Timestamp) -> Event {

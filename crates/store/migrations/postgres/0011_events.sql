@@ -1,6 +1,7 @@
 -- What is told to whoever wants to hear, written in one transaction with what it tells of.
 
--- `seq` is given by whoever reads events in their order; NULL until then (store/src/events.rs).
+-- `seq` is given by whoever reads events in their order; NULL until then (store/src/events.rs). The ids sort by
+-- the time of their making.
 CREATE TABLE event (
   id         TEXT   NOT NULL PRIMARY KEY,
   seq        BIGINT,
@@ -11,7 +12,6 @@ CREATE TABLE event (
 );
 CREATE UNIQUE INDEX event_by_seq ON event (seq) WHERE seq IS NOT NULL;
 CREATE INDEX event_unnumbered ON event (at) WHERE seq IS NULL;
-CREATE INDEX event_by_time ON event (at);
 
 -- What was told of a secret and is not to be told again.
 CREATE TABLE event_told (

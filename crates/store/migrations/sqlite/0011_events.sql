@@ -1,6 +1,7 @@
 -- What is told to whoever wants to hear, written in one transaction with what it tells of.
 
--- `seq` is given by whoever reads events in their order; NULL until then (store/src/events.rs).
+-- `seq` is given by whoever reads events in their order; NULL until then (store/src/events.rs). The ids sort by
+-- the time of their making.
 CREATE TABLE event (
   id         TEXT   NOT NULL PRIMARY KEY,
   seq        BIGINT,
@@ -8,10 +9,9 @@ CREATE TABLE event (
   type       TEXT   NOT NULL,
   at         BIGINT NOT NULL,
   payload    TEXT   NOT NULL
-) WITHOUT ROWID;
+);
 CREATE UNIQUE INDEX event_by_seq ON event (seq) WHERE seq IS NOT NULL;
 CREATE INDEX event_unnumbered ON event (at) WHERE seq IS NULL;
-CREATE INDEX event_by_time ON event (at);
 
 -- What was told of a secret and is not to be told again.
 CREATE TABLE event_told (
@@ -65,10 +65,9 @@ CREATE INDEX webhook_delivery_of_event ON webhook_delivery (event_id);
 CREATE INDEX client_by_deadline ON client (retiring_ends) WHERE retiring_ends IS NOT NULL;
 
 INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
-  ('event', 'event', '200000 1'),
+  ('event', 'sqlite_autoindex_event_1', '200000 1'),
   ('event', 'event_by_seq', '200000 1'),
   ('event', 'event_unnumbered', '1000 2'),
-  ('event', 'event_by_time', '200000 2'),
   ('event_told', 'event_told', '10000 2 1'),
   ('event_told', 'event_told_by_end', '10000 2'),
   ('webhook', 'webhook', '1000 1'),
