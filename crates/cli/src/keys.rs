@@ -177,7 +177,12 @@ fn movable(used: &KeysUsed, first: KeyId) -> u64 {
     let can_move = |what: KeyUse| {
         matches!(
             what,
-            KeyUse::Secret | KeyUse::SigningKey | KeyUse::AuditKey | KeyUse::SecondFactor | KeyUse::Webhook
+            KeyUse::Secret
+                | KeyUse::SigningKey
+                | KeyUse::AuditKey
+                | KeyUse::SecondFactor
+                | KeyUse::Webhook
+                | KeyUse::KeptAnswer
         )
     };
     others.filter(|(what, _)| can_move(**what)).map(|(_, count)| count).sum()
@@ -220,7 +225,8 @@ async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result
             | KeyUse::SigningKey
             | KeyUse::AuditKey
             | KeyUse::SecondFactor
-            | KeyUse::Webhook => "can be moved: keyrelay keys rotate --use-first",
+            | KeyUse::Webhook
+            | KeyUse::KeptAnswer => "can be moved: keyrelay keys rotate --use-first",
             KeyUse::SecretOnce => "only a digest is kept, so it stays until the secret is rotated or retired",
             KeyUse::FormerSecret => {
                 "only a digest is kept; without the key the secret is still refused, but no longer known as a former one"

@@ -3,6 +3,7 @@
 //! keys. Several master keys may be listed: the first seals, all can open; that is how the master
 //! key itself is changed without a moment's outage.
 
+mod answers;
 mod file;
 mod reseal;
 
@@ -151,6 +152,7 @@ struct DerivedKeys {
     second_factors: LessSafeKey,
     audit: LessSafeKey,
     webhooks: LessSafeKey,
+    answers: LessSafeKey,
 }
 
 impl DerivedKeys {
@@ -179,6 +181,7 @@ impl DerivedKeys {
             second_factors: aead("second factor seal"),
             audit: aead("audit key wrap"),
             webhooks: aead("webhook seal"),
+            answers: aead("kept answer seal"),
         }
     }
 

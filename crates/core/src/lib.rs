@@ -11,6 +11,7 @@ pub mod evidence;
 pub mod fhir;
 pub mod grant;
 pub mod id;
+pub mod idempotency;
 pub mod keyring;
 pub mod limits;
 pub mod lockout;

@@ -146,6 +146,13 @@ pub const USAGE_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often counted use is written down.
 pub const USAGE_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Longest `Idempotency-Key`, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// How long an answer is kept for its `Idempotency-Key`.
+pub const KEPT_ANSWER_LIFETIME: Duration = Duration::from_hours(24);
+/// Answers that are kept for each client application; the oldest goes for one more.
+pub const KEPT_ANSWERS_PER_CLIENT_MAX: i64 = 16;
+
 /// Entries in one Bundle.
 pub const BUNDLE_ENTRIES_MAX: usize = 100;
 /// Statements of one transaction Bundle: nobody else writes while they run.

@@ -138,7 +138,7 @@ impl App {
         self.store.refuse_changes();
     }
 
-    /// Forgets logins, revocations and assertions that are dead.
+    /// Forgets logins, revocations, assertions and kept answers that are dead.
     pub async fn sweep(&self) {
         if self.store.refuses_changes() {
             return;

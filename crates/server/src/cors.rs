@@ -25,7 +25,7 @@ const ANY: HeaderValue = HeaderValue::from_static("*");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
 /// What a page may read of an answer beside what it always may.
 const EXPOSED: HeaderValue =
-    HeaderValue::from_static("Content-Location, ETag, Location, Retry-After, WWW-Authenticate");
+    HeaderValue::from_static("Content-Location, ETag, Location, Retry-After, Warning, WWW-Authenticate");
 
 /// The client that an answer is for, where only the body of the request says so.
 #[derive(Clone, Copy, Debug)]

@@ -141,6 +141,12 @@ impl Outcome {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", text)
     }
 
+    /// 422: the key of another request (draft-ietf-httpapi-idempotency-key-header §2.7).
+    pub(crate) fn other_request() -> Self {
+        let text = "Another request came under this Idempotency-Key; nothing was changed: take a new key for a new request";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "business-rule", text)
+    }
+
     /// 413: something valid that is more than is done at once.
     pub(crate) fn too_costly(text: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)

@@ -316,6 +316,7 @@ impl Change {
     pub fn delete_client(&mut self, id: ClientId) {
         self.push("DELETE FROM client WHERE id = $1", args![id], Some(Conflict::Version));
         self.push("DELETE FROM client_registration WHERE client_id = $1", args![id], None);
+        self.push("DELETE FROM kept_answer WHERE client_id = $1", args![id], None);
     }
 
     /// Puts secrets into a client's slots, and remembers the digests of those that ended.

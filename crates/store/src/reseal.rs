@@ -7,6 +7,7 @@
 //! another key, in the same slot, with the same id.
 
 use keyrelay_core::id::{ClientId, UserId, WebhookId};
+use keyrelay_core::idempotency::KeptAnswerId;
 use keyrelay_core::keyring::{Keyring, KeyringError, Sealed};
 use keyrelay_core::limits::{RESEAL_ROWS, RESEAL_STATEMENTS, RESEAL_WALKS_MAX};
 use keyrelay_core::random::Entropy;
@@ -57,6 +58,7 @@ impl Store {
             walk.second_factors().await?;
             walk.webhooks().await?;
             walk.clients().await?;
+            walk.kept_answers().await?;
             walk.write().await?;
             all = Resealed { moved: before + walk.done.moved, unopened: walk.done.unopened };
             if walk.done.moved == 0 {
@@ -168,6 +170,27 @@ impl Walk<'_> {
             self.push(sql, args![proof(&fresh), sealed(&fresh), client, slot.id, proof(slot)]).await?;
         }
         Ok(())
+    }
+
+    /// Moved and not dropped: in a project that shows secrets once, an answer may be all that is left of one.
+    async fn kept_answers(&mut self) -> Result<(), StoreError> {
+        let sql = "SELECT id, client_id, sealed FROM kept_answer WHERE id > $1 ORDER BY id LIMIT $2";
+        let mut after = String::new();
+        loop {
+            let rows = rows(self.store, sql, &after).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.text(0)?;
+            for row in &rows {
+                let id = row.id(0, KeptAnswerId::parse, "kept_answer.id")?;
+                let client = row.id(1, ClientId::parse, "kept_answer.client_id")?;
+                let sealed = Sealed::from_bytes(row.blob(2)?);
+                let resealed = self.keyring.reseal_answer(id, client, &sealed, self.entropy);
+                if let Some(fresh) = self.opened(resealed) {
+                    let sql = "UPDATE kept_answer SET sealed = $1 WHERE id = $2 AND sealed = $3";
+                    self.push(sql, args![bytes(&fresh), id.to_string(), bytes(&sealed)]).await?;
+                }
+            }
+        }
     }
 
     /// What was resealed, if anything was to be. What does not open is left as it is, and counted.

@@ -258,13 +258,14 @@ impl Change {
         );
     }
 
-    /// Forgets logins, revocations and assertions that are dead.
+    /// Forgets logins, revocations, assertions and kept answers that are dead.
     pub fn sweep(&mut self, now: Timestamp) {
         for sql in [
             "DELETE FROM session WHERE expires < $1",
             "DELETE FROM revoked_token WHERE expires < $1",
             "DELETE FROM used_assertion WHERE expires < $1",
             "DELETE FROM registration_grant WHERE expires < $1",
+            "DELETE FROM kept_answer WHERE expires < $1",
         ] {
             self.push(sql, args![now], None);
         }

@@ -69,7 +69,7 @@ impl Keyring {
         Ok(opened.map(|secret| self.seal_signing_secret(webhook, &secret, entropy)))
     }
 
-    fn open_older<T>(
+    pub(super) fn open_older<T>(
         &self,
         sealed: &Sealed,
         open: impl FnOnce() -> Result<T, KeyringError>,

@@ -16,6 +16,7 @@ mod pending;
 mod project;
 mod read;
 mod render;
+mod replay;
 mod request;
 mod rotate_secret;
 mod route;

@@ -36,6 +36,10 @@ impl Rendered {
         })
     }
 
+    pub(super) const fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.0.len()
     }

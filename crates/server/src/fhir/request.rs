@@ -1,6 +1,7 @@
 //! A FHIR request and its answer, apart from HTTP, so that an entry of a batch is the same thing as
 //! a request of its own.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use axum::body::Body;
@@ -62,6 +63,14 @@ const PATCH_MEDIA: [&str; 3] = ["application/json-patch+json", "application/json
 const FORM_MEDIA: [&str; 1] = ["application/x-www-form-urlencoded"];
 
 impl Content {
+    /// The header fields that came with it; an entry of a Bundle has none of its own.
+    pub(crate) const fn headers(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::Http { headers, .. } => Some(headers),
+            Self::Json(_) | Self::Patch(_) | Self::Empty => None,
+        }
+    }
+
     /// The body as a JSON object.
     pub(crate) async fn into_object(self) -> Result<Map<String, Value>, Outcome> {
         let value = match self {
@@ -164,7 +173,7 @@ pub(crate) struct Reply {
     pub(crate) version: Option<(VersionId, Timestamp)>,
     pub(crate) location: Option<String>,
     /// What the caller should know although it is done (`Warning`, RFC 7234 §5.5).
-    pub(crate) warning: Option<&'static str>,
+    pub(crate) warning: Option<Cow<'static, str>>,
 }
 
 impl Reply {

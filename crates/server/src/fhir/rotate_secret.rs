@@ -23,6 +23,7 @@ use super::access::{SECRETS, View, not_to_write, view};
 use super::client_application::{fresh_secret, record_move, state};
 use super::parameters::{RevokeInput, RotateInput, Step, no_parameters};
 use super::render::{ShownSecrets, render};
+use super::replay::{self, Replay};
 use super::request::{Content, FhirRequest, Reply};
 use super::route::SecretOperation;
 use super::secret_status::Evidence;
@@ -38,6 +39,8 @@ const KIND: ResourceType = ResourceType::ClientApplication;
 pub(super) struct Rotation {
     pub(super) id: ClientId,
     asked: Asked,
+    /// Where it came under an `Idempotency-Key`.
+    replay: Option<Replay>,
 }
 
 /// What is asked of the secrets.
@@ -54,18 +57,21 @@ impl Rotation {
         id: &str,
         content: Content,
     ) -> Result<Self, Outcome> {
-        // The answer shows the client, so a policy that hides all of them forbids this too.
-        let shows = caller.policy.as_ref().is_none_or(|policy| policy.allows(Interaction::Read, KIND));
-        if !caller.is_admin() || !caller.may(Interaction::Update, KIND) || !shows {
-            return Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"));
-        }
+        check_author(caller)?;
+        let key = content.headers().map_or(Ok(None), replay::key)?;
         let body = content.into_object().await?;
+        let replay = key.map(|key| Replay::new(key, moves.operation().code(), id, &body));
         let asked = match moves {
             SecretOperation::Rotate => Asked::Rotate(RotateInput::read(body)?),
             SecretOperation::Undo => no_parameters(body).map(|()| Asked::Undo)?,
             SecretOperation::Revoke => Asked::Revoke(RevokeInput::read(body)?),
         };
-        Ok(Self { id: ClientId::parse(id).ok_or_else(Outcome::not_found)?, asked })
+        Ok(Self { id: ClientId::parse(id).ok_or_else(Outcome::not_found)?, asked, replay })
+    }
+
+    /// Whether it may be answered by what was answered before.
+    pub(super) const fn may_be_replayed(&self) -> bool {
+        self.replay.is_some()
     }
 
     pub(super) async fn decide(&self, act: Act<'_>, request: &FhirRequest) -> Result<Decision, Outcome> {
@@ -83,6 +89,12 @@ impl Rotation {
         if let Some(name) = SECRETS.into_iter().find(|name| seen.withheld.keeps(name)) {
             return Err(not_to_write(KIND, name));
         }
+        // Who may ask is decided by now, and nothing else: it was on what there was when it came first.
+        if let Some(replay) = &self.replay
+            && let Some(reply) = replay.answered(act, &seen.withheld).await?
+        {
+            return Ok(Decision::nothing(reply));
+        }
         request.check_if_match(state.resource.version)?;
         let secret_move = self.asked.decide(act, &state)?;
         let mut warning = None;
@@ -98,7 +110,10 @@ impl Rotation {
             }
         }
         let mut decision = decide(act, admin, secret_move, self.asked.revokes_tokens(), &state, &seen)?;
-        decision.reply.warning = warning;
+        decision.reply.warning = warning.map(Into::into);
+        if let (Some(replay), Some(change)) = (&self.replay, &mut decision.change) {
+            replay.keep(act, &state, &decision.reply, change)?;
+        }
         Ok(decision)
     }
 
@@ -111,6 +126,16 @@ impl Rotation {
         };
         tracing::info!(client = %self.id, by = %by.profile, action = action.as_str(), "secrets were moved");
     }
+}
+
+/// Whether the caller may do such a thing at all.
+pub(super) fn check_author(caller: &Caller) -> Result<(), Outcome> {
+    // The answer shows the client, so a policy that hides all of them forbids this too.
+    let shows = caller.policy.as_ref().is_none_or(|policy| policy.allows(Interaction::Read, KIND));
+    if caller.is_admin() && caller.may(Interaction::Update, KIND) && shows {
+        return Ok(());
+    }
+    Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"))
 }
 
 impl Asked {

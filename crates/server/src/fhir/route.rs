@@ -50,6 +50,17 @@ pub(super) enum SecretOperation {
     Revoke,
 }
 
+impl SecretOperation {
+    /// The operation.
+    pub(super) const fn operation(self) -> Operation {
+        match self {
+            Self::Rotate => Operation::RotateSecret,
+            Self::Undo => Operation::UndoRotation,
+            Self::Revoke => Operation::RevokeSecret,
+        }
+    }
+}
+
 impl<'r> Route<'r> {
     /// Finds it, or says the 404 or the 405.
     pub(super) fn of(request: &'r FhirRequest) -> Result<Self, Outcome> {

@@ -26,10 +26,11 @@ use super::allow;
 use super::bundle::Links;
 use super::pending::Fate;
 use super::request::{Content, FhirRequest, Reply};
-use super::rotate_secret::Rotation;
+use super::rotate_secret::{Rotation, check_author};
 use super::route::WriteRoute;
 use super::versions::{Act, CLIENTS_META};
 use crate::App;
+use crate::auth;
 use crate::error::Outcome;
 
 /// A write that somebody may ask for and that can be read. What is there has not been looked at.
@@ -52,7 +53,7 @@ pub(super) struct Decision {
 
 impl Decision {
     /// It is so already.
-    const fn nothing(reply: Reply) -> Self {
+    pub(super) const fn nothing(reply: Reply) -> Self {
         Self { reply, change: None, fate: None }
     }
 }
@@ -116,7 +117,8 @@ impl Write {
         match self {
             Self::Create(new) => new.check(caller),
             Self::Update(update) => update.check(caller),
-            Self::Delete(_) | Self::Rotate(_) => Ok(()),
+            Self::Rotate(_) => check_author(caller),
+            Self::Delete(_) => Ok(()),
         }
     }
 
@@ -137,6 +139,13 @@ impl Write {
         caller: &Caller,
         request: &FhirRequest,
     ) -> Result<Reply, Outcome> {
+        let by_now;
+        let mut caller = caller;
+        // What is given again is bound to its caller by no commit, and the body may have taken long.
+        if matches!(self, Self::Rotate(rotation) if rotation.may_be_replayed()) {
+            by_now = auth::again(app, caller, request.from).await?;
+            caller = &by_now;
+        }
         self.check(caller)?;
         for _ in 0..CONFLICT_RETRIES_MAX {
             let act = Act::now(app, caller, request.from);

@@ -27,7 +27,7 @@ async fn with_two_apps() -> TestApp {
 async fn preflight(test: &TestApp, path: &str, origin: &str) -> Answer {
     let request = test.request(As::Anonymous, Method::OPTIONS, path).header("origin", origin);
     let request = request.header("access-control-request-method", "POST");
-    request.header("access-control-request-headers", "authorization,x-medplum").send().await
+    request.header("access-control-request-headers", "authorization,idempotency-key,x-medplum").send().await
 }
 
 fn allowed_origin(answer: &Answer) -> Option<&str> {
@@ -51,7 +51,10 @@ async fn a_preflight_is_answered_to_origins_of_clients_only() {
             assert_eq!(allowed_origin(&answer), Some(origin), "{path}");
             assert_eq!(answer.header("vary"), "Origin");
             assert_eq!(answer.header("access-control-allow-methods"), "GET, HEAD, POST, PUT, PATCH, DELETE");
-            assert_eq!(answer.header("access-control-allow-headers"), "authorization,x-medplum");
+            assert_eq!(
+                answer.header("access-control-allow-headers"),
+                "authorization,idempotency-key,x-medplum"
+            );
             assert_eq!(answer.header("access-control-max-age"), "600");
         }
         for origin in [NOBODYS, "null", "*", "https://app.example.test/", "HTTPS://APP.EXAMPLE.TEST"] {

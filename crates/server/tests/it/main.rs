@@ -31,6 +31,7 @@ mod policies;
 mod privilege;
 mod registration;
 mod registration_bounds;
+mod replay;
 mod resources;
 mod rotate_secret;
 mod routes;

@@ -27,13 +27,15 @@ pub enum KeyUse {
     SecondFactor,
     /// What deliveries to a webhook are signed with.
     Webhook,
+    /// An answer that is kept for its `Idempotency-Key`.
+    KeptAnswer,
     /// The digest of a secret that has ended. Without its key, the secret is refused all the same, but an
     /// attempt with it is no longer told apart from any wrong one.
     FormerSecret,
 }
 
 /// The queries that count them. Between them they name every column of bytes.
-const QUERIES: [(KeyUse, &str); 10] = [
+const QUERIES: [(KeyUse, &str); 11] = [
     (
         KeyUse::Secret,
         "SELECT substr(active_proof, 1, 8), COUNT(*) FROM client \
@@ -65,6 +67,7 @@ const QUERIES: [(KeyUse, &str); 10] = [
         KeyUse::Webhook,
         "SELECT substr(retiring_sealed, 2, 8), COUNT(*) FROM webhook WHERE retiring_sealed IS NOT NULL GROUP BY 1",
     ),
+    (KeyUse::KeptAnswer, "SELECT substr(sealed, 2, 8), COUNT(*) FROM kept_answer GROUP BY 1"),
     (KeyUse::FormerSecret, "SELECT substr(proof, 1, 8), COUNT(*) FROM former_secret GROUP BY 1"),
 ];
 
@@ -190,6 +193,7 @@ impl KeyUse {
             Self::AuditKey => ("audit key", "audit keys"),
             Self::SecondFactor => ("second factor", "second factors"),
             Self::Webhook => ("webhook secret", "webhook secrets"),
+            Self::KeptAnswer => ("kept answer", "kept answers"),
             Self::FormerSecret => ("former secret", "former secrets"),
         };
         format!("{count} {}", if count == 1 { one } else { many })

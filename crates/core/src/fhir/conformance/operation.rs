@@ -89,7 +89,11 @@ impl Operation {
             "description": told.description,
             "affectsState": self.affects_state(),
             "code": self.code(),
-            "comment": told.comment,
+            "comment": if self.affects_state() {
+                format!("{} {REPLAYED}", told.comment)
+            } else {
+                told.comment.to_owned()
+            },
             "resource": [self.resource_type().as_str()],
             "system": false,
             "type": false,
@@ -98,6 +102,11 @@ impl Operation {
         })
     }
 }
+
+/// What is true of every operation that changes something.
+const REPLAYED: &str = "With an Idempotency-Key of 1 to 255 visible ASCII characters, the same request under the \
+    same key is answered again as before for 24 hours, and nothing is done twice; another request under the key \
+    is answered 422. In a Bundle there are no keys.";
 
 /// What a definition tells of one operation; the rest is the same for all.
 struct Told {

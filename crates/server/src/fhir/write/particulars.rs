@@ -68,8 +68,12 @@ pub(super) fn put_row(app: &App, particulars: &Particulars, change: &mut Change)
     match particulars {
         Particulars::Client(row) => change.update_client(row),
         Particulars::Project(row) => {
+            let shows_once = app.rules(&row.secrets).visibility == SecretVisibility::Once;
+            if shows_once {
+                change.forget_kept_answers(row.id);
+            }
             change.put_project(row);
-            if app.rules(&row.secrets).visibility == SecretVisibility::Once {
+            if shows_once {
                 change.forget_sealed_secrets(row.id);
             }
         }
