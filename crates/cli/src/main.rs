@@ -27,6 +27,7 @@ mod settings;
 mod status;
 mod stopwatch;
 mod tell;
+mod undo;
 mod watch;
 
 use std::process::ExitCode;
@@ -59,6 +60,8 @@ enum Command {
     Watch(Box<watch::WatchArgs>),
     /// End a client's retiring secret, once nobody uses it any more.
     Retire(Box<retire::RetireArgs>),
+    /// Make a client's retiring secret the current one again.
+    Undo(Box<undo::UndoArgs>),
     /// Make a master key file, for several nodes on one PostgreSQL database.
     MasterKey(master_key::MasterKeyArgs),
     /// Bring the schema of the database up to date, and say from which version to which.
@@ -107,6 +110,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => return status::status(*args).await,
         Command::Watch(args) => return watch::watch(*args).await,
         Command::Retire(args) => return retire::retire(*args).await,
+        Command::Undo(args) => return undo::undo(*args).await,
         Command::MasterKey(args) => master_key::make(&args),
         Command::Migrate(args) => return migrate::migrate(args).await,
         Command::Backup(args) => backup::backup(args).await,

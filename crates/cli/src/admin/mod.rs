@@ -5,7 +5,7 @@ mod server;
 mod status;
 
 pub use connection::{ConnectionArgs, read_secret};
-pub use server::{ClientSecrets, Server};
+pub use server::{ClientSecrets, Rotation, Server, ServerError};
 #[cfg(test)]
 pub use status::RetiringStatus;
 pub use status::{CallerStatus, Movement, SecretStatus, SlotStatus, ago, when};

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use keyrelay_core::id::ClientId;
+use keyrelay_core::random::{Entropy, random_uuid};
 use keyrelay_core::secret::PlainSecret;
+use reqwest::header::IF_MATCH;
 use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -22,6 +24,10 @@ use super::status::SecretStatus;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait before the same is asked again.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the same is asked.
+const ASKED_TIMES_MAX: u32 = 3;
 /// Longest text of a server's error that is repeated, in characters.
 const ERROR_CHARS_MAX: usize = 500;
 
@@ -72,11 +78,23 @@ pub struct ClientSecrets {
     pub retiring: Option<PlainSecret>,
     /// How long the client's tokens live, where it says so.
     pub access_token_lifetime: Option<String>,
+    /// The version of the client.
+    pub version: String,
+    /// When that version was made.
+    pub last_updated: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    version_id: String,
+    last_updated: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ClientResource {
+    meta: Meta,
     secret: Option<String>,
     retiring_secret: Option<String>,
     access_token_lifetime: Option<String>,
@@ -94,8 +112,40 @@ impl TryFrom<ClientResource> for ClientSecrets {
             secret: secret(resource.secret)?,
             retiring: secret(resource.retiring_secret)?,
             access_token_lifetime: resource.access_token_lifetime,
+            version: resource.meta.version_id,
+            last_updated: resource.meta.last_updated,
         })
     }
+}
+
+/// How a secret is rotated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// The `Idempotency-Key` that the answer can be asked for again by.
+    pub key: String,
+    /// Whether a retiring secret that is still in use ends by it even where the project refuses that.
+    pub force: bool,
+}
+
+impl Rotation {
+    /// One that nobody has asked for yet.
+    pub fn new(force: bool, entropy: &dyn Entropy) -> Self {
+        Self { key: random_uuid(entropy).to_string(), force }
+    }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Rotated {
+    /// The new secret.
+    pub secret: PlainSecret,
+    /// When it was made.
+    pub at: String,
+}
+
+/// As a string of structured fields, which the header is.
+fn keyed(request: RequestBuilder, key: &str) -> RequestBuilder {
+    request.header("Idempotency-Key", format!("\"{key}\""))
 }
 
 /// The server.
@@ -180,36 +230,65 @@ impl Server {
             .ok_or_else(|| ServerError::Strange("$secret-status has another form".to_owned()))
     }
 
+    /// Asks again, with the same key and so for the same answer, while no answer comes.
     async fn operate(
         &self,
         client: ClientId,
-        slot: &str,
-        presented: &PlainSecret,
-        force: bool,
+        operation: &str,
+        parameters: &[Value],
+        with: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<ClientSecrets, ServerError> {
-        let mut parameters = vec![json!({ "name": slot, "valueString": presented.reveal() })];
-        if force {
-            parameters.push(json!({ "name": "force", "valueBoolean": true }));
-        }
         let body = json!({ "resourceType": "Parameters", "parameter": parameters });
-        let request = self.request(Method::POST, client, "/$rotate-secret").json(&body);
-        Self::send::<ClientResource>(request).await?.try_into()
+        let ask =
+            || Self::send::<ClientResource>(with(self.request(Method::POST, client, operation).json(&body)));
+        for _ in 1..ASKED_TIMES_MAX {
+            match ask().await {
+                Err(error) if error.may_pass() => tokio::time::sleep(ASK_INTERVAL).await,
+                answered => return answered?.try_into(),
+            }
+        }
+        ask().await?.try_into()
     }
 
-    /// Rotates: the answer has the new secret, whatever the project shows. With `force`, a retiring secret that
-    /// is still in use ends by it even where the project refuses that.
+    /// Rotates: the answer has the new secret, whatever the project shows, and has it again for the same key.
     pub async fn rotate(
         &self,
         client: ClientId,
         current: &PlainSecret,
-        force: bool,
-    ) -> Result<PlainSecret, ServerError> {
-        let rotated = self.operate(client, "secret", current, force).await?;
-        rotated.secret.ok_or_else(|| ServerError::Strange("there is no new secret in it".to_owned()))
+        rotation: &Rotation,
+    ) -> Result<Rotated, ServerError> {
+        let mut parameters = vec![json!({ "name": "secret", "valueString": current.reveal() })];
+        if rotation.force {
+            parameters.push(json!({ "name": "force", "valueBoolean": true }));
+        }
+        let with_key = |request| keyed(request, &rotation.key);
+        let rotated = self.operate(client, "/$rotate-secret", &parameters, with_key).await?;
+        let secret = rotated.secret;
+        let secret = secret.ok_or_else(|| ServerError::Strange("there is no new secret in it".to_owned()))?;
+        Ok(Rotated { secret, at: rotated.last_updated })
     }
 
-    /// Retires.
-    pub async fn retire(&self, client: ClientId, retiring: &PlainSecret) -> Result<(), ServerError> {
-        self.operate(client, "retiringSecret", retiring, false).await.map(drop)
+    /// Retires; with `only_if_unused`, only if nobody has used the secret for that long.
+    pub async fn retire(
+        &self,
+        client: ClientId,
+        retiring: &PlainSecret,
+        only_if_unused: Option<Duration>,
+    ) -> Result<(), ServerError> {
+        let mut parameters = vec![json!({ "name": "retiringSecret", "valueString": retiring.reveal() })];
+        if let Some(period) = only_if_unused {
+            let period = format!("{}ms", period.as_millis());
+            parameters.push(json!({ "name": "onlyIfUnused", "valueString": period }));
+        }
+        let body = json!({ "resourceType": "Parameters", "parameter": parameters });
+        let request = self.request(Method::POST, client, "/$rotate-secret").json(&body);
+        Self::send::<ClientResource>(request).await.map(drop)
+    }
+
+    /// Makes the retiring secret the current one again, if the client is still of that version.
+    pub async fn undo(&self, client: ClientId, version: &str, key: &str) -> Result<(), ServerError> {
+        let etag = format!("W/\"{version}\"");
+        let with_key = |request| keyed(request, key).header(IF_MATCH, &etag);
+        self.operate(client, "/$undo-rotation", &[], with_key).await.map(drop)
     }
 }

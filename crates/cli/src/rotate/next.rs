@@ -129,6 +129,7 @@ mod tests {
             to: None,
             delivered: false,
             first_target_was: None,
+            asked: None,
         });
         match next(record.as_ref(), now, on_retiring) {
             Ok(Next::Rotate { from }) => format!("rotate {from}"),

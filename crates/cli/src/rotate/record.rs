@@ -10,6 +10,7 @@ use keyrelay_core::id::ClientId;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::admin::Rotation;
 use crate::deliver::{place, remove};
 use crate::installation::dir_of;
 
@@ -29,6 +30,9 @@ pub struct Record {
     pub delivered: bool,
     /// Which file the first target was before; see [`crate::deliver::identity`].
     pub first_target_was: Option<String>,
+    /// How it was asked for, so that the answer can be asked for again; none where somebody else asked.
+    #[serde(default)]
+    pub asked: Option<Rotation>,
 }
 
 /// The file of a record, locked as long as this lives.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::Context;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::ClientId;
+use keyrelay_core::random::SystemEntropy;
 use keyrelay_core::secret::PlainSecret;
 use serde_json::json;
 
 use super::next::{Next, OnRetiring, next};
 use super::record::{Record, RecordFile};
 use super::wait::{Wait, Waited};
-use crate::admin::{ClientSecrets, Server};
+use crate::admin::{ClientSecrets, Rotation, Server, ServerError};
 use crate::deliver::{Target, identity, place, remove, run_command};
 use crate::exit::Ending;
 use crate::tell::Tell;
@@ -21,6 +22,11 @@ use crate::tell::Tell;
 const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(1);
 /// What is said after a failure that can be gone on from.
 const GO_ON: &str = "both secrets work: put right what failed, and run the same command again to go on";
+
+/// What is said when nobody has the new secret.
+const LOST: &str = "the new secret was in an answer that did not arrive and is not given again, and the client's project \
+    shows secrets once. The old one works still. As an admin, write a new secret to the client directly; it replaces \
+    the one that nobody has";
 
 /// What is said when waiting cannot go on.
 const WAITED: &str = "nothing was retired; the same command goes on where this ended";
@@ -45,11 +51,13 @@ impl Run {
     pub async fn go(mut self) -> anyhow::Result<Ending> {
         let before = self.file.read(self.server.url(), self.client)?;
         let status = self.server.status(self.client, None).await?;
+        let since = status.secret.as_ref().map(|secret| secret.created.clone()).unwrap_or_default();
         match next(before.as_ref(), &status, self.on_retiring)? {
             Next::Rotate { from } => {
                 let secrets = self.server.secrets(self.client).await?;
                 self.advise(&secrets);
-                let (record, secret) = self.rotate(from, secrets).await?;
+                let record = self.record_of(before, from);
+                let (record, secret) = self.rotate(record, secrets).await?;
                 let record = self.deliver(record, &secret).await.context(GO_ON)?;
                 self.end(record).await
             }
@@ -59,12 +67,12 @@ impl Run {
                 self.file.write(&record)?;
                 let text = "An earlier run has rotated: its secret is delivered, and no other one is made.";
                 self.tell.event("resumed", text, json!({ "from": record.from, "to": record.to }));
-                let record = self.deliver_again(record).await.context(GO_ON)?;
+                let record = self.deliver_again(record, &since).await.context(GO_ON)?;
                 self.end(record).await
             }
             Next::Finish { to } => {
                 let record = before.unwrap_or_else(|| self.record(to.clone())).of(to);
-                self.deliver_again(record).await?;
+                self.deliver_again(record, &since).await?;
                 self.done()
             }
         }
@@ -72,7 +80,17 @@ impl Run {
 
     fn record(&self, from: String) -> Record {
         let (url, client) = (self.server.url().to_owned(), self.client.to_string());
-        Record { url, client, from, to: None, delivered: false, first_target_was: None }
+        Record { url, client, from, to: None, delivered: false, first_target_was: None, asked: None }
+    }
+
+    /// The record of a rotation that is to be asked for: as it was asked for before, if it was. What an earlier
+    /// run asked for may be under way, and only by its key is the answer to it an answer to this.
+    fn record_of(&self, before: Option<Record>, from: String) -> Record {
+        let force = self.on_retiring == OnRetiring::Overwrite;
+        let asked = before.filter(|record| record.from == from).and_then(|record| record.asked);
+        let asked = asked.filter(|asked| asked.force == force);
+        let asked = asked.unwrap_or_else(|| Rotation::new(force, &SystemEntropy));
+        Record { asked: Some(asked), ..self.record(from) }
     }
 
     /// Says it if the old secret may look unused while somebody still has it.
@@ -100,10 +118,9 @@ impl Run {
 
     async fn rotate(
         &mut self,
-        from: String,
+        mut record: Record,
         secrets: ClientSecrets,
     ) -> anyhow::Result<(Record, PlainSecret)> {
-        let mut record = self.record(from);
         let shows_once = secrets.secret.is_none();
         let current = if let Some(current) = secrets.secret {
             current
@@ -117,10 +134,11 @@ impl Run {
             PlainSecret::presented(held).with_context(|| format!("what {first} holds"))?
         };
         self.file.write(&record)?;
-        // An Idempotency-Key would go along here, kept in the record: then the answer could be asked for again.
-        let fresh = self.server.rotate(self.client, &current, self.on_retiring == OnRetiring::Overwrite).await.context(
-            "if the answer was lost, the secret was rotated: run the same command again, which finds that out",
+        let asked = record.asked.as_ref().context("the record does not say how it is asked for")?;
+        let rotated = self.server.rotate(self.client, &current, asked).await.context(
+            "if the answer was lost, the secret was rotated: run the same command again, which asks for it again",
         )?;
+        let fresh = rotated.secret;
         if shows_once {
             // Before anything that can fail: it is nowhere else.
             self.kept()?.0.deliver(&fresh)?;
@@ -135,28 +153,41 @@ impl Run {
         Ok((record, fresh))
     }
 
-    /// Delivers what an earlier run made.
-    async fn deliver_again(&mut self, record: Record) -> anyhow::Result<Record> {
+    /// Delivers what an earlier run made; `since` is when the current secret was made.
+    async fn deliver_again(&mut self, record: Record, since: &str) -> anyhow::Result<Record> {
         let secret = match self.server.secrets(self.client).await?.secret {
             Some(secret) => secret,
-            None => self.held_by_first_target(&record)?,
+            None => match self.held_by_first_target(&record)? {
+                Some(secret) => secret,
+                None => self.asked_again(&record, since).await?.context(LOST)?,
+            },
         };
         self.server.follow(self.client, &secret);
         self.deliver(record, &secret).await
     }
 
-    fn held_by_first_target(&self, record: &Record) -> anyhow::Result<PlainSecret> {
+    /// The new secret by the answer to an earlier run, which may not have got it. None where the server gives that
+    /// answer no more, or where the secret in it is not the current one by now.
+    async fn asked_again(&self, record: &Record, since: &str) -> anyhow::Result<Option<PlainSecret>> {
+        let Some(asked) = &record.asked else { return Ok(None) };
+        let (_, aside) = self.kept()?;
+        let Some(held) = Target::File(aside.clone()).held()? else { return Ok(None) };
+        let old = PlainSecret::presented(held).with_context(|| format!("what {} holds", aside.display()))?;
+        match self.server.rotate(self.client, &old, asked).await {
+            Ok(rotated) if rotated.at == since => Ok(Some(rotated.secret)),
+            Ok(_) | Err(ServerError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The new secret, if an earlier run has got it. Without a record of one, nothing says that the file is not
+    /// from before the rotation.
+    fn held_by_first_target(&self, record: &Record) -> anyhow::Result<Option<PlainSecret>> {
         let (first, _) = self.kept()?;
-        // Without a record of an earlier run, nothing says that this file is not from before the rotation.
         let was = record.first_target_was.as_ref();
         let has_it = was.is_some() && identity(first.path())?.as_ref() != was;
         let held = if has_it { first.held()? } else { None };
-        let held = held.context(
-            "the new secret was in an answer that did not arrive, and the client's project shows secrets once. \
-             The old one works still. As an admin, write a new secret to the client directly; it replaces the one \
-             that nobody has",
-        )?;
-        PlainSecret::presented(held).with_context(|| format!("what {first} holds"))
+        held.map(PlainSecret::presented).transpose().with_context(|| format!("what {first} holds"))
     }
 
     /// Delivers to every target. Files that have the secret stay as they are; commands are not run again once
@@ -226,7 +257,7 @@ impl Run {
             let held = held.with_context(|| format!("{} with the old secret is gone", aside.display()))?;
             PlainSecret::presented(held).with_context(|| format!("what {} holds", aside.display()))?
         };
-        self.server.retire(self.client, &retiring).await.context(
+        self.server.retire(self.client, &retiring, None).await.context(
             "if the answer was lost, the secret was retired: run the same command again, which finds that out",
         )?;
         let text = format!("Retired: {} is not accepted any more.", record.from);

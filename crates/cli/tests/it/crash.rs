@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::place::Place;
-use crate::process::{bootstrap, grant, http, parameters};
+use crate::process::{Process, bootstrap, grant, http, keyrelay, parameters};
+use crate::way::Way;
 
 const CLIENTS: usize = 100;
 const ROTATIONS: usize = 10;
@@ -209,6 +210,47 @@ async fn a_secret_that_was_answered_survives_kill_9() {
     let known: Vec<Known> = join_all(workers).await.into_iter().map(Result::unwrap).collect();
     assert!(server.terminate().await.success());
     verify(&place, &http, &known).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_was_lost_with_its_server_is_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::new(dir.path()).await;
+    let mut server = place.start().await;
+    let (http, admin) = (http(), bootstrap(dir.path()));
+    for known in make_clients(&http, &server.base, &admin).await.into_iter().take(KILLS) {
+        let ask = |base: &str| {
+            let url = format!("{base}fhir/R4/ClientApplication/{}/$rotate-secret", known.id);
+            let request = http.post(url).header("idempotency-key", format!("\"{}\"", known.id));
+            request.basic_auth(&admin.0, Some(&admin.1)).json(&parameters("secret", &known.active)).send()
+        };
+        // The answer comes as far as here, so it was committed; and then nobody is there any more.
+        let way = Way::to(&server.base).await;
+        way.cut_after(1);
+        let lost = tokio::spawn(ask(&way.base));
+        way.is_cut().await;
+        server.kill().await;
+        lost.abort();
+        server = place.start().await;
+        let mut given = Vec::new();
+        for _ in 0..2 {
+            let answer = ask(&server.base).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            let secret = answer.json::<Value>().await.unwrap()["secret"].as_str().unwrap().to_owned();
+            assert_eq!(grant(&http, &server.base, &known.id, &secret).await, 200);
+            given.push(secret);
+        }
+        assert_eq!(given[0], given[1]);
+        let without =
+            http.post(format!("{}fhir/R4/ClientApplication/{}/$rotate-secret", server.base, known.id));
+        let without = without.basic_auth(&admin.0, Some(&admin.1)).json(&parameters("secret", &known.active));
+        assert_eq!(
+            without.send().await.unwrap().status(),
+            400,
+            "it was rotated before the server was killed"
+        );
+    }
+    assert!(server.terminate().await.success());
 }
 
 /// Every secret is in the state that the answers said, as every place that takes one sees it.

@@ -30,6 +30,22 @@ impl Run {
         self.send_as(&admin, method, path, body).await
     }
 
+    /// Moves secrets under a key, and asks for the answer again.
+    async fn send_twice(&mut self, path: &str, body: &Value) -> Value {
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            let request = self.http.post(format!("{}{path}", self.base)).json(body);
+            let request =
+                request.basic_auth(&self.admin.0, Some(&self.admin.1)).header("idempotency-key", path);
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{path}");
+            answers.push(answer.json::<Value>().await.unwrap());
+        }
+        assert_eq!(answers[0], answers[1]);
+        self.remember(&answers[0]);
+        answers.swap_remove(0)
+    }
+
     async fn send_as(
         &mut self,
         who: &(String, String),
@@ -122,6 +138,11 @@ impl Run {
             let rotated = self.send("POST", &rotate, Some(&parameters("secret", &secret))).await;
             rotated["secret"].as_str().unwrap().clone_into(&mut secret);
         }
+        let again = self.send_twice(&rotate, &parameters("secret", &secret)).await;
+        again["secret"].as_str().unwrap().clone_into(&mut secret);
+        self.send_twice(&format!("{path}/$undo-rotation"), &json!({})).await;
+        let undone = self.send_twice(&format!("{path}/$undo-rotation?"), &json!({})).await;
+        assert_eq!(undone["secret"], json!(secret));
         let read = self.send("GET", &path, None).await;
         let retiring = read["retiringSecret"].as_str().unwrap().to_owned();
         self.send("POST", &rotate, Some(&parameters("retiringSecret", &retiring))).await;

@@ -21,5 +21,6 @@ mod rotate;
 mod stage;
 mod tls;
 mod transfer;
+mod undo;
 mod way;
 mod webhooks;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 
 /// See the module.
@@ -15,6 +15,8 @@ pub struct Way {
     passes: Arc<Semaphore>,
     /// A permit for each message that is held back.
     held: Arc<Semaphore>,
+    /// Tells connections whose message is held back to end.
+    dropped: Arc<Notify>,
     task: AbortHandle,
 }
 
@@ -25,18 +27,20 @@ impl Way {
         let own = format!("http://{}/", listener.local_addr().unwrap());
         let server = base.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let (passes, held) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let (allowed, kept_back) = (Arc::clone(&passes), Arc::clone(&held));
+        let dropped = Arc::new(Notify::new());
+        let (allowed, kept_back, ended) = (Arc::clone(&passes), Arc::clone(&held), Arc::clone(&dropped));
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (allowed, kept_back, server) =
                     (Arc::clone(&allowed), Arc::clone(&kept_back), server.clone());
+                let ended = Arc::clone(&ended);
                 tokio::spawn(async move {
                     let server = TcpStream::connect(server).await.unwrap();
-                    carry(client, server, &allowed, &kept_back).await;
+                    carry(client, server, &allowed, &kept_back, &ended).await;
                 });
             }
         });
-        Self { base: own, passes, held, task: task.abort_handle() }
+        Self { base: own, passes, held, dropped, task: task.abort_handle() }
     }
 
     /// Lets so many messages pass and then none.
@@ -48,6 +52,11 @@ impl Way {
     /// Lets everything pass.
     pub fn mend(&self) {
         self.cut_after(1_000_000);
+    }
+
+    /// Ends the connections whose message is held back, so that their client hears of it.
+    pub fn drop_held(&self) {
+        self.dropped.notify_waiters();
     }
 
     /// Ends when a message is held back.
@@ -63,15 +72,28 @@ impl Drop for Way {
 }
 
 /// Carries messages to and fro until one side goes.
-async fn carry(mut client: TcpStream, mut server: TcpStream, passes: &Semaphore, held: &Semaphore) {
+async fn carry(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    passes: &Semaphore,
+    held: &Semaphore,
+    dropped: &Notify,
+) {
     loop {
         for forth in [true, false] {
             let (from, to) = if forth { (&mut client, &mut server) } else { (&mut server, &mut client) };
             let Some(message) = read_message(from).await else { return };
             let Ok(pass) = passes.try_acquire() else {
+                let dropped = dropped.notified();
+                tokio::pin!(dropped);
+                dropped.as_mut().enable();
                 held.add_permits(1);
-                // Whoever sent the request is killed now; the server hears no more than that.
-                let _ = client.read(&mut [0]).await;
+                // Whoever sent the request is killed now, or hears nothing; the server hears no more than that.
+                let mut rest = [0];
+                tokio::select! {
+                    _ = client.read(&mut rest) => {}
+                    () = dropped => {}
+                }
                 return;
             };
             pass.forget();
