@@ -21,6 +21,8 @@ pub use self::refusals::{RefusalLog, Refusals};
 pub enum SecretAction {
     /// `$rotate-secret` with `secret`.
     Rotate,
+    /// The same, where that ended a retiring secret which was still in use.
+    Overwrite,
     /// `$rotate-secret` with `retiringSecret`.
     Retire,
     /// A direct write of `secret`.
@@ -36,7 +38,7 @@ impl SecretAction {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Rotate => "rotate-secret",
+            Self::Rotate | Self::Overwrite => "rotate-secret",
             Self::Retire => "retire-secret",
             Self::Replace => "replace-secret",
             Self::Undo => "undo-rotation",
@@ -44,6 +46,9 @@ impl SecretAction {
         }
     }
 }
+
+/// The subtype of [`SecretAction::Overwrite`], beside that of any rotation.
+const IN_USE: &str = "overwrite-secret-in-use";
 
 /// What is recorded of secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,10 +142,14 @@ impl SecretEvent<'_> {
             "code": "rest",
             "display": "RESTful Operation"
         });
-        event["subtype"] = json!([
-            { "system": "http://hl7.org/fhir/restful-interaction", "code": self.what.interaction() },
+        let mut subtypes = vec![
+            json!({ "system": "http://hl7.org/fhir/restful-interaction", "code": self.what.interaction() }),
             subtype(self.what.as_str()),
-        ]);
+        ];
+        if self.what == Recorded::Moved(SecretAction::Overwrite) {
+            subtypes.push(subtype(IN_USE));
+        }
+        event["subtype"] = Value::Array(subtypes);
         event["action"] = json!(self.what.action());
         event["recorded"] = json!(self.at.to_instant());
         event["outcome"] = json!("0");

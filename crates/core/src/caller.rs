@@ -278,6 +278,27 @@ impl Caller {
         self.reach().is_none_or(|own| own == project)
     }
 
+    /// Whether the caller may rotate the secret of that client because it is that client: in its own name, by a
+    /// rule of its policy that says so, and with a token that is not limited to less than changing it. Whether the
+    /// rule is about this client, [`Caller::over_own_secret`] says.
+    #[must_use]
+    pub fn may_rotate_own_secret(&self, client: ClientId) -> bool {
+        self.login.is_none()
+            && self.client == Some(client)
+            && self.profile == Profile::client(client)
+            && self.policy.as_ref().is_some_and(|policy| policy.names_own_secret())
+            && self.scope.allows(Interaction::Update, ResourceType::ClientApplication)
+    }
+
+    /// The authority over its own secret of the client application `subject`, if the caller is that and has it.
+    #[must_use]
+    pub fn over_own_secret(&self, client: ClientId, subject: &Subject<'_>) -> Option<SecretAuthority> {
+        let has_rule = self.policy.as_ref().is_some_and(|policy| policy.lets_rotate_own_secret(subject));
+        let has_scope = self.scope.allows_resource(Interaction::Update, subject, |_| false);
+        (self.may_rotate_own_secret(client) && has_rule && has_scope)
+            .then(|| SecretAuthority::of_itself(client, self.project))
+    }
+
     /// The authority over the secrets of a project's clients, if the caller has it.
     #[must_use]
     pub fn admin_of(&self, project: ProjectId) -> Option<AdminOf<ProjectId>> {

@@ -83,7 +83,7 @@ impl EventKind {
 impl From<SecretAction> for EventKind {
     fn from(action: SecretAction) -> Self {
         match action {
-            SecretAction::Rotate => Self::Rotated,
+            SecretAction::Rotate | SecretAction::Overwrite => Self::Rotated,
             SecretAction::Retire => Self::Retired,
             SecretAction::Replace => Self::Replaced,
             SecretAction::Undo => Self::Undone,

@@ -58,6 +58,10 @@ impl Interaction {
     }
 }
 
+/// What lets a client application rotate its own secret, and ask who uses it. It is no interaction with resources:
+/// a rule has it only by its name, and it implies none of them.
+const ROTATE_OWN_SECRET: &str = "rotate-own-secret";
+
 /// An AccessPolicy, as far as it can be enforced. Reading one that says more gives an error, so that
 /// a rule that nobody enforces is never stored.
 ///
@@ -182,6 +186,20 @@ impl AccessPolicy {
         self.rules.iter().any(|rule| rule.resource_type.is_none() && rule.covers_interaction(interaction))
     }
 
+    /// Whether some rule lets a client application rotate its own secret.
+    #[must_use]
+    pub fn names_own_secret(&self) -> bool {
+        self.rules.iter().any(PolicyRule::names_own_secret)
+    }
+
+    /// Whether a rule lets the client application `subject` rotate its own secret.
+    #[must_use]
+    pub fn lets_rotate_own_secret(&self, subject: &Subject<'_>) -> bool {
+        let meets =
+            |rule: &PolicyRule| rule.criteria.as_ref().is_none_or(|criteria| criteria.matches(subject));
+        self.rules.iter().any(|rule| rule.names_own_secret() && meets(rule))
+    }
+
     /// What the first rule says that allows the interaction with that resource; `None` if none does.
     #[must_use]
     pub fn rule(&self, interaction: Interaction, subject: &Subject<'_>) -> Option<Allowed<'_>> {
@@ -242,10 +260,14 @@ impl PolicyRule {
             }
             None => return Err(bad(at("resourceType"), "is missing")),
         };
-        let interactions = rule
+        let interactions: Option<Vec<String>> = rule
             .get("interaction")
             .and_then(Value::as_array)
             .map(|codes| codes.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+        let has_word = interactions.iter().flatten().any(|code| code == ROTATE_OWN_SECRET);
+        if has_word && resource_type != Some(ResourceType::ClientApplication) {
+            return Err(bad(at("interaction"), "rotate-own-secret needs a rule about ClientApplication"));
+        }
         let criteria = match (rule.get("criteria").and_then(Value::as_str), resource_type) {
             (None, _) => None,
             (Some(_), None) => {
@@ -265,6 +287,13 @@ impl PolicyRule {
         let hidden = fields(rule, resource_type, "hiddenFields", at)?;
         let fixed = fields(rule, resource_type, "readonlyFields", at)?;
         Ok(Self { resource_type, read_only, interactions, criteria, hidden, fixed })
+    }
+
+    fn names_own_secret(&self) -> bool {
+        let mut codes = self.interactions.iter().flatten();
+        !self.read_only
+            && self.resource_type == Some(ResourceType::ClientApplication)
+            && codes.any(|code| code == ROTATE_OWN_SECRET)
     }
 
     fn is_about(&self, resource_type: ResourceType) -> bool {

@@ -34,7 +34,7 @@ pub(crate) fn tell_move(
         let expired = event(What::Expired { secret, ends: at });
         change.tell_unless_told(&expired, secret, Once::Expired(at));
     }
-    if let (SecretAction::Rotate, Some(successor)) = (action, retiring) {
+    if let (SecretAction::Rotate | SecretAction::Overwrite, Some(successor)) = (action, retiring) {
         for secret in &ended {
             let overwritten = event(What::OverwrittenInUse { secret: *secret, by });
             change.tell_if_in_use(&overwritten, *secret, successor);

@@ -25,6 +25,12 @@ pub(crate) struct Metrics {
     pub(crate) rotations: Counter,
     /// Retiring secrets removed.
     pub(crate) retirements: Counter,
+    /// Rotations undone.
+    pub(crate) undone: Counter,
+    /// Secrets ended by `$revoke-secret`.
+    pub(crate) revocations: Counter,
+    /// Answers given again under their `Idempotency-Key`.
+    pub(crate) replays: Counter,
     /// Attempts to get in with a secret that has ended.
     pub(crate) former_secret_seen: Counter,
     /// Connections closed at once, because their address had too many.
@@ -70,6 +76,9 @@ impl Metrics {
             refused: Counter::default(),
             rotations: Counter::default(),
             retirements: Counter::default(),
+            undone: Counter::default(),
+            revocations: Counter::default(),
+            replays: Counter::default(),
             former_secret_seen: Counter::default(),
             connections_refused: Counter::default(),
             connections: Gauge::default(),
@@ -84,6 +93,9 @@ impl Metrics {
         registry.register("proofs_refused", "Secrets presented that let nobody in", metrics.refused.clone());
         registry.register("rotations", "Secrets rotated", metrics.rotations.clone());
         registry.register("retirements", "Retiring secrets removed", metrics.retirements.clone());
+        registry.register("rotations_undone", "Rotations undone", metrics.undone.clone());
+        registry.register("revocations", "Secrets revoked", metrics.revocations.clone());
+        registry.register("answers_replayed", "Answers given again for their key", metrics.replays.clone());
         registry.register(
             "former_secret_seen",
             "Attempts with a secret that has ended",

@@ -173,6 +173,15 @@ impl Change {
         );
     }
 
+    /// Ends the registration access token of a client, if it registered itself: nobody manages it by that any more.
+    pub fn end_registration_token(&mut self, client: ClientId) {
+        self.push(
+            "UPDATE client_registration SET generation = generation + 1 WHERE client_id = $1",
+            args![client],
+            None,
+        );
+    }
+
     /// Bounds a client that registered itself to what an admin wrote; what is `None` stays as it was. Nothing
     /// happens to any other client.
     pub fn bound_registration(

@@ -36,7 +36,7 @@ impl View<'_> {
 }
 
 /// A version as the rules look at it.
-fn subject<'a>(version: &ResourceVersion, resource: &'a Map<String, Value>) -> Subject<'a> {
+pub(super) fn subject<'a>(version: &ResourceVersion, resource: &'a Map<String, Value>) -> Subject<'a> {
     let content = (!version.deleted).then_some(resource);
     Subject::new(version.resource_type, version.id, version.project, version.last_updated, content)
 }
@@ -197,15 +197,16 @@ pub(super) fn written(
             }
             render(resource, shown, extended)?
         }
-        Verdict::Forbidden | Verdict::NotThere => named(resource)?,
+        Verdict::Forbidden | Verdict::NotThere => named(resource, &ShownSecrets::default())?,
     };
     Ok(Reply::ok(body).of_version(version.version, version.last_updated))
 }
 
-fn named(mut resource: Map<String, Value>) -> Result<Rendered, Outcome> {
+/// A resource by its name alone, for who may know no more of it.
+pub(super) fn named(mut resource: Map<String, Value>, shown: &ShownSecrets) -> Result<Rendered, Outcome> {
     resource.retain(|name, _| matches!(name.as_str(), "resourceType" | "id" | "meta"));
     if let Some(Value::Object(meta)) = resource.get_mut("meta") {
         meta.retain(|name, _| matches!(name.as_str(), "versionId" | "lastUpdated"));
     }
-    render(resource, &ShownSecrets::default(), false)
+    render(resource, shown, false)
 }

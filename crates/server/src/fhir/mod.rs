@@ -21,6 +21,7 @@ mod request;
 mod rotate_secret;
 mod route;
 mod search;
+mod secret_author;
 mod secret_status;
 mod user;
 mod versions;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::access::named;
 use super::render::{Rendered, ShownSecrets, render};
 use super::request::Reply;
 use super::versions::Act;
@@ -33,6 +34,8 @@ struct Head {
     version: String,
     last_updated_ms: i64,
     warning: Option<String>,
+    /// Whether it was told to the client itself, and not to an admin.
+    is_itself: bool,
 }
 
 /// The key of a request, if it has one.
@@ -59,6 +62,7 @@ impl Replay {
         &self,
         act: Act<'_>,
         withheld: &Withheld<'_>,
+        is_itself: bool,
     ) -> Result<Option<Reply>, Outcome> {
         let Some(kept) = act.app.store.kept_answer(self.id(act), act.now).await? else { return Ok(None) };
         let answer = act.app.keyring.open_answer(kept.id, kept.client, &kept.sealed);
@@ -68,7 +72,7 @@ impl Replay {
         if !RequestDigest::from_bytes(*request).is(&self.request) {
             return Err(Outcome::other_request());
         }
-        read(answer, withheld)?.ok_or_else(|| unreadable(&kept, &"it has another form")).map(Some)
+        read(answer, withheld, is_itself)?.ok_or_else(|| unreadable(&kept, &"it has another form")).map(Some)
     }
 
     /// Keeps an answer with the change that it is the answer to.
@@ -76,6 +80,7 @@ impl Replay {
         &self,
         act: Act<'_>,
         state: &ClientState,
+        is_itself: bool,
         reply: &Reply,
         change: &mut Change,
     ) -> Result<(), Outcome> {
@@ -84,6 +89,7 @@ impl Replay {
             version: version.to_string(),
             last_updated_ms: last_updated.epoch_ms(),
             warning: reply.warning.as_deref().map(str::to_owned),
+            is_itself,
         };
         let head = Rendered::serialize(&head)?;
         let parts = [self.request.as_bytes(), head.as_bytes(), b"\n", body.as_bytes()];
@@ -99,7 +105,7 @@ impl Replay {
 }
 
 /// Reads what [`Replay::keep`] wrote after the digest; `None` if it is something else.
-fn read(answer: &[u8], withheld: &Withheld<'_>) -> Result<Option<Reply>, Outcome> {
+fn read(answer: &[u8], withheld: &Withheld<'_>, is_itself: bool) -> Result<Option<Reply>, Outcome> {
     let Some(end) = answer.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let head = serde_json::from_slice::<Head>(&answer[..end]).ok();
     let head = head.and_then(|head| Some((VersionId::parse(&head.version)?, head)));
@@ -108,6 +114,10 @@ fn read(answer: &[u8], withheld: &Withheld<'_>) -> Result<Option<Reply>, Outcome
     else {
         return Ok(None);
     };
+    // Who was an admin then may not be told as a client what it was told as an admin.
+    if head.is_itself != is_itself {
+        return Err(Outcome::other_request());
+    }
     let mut take = |name: &str| match resource.shift_remove(name) {
         Some(Value::String(text)) => PlainSecret::presented(Zeroizing::new(text)).ok(),
         _ => None,
@@ -117,7 +127,8 @@ fn read(answer: &[u8], withheld: &Withheld<'_>) -> Result<Option<Reply>, Outcome
         hidden.remove(&mut resource);
     }
     let last_updated = Timestamp::from_epoch_ms(head.last_updated_ms);
-    let reply = Reply::ok(render(resource, &shown, true)?).of_version(version, last_updated);
+    let body = if is_itself { named(resource, &shown)? } else { render(resource, &shown, true)? };
+    let reply = Reply::ok(body).of_version(version, last_updated);
     Ok(Some(Reply { warning: head.warning.map(Into::into), ..reply }))
 }
 

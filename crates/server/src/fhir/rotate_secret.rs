@@ -7,10 +7,10 @@
 //! matches (P1). The answer is written before the commit, so that nothing can fail after it (P2).
 
 use keyrelay_core::audit::SecretAction;
-use keyrelay_core::caller::{AdminOf, Caller};
+use keyrelay_core::caller::Caller;
 use keyrelay_core::evidence::{judge, why_not_unused};
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, ProjectId};
+use keyrelay_core::id::ClientId;
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, TOKEN_LIFETIME_MAX};
 use keyrelay_core::policy::Interaction;
@@ -19,13 +19,14 @@ use keyrelay_core::secret_rules::{RetireAfter, SecretOverwrite};
 use keyrelay_core::slots::{Mismatch, Moved, NoSuchSecret, SlotKind};
 use keyrelay_store::ClientState;
 
-use super::access::{SECRETS, View, not_to_write, view};
+use super::access::{SECRETS, not_to_write};
 use super::client_application::{fresh_secret, record_move, state};
 use super::parameters::{RevokeInput, RotateInput, Step, no_parameters};
-use super::render::{ShownSecrets, render};
+use super::render::ShownSecrets;
 use super::replay::{self, Replay};
 use super::request::{Content, FhirRequest, Reply};
 use super::route::SecretOperation;
+use super::secret_author::{SecretAuthor, is_admin, may_rotate};
 use super::secret_status::Evidence;
 use super::versions::{Act, next_version};
 use super::write::Decision;
@@ -57,7 +58,7 @@ impl Rotation {
         id: &str,
         content: Content,
     ) -> Result<Self, Outcome> {
-        check_author(caller)?;
+        check_author(caller, matches!(moves, SecretOperation::Rotate), id)?;
         let key = content.headers().map_or(Ok(None), replay::key)?;
         let body = content.into_object().await?;
         let replay = key.map(|key| Replay::new(key, moves.operation().code(), id, &body));
@@ -69,6 +70,11 @@ impl Rotation {
         Ok(Self { id: ClientId::parse(id).ok_or_else(Outcome::not_found)?, asked, replay })
     }
 
+    /// Checks what can be checked of it alone.
+    pub(super) fn check(&self, caller: &Caller) -> Result<(), Outcome> {
+        check_author(caller, matches!(self.asked, Asked::Rotate(_)), &self.id.to_string())
+    }
+
     /// Whether it may be answered by what was answered before.
     pub(super) const fn may_be_replayed(&self) -> bool {
         self.replay.is_some()
@@ -76,27 +82,30 @@ impl Rotation {
 
     pub(super) async fn decide(&self, act: Act<'_>, request: &FhirRequest) -> Result<Decision, Outcome> {
         let state = state(act, self.id).await?;
-        let seen = view(act.caller, Interaction::Update, &state.resource)?;
-        let admin = state
-            .resource
-            .project
-            .and_then(|project| act.caller.admin_of(project))
-            .ok_or_else(Outcome::not_found)?;
+        let author = match &self.asked {
+            Asked::Rotate(_) => SecretAuthor::of(act.caller, Interaction::Update, &state)?,
+            Asked::Undo | Asked::Revoke(_) => SecretAuthor::admin(act.caller, Interaction::Update, &state)?,
+        };
+        let withheld = &author.seen.withheld;
         if state.resource.deleted {
             return Err(Outcome::gone());
         }
         // Both move, and the answer shows both: a new secret that could not be shown would be lost.
-        if let Some(name) = SECRETS.into_iter().find(|name| seen.withheld.keeps(name)) {
+        if let Some(name) = SECRETS.into_iter().find(|name| withheld.keeps(name)) {
             return Err(not_to_write(KIND, name));
+        }
+        if author.is_itself && matches!(self.asked, Asked::Rotate(RotateInput { force: true, .. })) {
+            return Err(Outcome::forbidden("Only an admin of the project may force it"));
         }
         // Who may ask is decided by now, and nothing else: it was on what there was when it came first.
         if let Some(replay) = &self.replay
-            && let Some(reply) = replay.answered(act, &seen.withheld).await?
+            && let Some(reply) = replay.answered(act, withheld, author.is_itself).await?
         {
+            act.app.metrics.replays.inc();
             return Ok(Decision::nothing(reply));
         }
         request.check_if_match(state.resource.version)?;
-        let secret_move = self.asked.decide(act, &state)?;
+        let mut secret_move = self.asked.decide(act, &state)?;
         let mut warning = None;
         if let Asked::Rotate(RotateInput { step, force: false, .. }) = &self.asked {
             match step {
@@ -105,14 +114,24 @@ impl Rotation {
                     let why = why_not_unused(&evidence.known(), *unused_for, evidence.reach.now);
                     why.map_or(Ok(()), |why| Err(Outcome::conflict(why)))?;
                 }
-                Step::Rotate { .. } => warning = check_overwrite(act, &state).await?,
+                Step::Rotate { .. } => {
+                    warning = check_overwrite(act, &state).await?;
+                    if warning.is_some() {
+                        secret_move.action = SecretAction::Overwrite;
+                    }
+                }
                 Step::Retire { .. } => {}
             }
         }
-        let mut decision = decide(act, admin, secret_move, self.asked.revokes_tokens(), &state, &seen)?;
+        let mut decision = decide(act, &author, secret_move, self.asked.revokes_tokens(), &state)?;
         decision.reply.warning = warning.map(Into::into);
-        if let (Some(replay), Some(change)) = (&self.replay, &mut decision.change) {
-            replay.keep(act, &state, &decision.reply, change)?;
+        let Some(change) = &mut decision.change else { return Ok(decision) };
+        if matches!(self.asked, Asked::Revoke(RevokeInput { slot: SlotKind::Active, .. })) {
+            // Whoever has the secret may have the token beside it, and would make itself another secret by that.
+            change.end_registration_token(self.id);
+        }
+        if let Some(replay) = &self.replay {
+            replay.keep(act, &state, author.is_itself, &decision.reply, change)?;
         }
         Ok(decision)
     }
@@ -121,18 +140,22 @@ impl Rotation {
     pub(super) fn tell(&self, app: &App, by: &Caller) {
         let action = match &self.asked {
             Asked::Rotate(input) => return SecretMove::tell(app, self.id, by, input.step.slot()),
-            Asked::Undo => SecretAction::Undo,
-            Asked::Revoke(_) => SecretAction::Revoke,
+            Asked::Undo => {
+                app.metrics.undone.inc();
+                SecretAction::Undo
+            }
+            Asked::Revoke(_) => {
+                app.metrics.revocations.inc();
+                SecretAction::Revoke
+            }
         };
         tracing::info!(client = %self.id, by = %by.profile, action = action.as_str(), "secrets were moved");
     }
 }
 
 /// Whether the caller may do such a thing at all.
-pub(super) fn check_author(caller: &Caller) -> Result<(), Outcome> {
-    // The answer shows the client, so a policy that hides all of them forbids this too.
-    let shows = caller.policy.as_ref().is_none_or(|policy| policy.allows(Interaction::Read, KIND));
-    if caller.is_admin() && caller.may(Interaction::Update, KIND) && shows {
+fn check_author(caller: &Caller, rotates: bool, id: &str) -> Result<(), Outcome> {
+    if if rotates { may_rotate(caller, id) } else { is_admin(caller) } {
         return Ok(());
     }
     Err(Outcome::forbidden("Only an admin of the project may rotate a client's secret"))
@@ -236,21 +259,17 @@ impl SecretMove {
 /// Values in, values out: what the move changes, and what it answers.
 fn decide(
     act: Act<'_>,
-    admin: AdminOf<ProjectId>,
+    author: &SecretAuthor<'_>,
     SecretMove { action, fresh, moved }: SecretMove,
     revokes_tokens: bool,
     state: &ClientState,
-    seen: &View<'_>,
 ) -> Result<Decision, Outcome> {
     let current = &state.resource;
-    let (next, mut resource) = next_version(act, current, seen.resource.clone());
-    for hidden in seen.withheld.hidden() {
-        hidden.remove(&mut resource);
-    }
+    let (next, resource) = next_version(act, current, author.seen.resource.clone());
     let version = next.version;
     let mut change = act.change();
     change.update(next.clone(), current.version, None);
-    record_move(act, &admin.into(), action, &moved, state, &mut change);
+    record_move(act, &author.authority, action, &moved, state, &mut change);
     if revokes_tokens {
         let last_expires = act.now.plus(TOKEN_LIFETIME_MAX);
         for ended in moved.ended.iter().filter(|ended| ended.expired.is_none()) {
@@ -259,10 +278,15 @@ fn decide(
     }
 
     let after = ClientState { resource: next, slots: moved.stored(), ..state.clone() };
-    let mut shown = ShownSecrets::of(act.app, &after, act.now)?;
-    if act.app.rules(&after.settings).visibility == SecretVisibility::Once {
-        shown.secret = fresh;
-    }
-    let reply = Reply::ok(render(resource, &shown, true)?).of_version(version, act.now);
+    let shown = if author.is_itself {
+        ShownSecrets { secret: fresh, retiring: None }
+    } else {
+        let shown = ShownSecrets::of(act.app, &after, act.now)?;
+        match act.app.rules(&after.settings).visibility {
+            SecretVisibility::Recoverable => shown,
+            SecretVisibility::Once => ShownSecrets { secret: fresh, ..shown },
+        }
+    };
+    let reply = Reply::ok(author.answer(resource, &shown)?).of_version(version, act.now);
     Ok(Decision { reply, change: Some(change), fate: None })
 }

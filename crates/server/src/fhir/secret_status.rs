@@ -17,9 +17,9 @@ use keyrelay_core::usage::CallerUsage;
 use keyrelay_store::{ClientState, UsageOfSecret};
 use serde_json::{Value, json};
 
-use super::access::view;
 use super::render::Rendered;
 use super::request::{FhirRequest, Reply};
+use super::secret_author::SecretAuthor;
 use crate::App;
 use crate::error::Outcome;
 
@@ -30,13 +30,16 @@ pub(super) async fn secret_status(
     request: &FhirRequest,
 ) -> Result<Reply, Outcome> {
     let kind = ResourceType::ClientApplication;
-    if !caller.is_admin() || !caller.may(Interaction::Read, kind) {
+    let client = ClientId::parse(id);
+    let is_own = client.is_some_and(|client| caller.may_rotate_own_secret(client));
+    let may = is_own || (caller.is_admin() && caller.may(Interaction::Read, kind));
+    if !may {
         return Err(Outcome::forbidden("Only an admin of the project may ask who uses a client's secrets"));
     }
     let unused_for = unused_for(request.query.as_deref().unwrap_or_default())?;
-    let id = ClientId::parse(id).ok_or_else(Outcome::not_found)?;
-    let state = app.store.client(id).await?.ok_or_else(Outcome::not_found)?;
-    view(caller, Interaction::Read, &state.resource)?;
+    let state =
+        app.store.client(client.ok_or_else(Outcome::not_found)?).await?.ok_or_else(Outcome::not_found)?;
+    SecretAuthor::of(caller, Interaction::Read, &state)?;
     if state.resource.deleted {
         return Err(Outcome::gone());
     }

@@ -26,7 +26,7 @@ use super::allow;
 use super::bundle::Links;
 use super::pending::Fate;
 use super::request::{Content, FhirRequest, Reply};
-use super::rotate_secret::{Rotation, check_author};
+use super::rotate_secret::Rotation;
 use super::route::WriteRoute;
 use super::versions::{Act, CLIENTS_META};
 use crate::App;
@@ -117,7 +117,7 @@ impl Write {
         match self {
             Self::Create(new) => new.check(caller),
             Self::Update(update) => update.check(caller),
-            Self::Rotate(_) => check_author(caller),
+            Self::Rotate(rotation) => rotation.check(caller),
             Self::Delete(_) => Ok(()),
         }
     }

@@ -25,6 +25,7 @@ mod mtls;
 mod network;
 mod nodes;
 mod openapi;
+mod own_secret;
 mod pages;
 mod people;
 mod policies;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::app::{Answer, As, Credentials, TestApp};
 use crate::login_grants::{Way, code_form, make_confidential, refresh_form, send};
 use crate::people::{browse, make_ann};
+use crate::registration::{Registered, not_let_in};
 
 async fn call(test: &TestApp, client: &Credentials, operation: &str, body: &Value) -> Answer {
     test.post(&test.admin, &format!("{}/{operation}", client.path()), body).await
@@ -87,7 +88,72 @@ async fn overwriting_a_retiring_secret_in_use_follows_the_setting_of_the_project
             answer.expect(200);
         }
         assert!(!test.lets_in(&old.id, &old.secret).await);
+        for (subtype, count) in
+            [("overwrite-secret-in-use", usize::from(setting == "warn")), ("rotate-secret", 2)]
+        {
+            let path = format!("AuditEvent?entity={}&subtype={subtype}", old.path());
+            let events = test.get(&test.admin, &path).await.expect(200).resources();
+            assert_eq!(events.len(), count, "{setting} {subtype}");
+        }
     }
+}
+
+/// A Bundle with one move of secrets.
+async fn in_bundle(
+    test: &TestApp,
+    kind: &str,
+    client: &Credentials,
+    operation: &str,
+    body: &Value,
+) -> Answer {
+    let request = json!({ "method": "POST", "url": format!("{}/{operation}", client.path()) });
+    let entry = json!({ "request": request, "resource": body });
+    let bundle = json!({ "resourceType": "Bundle", "type": kind, "entry": [entry] });
+    test.post(&test.admin, "", &bundle).await
+}
+
+#[tokio::test]
+async fn a_bundle_undoes_and_revokes_too_and_warns_of_its_entries() {
+    for kind in ["batch", "transaction"] {
+        let test = TestApp::start().await;
+        test.set(&test.project, "secretOverwrite", "warn").await;
+        let (old, new) = rotated(&test).await;
+        let undone = in_bundle(&test, kind, &old, "$undo-rotation", &json!({})).await.expect(200);
+        assert_eq!(undone.text_at("/entry/0/resource/secret"), old.secret);
+        assert_eq!(undone.json()["entry"][0]["response"]["outcome"], Value::Null);
+        let revoke = json!({ "slot": "retiringSecret" });
+        let of_gone = test.bearer(&new).await;
+        in_bundle(&test, kind, &old, "$revoke-secret", &revoke).await.expect(200);
+        assert!(!works(&test, &of_gone).await && !test.lets_in(&new.id, &new.secret).await);
+        let again = in_bundle(&test, kind, &old, "$revoke-secret", &revoke).await;
+        let outcome =
+            if kind == "batch" { "/entry/0/response/outcome/issue/0/code" } else { "/issue/0/code" };
+        assert_eq!(again.text_at(outcome), "conflict");
+
+        let next = test.rotate(&test.admin, &old.id, "secret", &old.secret).await.text_at("/secret");
+        test.bearer(&old).await;
+        let rotated = in_bundle(&test, kind, &old, "$rotate-secret", &json!({ "secret": next })).await;
+        let issue = &rotated.expect(200).json()["entry"][0]["response"]["outcome"]["issue"][0];
+        assert_eq!(issue["severity"], "warning");
+        assert!(issue["details"]["text"].as_str().unwrap().contains("was still in use"), "{issue}");
+        let metrics = test.request(As::Anonymous, Method::GET, "metrics").send().await.text;
+        for line in ["keyrelay_rotations_undone_total 1", "keyrelay_revocations_total 1"] {
+            assert!(metrics.contains(line), "{metrics}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_had_the_current_secret_of_a_registered_client_makes_no_other_once_it_is_revoked() {
+    let test = TestApp::start().await;
+    let registered = Registered::new(&test).await;
+    let client = &registered.client;
+    let fresh = test.rotate(&test.admin, &client.id, "secret", &client.secret).await.text_at("/secret");
+    call(&test, client, "$revoke-secret", &json!({ "slot": "retiringSecret" })).await.expect(200);
+    let again = registered.put(&test, &json!({ "client_secret": fresh, "rotate_secret": true })).await;
+    again.expect(200);
+    call(&test, client, "$revoke-secret", &json!({ "slot": "secret" })).await.expect(200);
+    not_let_in(&registered.put(&test, &json!({})).await);
 }
 
 #[tokio::test]

@@ -131,8 +131,9 @@ fn rotate_secret() -> Told {
             Given the current secret, a fresh one takes its place and the old one keeps working \
             as the retiring secret. Given the retiring secret, that one stops working for good.",
         comment: "Exactly one of secret and retiringSecret must be given. Only administrators of \
-            the client's project may call the operation. The answer is the resource itself, not \
-            a Parameters resource.",
+            the client's project may call the operation, and the client itself where its AccessPolicy has the \
+            interaction rotate-own-secret. The answer is the resource itself, not a Parameters resource; the \
+            client itself is told its name and a new secret.",
         parameters: json!([
             parameter("secret", "The current secret, to be replaced and retired."),
             parameter("retiringSecret", "The retiring secret, to be removed."),
@@ -203,7 +204,8 @@ fn secret_status() -> Told {
         description: "Tells of both secrets of a client when they were made, how often and by whom they \
             were used, until when they grant access (expires) and are to be rotated (dueBy, overdue), and \
             whether the retiring one can be removed without locking anybody out.",
-        comment: "Only administrators of the client's project may call the operation, by GET. The answer \
+        comment: "Only administrators of the client's project may call the operation, by GET, \
+            and the client itself where its AccessPolicy has the interaction rotate-own-secret. The answer \
             is a Parameters resource. It has no secret in it.",
         parameters: json!([
             parameter(

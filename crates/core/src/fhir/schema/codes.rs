@@ -6,7 +6,8 @@ use super::CodeList;
 pub(super) static ACCESS_POLICY_INTERACTION: CodeList = CodeList {
     // The spelling of the peer.
     value_set: "https://medplum.com/fhir/ValueSet/access-poliicy-interactions",
-    codes: &["create", "read", "update", "delete", "search", "history", "vread"],
+    // The last is a word of our own.
+    codes: &["create", "read", "update", "delete", "search", "history", "vread", "rotate-own-secret"],
 };
 pub(super) static ADMINISTRATIVE_GENDER: CodeList = CodeList {
     value_set: "http://hl7.org/fhir/ValueSet/administrative-gender",

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Method;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::App;
 use crate::error::Outcome;
@@ -44,6 +44,11 @@ impl ResponseEntry {
 
     /// Of one that was done.
     pub(super) fn done(reply: Reply) -> Result<Self, Outcome> {
+        let warning = reply.warning.as_deref().map(|text| {
+            let issue =
+                json!({ "severity": "warning", "code": "informational", "details": { "text": text } });
+            json!({ "resourceType": "OperationOutcome", "issue": [issue] })
+        });
         Ok(Self {
             resource: reply.body.map(Rendered::into_part).transpose()?,
             response: EntryResponse {
@@ -51,7 +56,7 @@ impl ResponseEntry {
                 location: reply.location,
                 etag: reply.version.map(|(version, _)| etag(version)),
                 last_modified: reply.version.map(|(_, last_updated)| last_updated.to_instant()),
-                outcome: None,
+                outcome: warning,
             },
         })
     }
