@@ -1,6 +1,7 @@
 //! The binary `keyrelay`: one file per command.
 
 mod admin;
+mod agent;
 mod audit;
 mod backup;
 mod deliver;
@@ -60,6 +61,8 @@ enum Command {
     Watch(Box<watch::WatchArgs>),
     /// End a client's retiring secret, once nobody uses it any more.
     Retire(Box<retire::RetireArgs>),
+    /// Rotate an application's own secret on a schedule, beside it.
+    Agent(Box<agent::AgentArgs>),
     /// Make a client's retiring secret the current one again.
     Undo(Box<undo::UndoArgs>),
     /// Make a master key file, for several nodes on one PostgreSQL database.
@@ -110,6 +113,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => return status::status(*args).await,
         Command::Watch(args) => return watch::watch(*args).await,
         Command::Retire(args) => return retire::retire(*args).await,
+        Command::Agent(args) => return agent::agent(*args).await,
         Command::Undo(args) => return undo::undo(*args).await,
         Command::MasterKey(args) => master_key::make(&args),
         Command::Migrate(args) => return migrate::migrate(args).await,

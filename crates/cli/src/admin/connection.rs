@@ -80,7 +80,7 @@ impl ConnectionArgs {
 }
 
 /// Reads a base URL, which ends with `/` afterwards.
-fn base(text: &str) -> anyhow::Result<Url> {
+pub fn base(text: &str) -> anyhow::Result<Url> {
     let wrong = || format!("{text:?} is not the base URL of a server, such as https://fhir.example.org/");
     let slash = if text.ends_with('/') { "" } else { "/" };
     let url = Url::parse(&format!("{text}{slash}")).with_context(wrong)?;

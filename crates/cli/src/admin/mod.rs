@@ -4,8 +4,8 @@ mod connection;
 mod server;
 mod status;
 
-pub use connection::{ConnectionArgs, read_secret};
-pub use server::{ClientSecrets, Rotation, Server, ServerError};
+pub use connection::{ConnectionArgs, base, read_secret};
+pub use server::{Admin, ClientSecrets, Rotation, Server, ServerError};
 #[cfg(test)]
 pub use status::RetiringStatus;
 pub use status::{CallerStatus, Movement, SecretStatus, SlotStatus, ago, when};

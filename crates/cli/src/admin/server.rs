@@ -125,12 +125,16 @@ pub struct Rotation {
     pub key: String,
     /// Whether a retiring secret that is still in use ends by it even where the project refuses that.
     pub force: bool,
+    /// After how long the old secret ends by itself, in milliseconds.
+    #[serde(default)]
+    pub retire_after_ms: Option<u64>,
 }
 
 impl Rotation {
     /// One that nobody has asked for yet.
-    pub fn new(force: bool, entropy: &dyn Entropy) -> Self {
-        Self { key: random_uuid(entropy).to_string(), force }
+    pub fn new(force: bool, retire_after: Option<Duration>, entropy: &dyn Entropy) -> Self {
+        let retire_after_ms = retire_after.and_then(|after| u64::try_from(after.as_millis()).ok());
+        Self { key: random_uuid(entropy).to_string(), force, retire_after_ms }
     }
 }
 
@@ -260,6 +264,9 @@ impl Server {
         let mut parameters = vec![json!({ "name": "secret", "valueString": current.reveal() })];
         if rotation.force {
             parameters.push(json!({ "name": "force", "valueBoolean": true }));
+        }
+        if let Some(after_ms) = rotation.retire_after_ms {
+            parameters.push(json!({ "name": "retireAfter", "valueString": format!("{after_ms}ms") }));
         }
         let with_key = |request| keyed(request, &rotation.key);
         let rotated = self.operate(client, "/$rotate-secret", &parameters, with_key).await?;

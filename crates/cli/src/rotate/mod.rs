@@ -11,6 +11,7 @@ mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::{ArgGroup, Args};
@@ -22,10 +23,10 @@ use crate::deliver::{Target, check_all};
 use crate::exit::EXIT_CODES;
 use crate::serve::stop_signal;
 use crate::tell::Tell;
-use next::OnRetiring;
-use record::RecordFile;
-use run::Run;
 
+pub use next::OnRetiring;
+pub use record::RecordFile;
+pub use run::Run;
 pub use wait::ASK_INTERVAL;
 
 /// Change a client's secret with nobody locked out: rotate, deliver, watch who is still on the old one, retire.
@@ -113,9 +114,12 @@ fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
         commands: args.exec,
         unused_for: args.wait_unused.map(|period| period.0),
         retire: args.retire,
+        once: args.wait_unused.is_none(),
+        retire_after: None,
+        is_itself: false,
         timeout: args.timeout.map(|period| period.0),
         on_retiring,
-        file,
+        file: Arc::new(file),
         tell: Tell::json(args.json),
     })
 }
@@ -123,8 +127,13 @@ fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
 /// Opens the connection, and says what is wrong with it that can be lived with.
 pub fn open(connection: &ConnectionArgs) -> anyhow::Result<Server> {
     let server = connection.open()?;
+    warn_if_in_clear(&server);
+    Ok(server)
+}
+
+/// Says it if everybody on the way can read along.
+pub fn warn_if_in_clear(server: &Server) {
     if server.is_in_clear() {
         eprintln!("keyrelay: {} is not https: everybody on the way can read the secrets", server.url());
     }
-    Ok(server)
 }

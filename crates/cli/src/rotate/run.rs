@@ -1,6 +1,7 @@
 //! One run through the steps, from wherever the rotation stands.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -40,9 +41,15 @@ pub struct Run {
     pub commands: Vec<String>,
     pub unused_for: Option<Duration>,
     pub retire: bool,
+    /// Whether to look once only whether the old secret can go.
+    pub once: bool,
     pub timeout: Option<Duration>,
+    /// After how long the old secret ends by itself.
+    pub retire_after: Option<Duration>,
+    /// Whether it is the client itself that asks, which may not read what an admin may.
+    pub is_itself: bool,
     pub on_retiring: OnRetiring,
-    pub file: RecordFile,
+    pub file: Arc<RecordFile>,
     pub tell: Tell,
 }
 
@@ -54,7 +61,7 @@ impl Run {
         let since = status.secret.as_ref().map(|secret| secret.created.clone()).unwrap_or_default();
         match next(before.as_ref(), &status, self.on_retiring)? {
             Next::Rotate { from } => {
-                let secrets = self.server.secrets(self.client).await?;
+                let secrets = self.secrets().await?;
                 self.advise(&secrets);
                 let record = self.record_of(before, from);
                 let (record, secret) = self.rotate(record, secrets).await?;
@@ -89,7 +96,7 @@ impl Run {
         let force = self.on_retiring == OnRetiring::Overwrite;
         let asked = before.filter(|record| record.from == from).and_then(|record| record.asked);
         let asked = asked.filter(|asked| asked.force == force);
-        let asked = asked.unwrap_or_else(|| Rotation::new(force, &SystemEntropy));
+        let asked = asked.unwrap_or_else(|| Rotation::new(force, self.retire_after, &SystemEntropy));
         Record { asked: Some(asked), ..self.record(from) }
     }
 
@@ -155,7 +162,7 @@ impl Run {
 
     /// Delivers what an earlier run made; `since` is when the current secret was made.
     async fn deliver_again(&mut self, record: Record, since: &str) -> anyhow::Result<Record> {
-        let secret = match self.server.secrets(self.client).await?.secret {
+        let secret = match self.secrets().await?.secret {
             Some(secret) => secret,
             None => match self.held_by_first_target(&record)? {
                 Some(secret) => secret,
@@ -212,6 +219,11 @@ impl Run {
 
     /// Waits and retires, as far as that is wanted.
     async fn end(&self, record: Record) -> anyhow::Result<Ending> {
+        if record.asked.as_ref().is_some_and(|asked| asked.retire_after_ms.is_some()) {
+            let text = "The old secret ends by itself.";
+            self.tell.event("done", text, json!({ "retired": false }));
+            return self.forget();
+        }
         if !self.retire && self.unused_for.is_none() {
             let text = "The old secret still works. To retire it once nobody uses it: keyrelay retire";
             self.tell.event("done", text, json!({ "retired": false }));
@@ -222,7 +234,7 @@ impl Run {
             client: self.client,
             from: &record.from,
             unused_for: self.unused_for,
-            once: self.unused_for.is_none(),
+            once: self.once,
             timeout: self.timeout,
         };
         match wait.wait(&self.server, self.tell).await.context(WAITED)? {
@@ -248,7 +260,7 @@ impl Run {
     }
 
     async fn retire(&self, record: &Record) -> anyhow::Result<()> {
-        let secrets = self.server.secrets(self.client).await?;
+        let secrets = self.secrets().await?;
         let retiring = if let Some(retiring) = secrets.retiring {
             retiring
         } else {
@@ -267,12 +279,26 @@ impl Run {
 
     /// The old secret is gone: nothing of the rotation is left on the disk.
     fn done(&self) -> anyhow::Result<Ending> {
+        let ended = self.forget()?;
+        self.tell.event("done", "Done.", json!({ "retired": true }));
+        Ok(ended)
+    }
+
+    fn forget(&self) -> anyhow::Result<Ending> {
         if let Ok((_, aside)) = self.kept() {
             remove(&aside)?;
         }
         self.file.forget()?;
-        self.tell.event("done", "Done.", json!({ "retired": true }));
         Ok(Ending::Done)
+    }
+
+    /// What the server shows of the secrets: to the client itself nothing, as in a project that shows them once.
+    async fn secrets(&self) -> anyhow::Result<ClientSecrets> {
+        if self.is_itself {
+            Ok(ClientSecrets::default())
+        } else {
+            Ok(self.server.secrets(self.client).await?)
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The binary as its users run it: real processes, real files, real signals.
 
 mod admin;
+mod agent;
 mod audit;
 mod backup;
 mod commands;

@@ -88,6 +88,21 @@ impl Stage {
         (secret, client["retiringSecret"].as_str().map(str::to_owned))
     }
 
+    /// Lets the client rotate its own secret, and nothing else.
+    pub async fn let_rotate_itself(&self) {
+        let rule = json!({ "resourceType": "ClientApplication", "interaction": ["rotate-own-secret"] });
+        let meta = json!({ "project": self.project });
+        let policy =
+            json!({ "resourceType": "AccessPolicy", "name": "Its own", "meta": meta, "resource": [rule] });
+        let policy = self.ask("POST", "fhir/R4/AccessPolicy", Some(policy)).await;
+        let found = format!("fhir/R4/ProjectMembership?profile=ClientApplication/{}", self.client);
+        let found = self.ask("GET", &found, None).await;
+        let membership = found["entry"][0]["resource"]["id"].as_str().unwrap();
+        let reference = json!({ "reference": format!("AccessPolicy/{}", policy["id"].as_str().unwrap()) });
+        let patch = json!([{ "op": "add", "path": "/accessPolicy", "value": reference }]);
+        self.ask("PATCH", &format!("fhir/R4/ProjectMembership/{membership}"), Some(patch)).await;
+    }
+
     /// Rotates or retires without the command.
     pub async fn operate(&self, name: &str, value: &str) -> Value {
         let path = format!("fhir/R4/ClientApplication/{}/$rotate-secret", self.client);
