@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::place::Place;
-use crate::process::{Process, bootstrap, grant, http, keyrelay, parameters};
+use crate::process::{bootstrap, grant, http, parameters};
 use crate::way::Way;
 
 const CLIENTS: usize = 100;
