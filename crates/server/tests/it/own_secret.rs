@@ -146,3 +146,21 @@ async fn a_token_that_is_limited_or_a_membership_that_is_off_does_not_do() {
     test.put_under_policy(&client, &json!({ "resource": [rule()] })).await;
     rotate(&test, &token, &client).await.expect(200);
 }
+
+#[tokio::test]
+async fn an_admin_that_may_not_change_itself_may_do_no_more_than_that() {
+    let test = TestApp::start().await;
+    let others = json!({ "resourceType": "ClientApplication", "criteria": "ClientApplication?name=Reader" });
+    let client = under(&test, &json!([rule(), others])).await;
+    test.make_admin(&client).await;
+    let other = test.rotate(&client, &test.member.id, "secret", &test.member.secret).await.expect(200);
+    assert_eq!(other.text_at("/name"), "Reader");
+    let own = rotate(&test, &client, &client).await.expect(200);
+    assert_eq!(own.json()["name"], Value::Null);
+    for (operation, body) in [("$undo-rotation", json!({})), ("$revoke-secret", json!({ "slot": "secret" }))]
+    {
+        let path = format!("{}/{operation}", client.path());
+        test.post(&client, &path, &body).await.refused(404, "not-found");
+    }
+    assert!(test.grant(&client.id, &own.text_at("/secret")).await.status.is_success());
+}
