@@ -5,12 +5,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{
     DATABASE_CONNECTIONS_MAX, DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_READ_CONNECTIONS_MIN,
@@ -18,13 +15,17 @@ use keyrelay_core::limits::{
 };
 use keyrelay_core::origin::Origin;
 use keyrelay_core::secret_rules::{
-    MaximumAge, NotAllowed, PastMaximumAge, RetireAfter, SecretOverwrite, SecretRules, WarnBefore,
+    MaximumAge, PastMaximumAge, RetireAfter, SecretOverwrite, SecretRules, WarnBefore,
 };
 use keyrelay_core::signing::{self, Schedule};
 use keyrelay_server::{BaseUrl, Config, Tls, TrustedProxies};
 use serde::Deserialize;
 
 use crate::installation::warn_of_readers;
+
+mod values;
+
+pub use values::{Lifetime, Rule};
 
 /// The file that is read if none is named.
 const DEFAULT_FILE: &str = "keyrelay.toml";
@@ -79,51 +80,6 @@ pub enum SigningAlgorithm {
     #[value(name = "RS256")]
     #[serde(rename = "RS256")]
     Rs256,
-}
-
-/// A time, as a number and a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Lifetime(pub Duration);
-
-impl FromStr for Lifetime {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let lifetime = parse_lifetime(text);
-        lifetime
-            .map(Self)
-            .ok_or_else(|| format!("{text:?} is no time: write a number and a unit, like 90d or 12h"))
-    }
-}
-
-impl TryFrom<String> for Lifetime {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-/// A rule for secrets, as a project would write it into its settings.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String", bound = "T: FromStr<Err = NotAllowed>")]
-pub struct Rule<T>(pub T);
-
-impl<T: FromStr<Err = NotAllowed>> FromStr for Rule<T> {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|allowed| format!("{text:?} is not allowed: write {allowed}"))
-    }
-}
-
-impl<T: FromStr<Err = NotAllowed>> TryFrom<String> for Rule<T> {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
 }
 
 /// The settings, as flags, variables and keys of the file.
@@ -429,6 +385,8 @@ fn parse(text: &str) -> anyhow::Result<Settings> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

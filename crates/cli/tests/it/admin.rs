@@ -92,6 +92,22 @@ async fn watching_tells_of_each_change_until_it_is_interrupted() {
 }
 
 #[tokio::test]
+async fn status_and_watch_tell_until_when_a_secret_is_to_be_rotated() {
+    let stage = Stage::set().await;
+    let said = stage.run("status", &[]).await.text;
+    assert!(!said.contains("rotate before") && said.contains("counted since"), "{said}");
+    stage.set_project("secretMaximumAge", "90d").await;
+    let said = stage.run("status", &[]).await.text;
+    assert!(said.contains("rotate before") && said.contains("(in 89 days)"), "{said}");
+    assert!(!said.contains("too old"), "{said}");
+    let mut child = stage.command("watch", &["--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert!(said.contains(told["secret"]["dueBy"].as_str().unwrap()), "{told} {said}");
+    child.kill().await.unwrap();
+}
+
+#[tokio::test]
 async fn completions_and_manual_pages_are_printed() {
     for (arguments, expected) in [
         (&["completions", "bash"][..], "--wait-unused"),
