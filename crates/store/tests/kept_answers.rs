@@ -7,6 +7,7 @@ use keyrelay_core::idempotency::{IdempotencyKey, KeptAnswerId};
 use keyrelay_core::keyring::{Keyring, SecretVisibility};
 use keyrelay_core::limits::KEPT_ANSWER_LIFETIME;
 use keyrelay_core::random::SeededEntropy;
+use keyrelay_core::secret_rules::SecretSettings;
 use keyrelay_core::slots::SecretSlots;
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{
@@ -22,6 +23,11 @@ struct Stage {
     project: ProjectId,
     client: ClientId,
     _dir: TempDir,
+}
+
+/// The settings of a project that says no more than that.
+fn saying(visibility: SecretVisibility) -> SecretSettings {
+    SecretSettings { visibility: Some(visibility), ..SecretSettings::default() }
 }
 
 impl Stage {
@@ -50,7 +56,13 @@ impl Stage {
     async fn put_project(&self, secret_visibility: SecretVisibility) {
         let mut change = Change::new();
         let (id, active, super_admin) = (self.project, true, false);
-        change.put_project(&ProjectRow { id, name: None, active, super_admin, secret_visibility });
+        change.put_project(&ProjectRow {
+            id,
+            name: None,
+            active,
+            super_admin,
+            secrets: saying(secret_visibility),
+        });
         self.store.commit(change).await.unwrap();
     }
 
@@ -82,7 +94,7 @@ impl Stage {
             },
             &[],
         );
-        change.keep_answer(&KeptAnswer { id, client: self.client, sealed }, visibility, now);
+        change.keep_answer(&KeptAnswer { id, client: self.client, sealed }, &saying(visibility), now);
         (self.store.commit(change).await, other)
     }
 

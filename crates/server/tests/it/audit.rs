@@ -18,8 +18,8 @@ async fn each_answer_that_shows_a_secret_is_recorded_and_no_other() {
     let test = TestApp::start().await;
     let client = test.make_client(&test.project, "Nightly export").await;
     let path = client.path();
-    let batch =
-        |entry: &[Value], kind: &str| json!({ "resourceType": "Bundle", "type": kind, "entry": entry });
+    let bundle =
+        |kind: &str, entry: &[&Value]| json!({ "resourceType": "Bundle", "type": kind, "entry": entry });
     let get = json!({ "request": { "method": "GET", "url": path } });
     let mut expected = 0;
 
@@ -27,8 +27,8 @@ async fn each_answer_that_shows_a_secret_is_recorded_and_no_other() {
     expected += 1;
     assert_eq!(readings(&test, &client).await, expected);
     test.get(&test.admin, &format!("ClientApplication?_id={}", client.id)).await.expect(200);
-    test.post(&test.admin, "", &batch(&[get.clone()], "batch")).await.expect(200);
-    test.post(&test.admin, "", &batch(&[get.clone()], "transaction")).await.expect(200);
+    test.post(&test.admin, "", &bundle("batch", &[&get])).await.expect(200);
+    test.post(&test.admin, "", &bundle("transaction", &[&get])).await.expect(200);
     test.put(&test.admin, &path, &whole).await.expect(200);
     expected += 4;
     assert_eq!(readings(&test, &client).await, expected);
@@ -40,7 +40,7 @@ async fn each_answer_that_shows_a_secret_is_recorded_and_no_other() {
     test.get(&test.stranger, &path).await.expect(404);
     test.get(&test.admin, &format!("{path}/$secret-status")).await.expect(200);
     let fails = json!({ "request": { "method": "DELETE", "url": path, "ifMatch": "W/\"other\"" } });
-    test.post(&test.admin, "", &batch(&[get, fails], "transaction")).await.expect(412);
+    test.post(&test.admin, "", &bundle("transaction", &[&get, &fails])).await.expect(412);
     assert_eq!(readings(&test, &client).await, expected);
 
     let agent = test.admin.path();
