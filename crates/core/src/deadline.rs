@@ -30,6 +30,23 @@ pub enum DeadlineCause {
     MaximumAge(PastMaximumAge),
 }
 
+impl DeadlineCause {
+    /// The setting or parameter that it comes from.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RetireAfter => "retireAfter",
+            Self::MaximumAge(_) => "maximumAge",
+        }
+    }
+
+    /// Whether the secret grants no access from then on.
+    #[must_use]
+    pub const fn ends_access(self) -> bool {
+        matches!(self, Self::RetireAfter | Self::MaximumAge(PastMaximumAge::Refuse))
+    }
+}
+
 impl Deadline {
     /// All that lie ahead of a client's secrets or have passed, the earliest first.
     #[must_use]

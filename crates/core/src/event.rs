@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::audit::SecretAction;
 use crate::caller::Profile;
+use crate::deadline::DeadlineCause;
 use crate::id::{ClientId, EventId, ProjectId, SecretId};
 use crate::time::Timestamp;
 use crate::usage::Presenter;
@@ -29,9 +30,9 @@ pub enum EventKind {
     Revoked,
     /// A rotation ended a retiring secret that somebody had used lately and not moved on from.
     OverwrittenInUse,
-    /// The deadline of a retiring secret is near.
+    /// A deadline of a secret is near.
     Expiring,
-    /// The deadline of a retiring secret has passed.
+    /// A deadline of a secret has passed.
     Expired,
     /// Somebody presented a secret that has ended: a forgotten deployment, or a thief.
     FormerSeen,
@@ -136,10 +137,12 @@ pub enum What {
     },
     /// A deadline is near.
     Expiring {
-        /// The retiring secret.
+        /// The secret.
         secret: SecretId,
         /// When it ends.
         ends: Timestamp,
+        /// Why.
+        cause: DeadlineCause,
     },
     /// A deadline has passed.
     Expired {
@@ -147,6 +150,8 @@ pub enum What {
         secret: SecretId,
         /// When it ended.
         ends: Timestamp,
+        /// Why.
+        cause: DeadlineCause,
     },
     /// Somebody presented a secret that has ended.
     FormerSeen {
@@ -209,9 +214,11 @@ impl Event {
                 put("by", json!(by.to_string()));
                 put("secret", json!(secret.to_string()));
             }
-            What::Expiring { secret, ends } | What::Expired { secret, ends } => {
+            What::Expiring { secret, ends, cause } | What::Expired { secret, ends, cause } => {
                 put("secret", json!(secret.to_string()));
                 put("ends", json!(ends.to_instant()));
+                put("cause", json!(cause.as_str()));
+                put("endsAccess", json!(cause.ends_access()));
             }
             What::FormerSeen { secret, by, times } => {
                 put("secret", json!(secret.to_string()));

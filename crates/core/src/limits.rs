@@ -346,10 +346,10 @@ const _: () = assert!(WEBHOOK_TRIED_FOR.as_secs() < EVENTS_KEPT.as_secs(), "what
 pub const WEBHOOK_OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
 /// The longest that it may.
 pub const WEBHOOK_OVERLAP_MAX: Duration = Duration::from_hours(30 * 24);
-/// How long before its deadline it is told that a retiring secret will end.
-pub const EXPIRY_WARNING_DEFAULT: Duration = Duration::from_hours(24);
 /// How often it is looked for deadlines that are near or have passed.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked for secrets that are, or are about to be, past their maximum age: at all clients.
+pub const MAXIMUM_AGE_INTERVAL: Duration = Duration::from_mins(10);
 /// How far back it is looked again: longer than a change takes until it can be seen, and than clocks are apart.
 pub const EXPIRY_LOOK_BACK: Duration = Duration::from_mins(10);
 /// Deadlines that are read at once; the others follow.

@@ -1,80 +1,168 @@
-//! Tells that the deadline of a retiring secret is near, and that it has passed. Any number of servers look; one of
-//! them tells. Nothing depends on it but the telling: a secret past its deadline is refused by whoever reads it.
+//! Tells that a deadline of a secret is near, and that it has passed. Any number of servers look; one of them tells.
+//! Nothing depends on it but the telling: a secret past its deadline is refused by whoever reads it.
 //!
 //! Each look goes on from where the last one of this server ended, a little before that, for a change may take its
-//! time until it can be seen. So the work is that of the deadlines that come up, not of all that there are.
+//! time until it can be seen. So the work is that of the deadlines that come up, not of all that there are. Which
+//! deadlines a client has, and when to warn of them, is decided in `core/src/deadline.rs`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keyrelay_core::deadline::{Deadline, DeadlineCause};
 use keyrelay_core::event::{Event, What};
-use keyrelay_core::id::{EventId, SecretId};
-use keyrelay_core::limits::{EVENTS_KEPT, EXPIRY_LOOK_BACK, EXPIRY_ROWS, EXPIRY_WARNING_DEFAULT};
+use keyrelay_core::id::{ClientId, EventId, ProjectId, ResourceId, SecretId};
+use keyrelay_core::limits::{EVENTS_KEPT, EXPIRY_LOOK_BACK, EXPIRY_ROWS, MAXIMUM_AGE_INTERVAL};
 use keyrelay_core::time::Timestamp;
-use keyrelay_store::{Change, Conflict, Deadline, Once, StoreError};
+use keyrelay_store::{Change, ClientState, Conflict, FoundAt, Once, StoreError};
 use tokio::sync::Mutex;
 
 use crate::App;
 
 /// Up to when this server has looked; `None` before its first look.
 #[derive(Debug, Default)]
-pub(crate) struct Looked(Mutex<Option<Timestamp>>);
+pub(crate) struct Looked(Mutex<LookedUntil>);
+
+#[derive(Debug, Default)]
+struct LookedUntil {
+    deadlines: Option<Timestamp>,
+    ages: Option<Timestamp>,
+}
+
+/// A time since the last look, and what is looked for in it.
+#[derive(Clone, Copy)]
+struct Look {
+    since: Timestamp,
+    now: Timestamp,
+    /// How long before a deadline; nothing for one that has passed.
+    before: Duration,
+}
+
+/// What distinguishes the projects.
+struct Times {
+    /// How long before a deadline somebody is to be told, and nothing.
+    before: BTreeSet<Duration>,
+    ages: BTreeSet<Duration>,
+}
 
 /// Tells of all that came up since the last look.
 pub(crate) async fn tell(app: &App) -> Result<(), StoreError> {
     let mut looked = app.deadlines.0.lock().await;
     let now = app.now();
     // What came up while no server ran is told as long as anything is kept of it.
-    let since = looked.map_or_else(|| now.minus(EVENTS_KEPT), |until| until.minus(EXPIRY_LOOK_BACK));
-    for before in [EXPIRY_WARNING_DEFAULT, Duration::ZERO] {
-        let (after, until) = (since.plus(before), now.plus(before));
-        let mut last = None;
-        loop {
-            let found = app.store.deadlines(after, until, last.as_ref()).await?;
-            tell_some(app, &found, before, now).await?;
-            last = found.last().copied();
-            if last.is_none() || found.len() < usize::try_from(EXPIRY_ROWS).unwrap_or(usize::MAX) {
-                break;
-            }
+    let since = |until: Option<Timestamp>| {
+        until.map_or_else(|| now.minus(EVENTS_KEPT), |until| until.minus(EXPIRY_LOOK_BACK))
+    };
+    let times = times(app).await?;
+    for before in times.before.iter().copied() {
+        let look = Look { since: since(looked.deadlines), now, before };
+        walk_deadlines(app, look).await?;
+    }
+    looked.deadlines = Some(now);
+    if looked.ages.is_some_and(|until| until <= now && now.since(until) < MAXIMUM_AGE_INTERVAL) {
+        return Ok(());
+    }
+    for age in &times.ages {
+        for before in times.before.iter().copied() {
+            walk_ages(app, Look { since: since(looked.ages), now, before }, *age).await?;
         }
     }
-    *looked = Some(now);
+    looked.ages = Some(now);
     Ok(())
 }
 
-/// Tells of deadlines that are `before` away, or nearer; that have passed, where that is no time.
-async fn tell_some(
-    app: &App,
-    found: &[Deadline],
-    before: Duration,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let secrets: Vec<SecretId> = found.iter().map(|deadline| deadline.secret).collect();
+async fn times(app: &App) -> Result<Times, StoreError> {
+    let mut times = Times { before: BTreeSet::from([Duration::ZERO]), ages: BTreeSet::new() };
+    let of_projects = app.store.secret_settings().await?;
+    for rules in of_projects.iter().map(|settings| app.rules(settings)) {
+        times.before.extend(rules.warn_before.times());
+        times.ages.extend(rules.maximum_age.0);
+    }
+    Ok(times)
+}
+
+async fn walk_deadlines(app: &App, look: Look) -> Result<(), StoreError> {
+    let mut last = None;
+    loop {
+        let (after, until) = (look.since.plus(look.before), look.now.plus(look.before));
+        let found = app.store.clients_with_deadlines(after, until, last).await?;
+        tell_some(app, &found, look).await?;
+        last = found.last().copied();
+        if is_last_page(&found) {
+            return Ok(());
+        }
+    }
+}
+
+async fn walk_ages(app: &App, look: Look, age: Duration) -> Result<(), StoreError> {
+    let mut last = None;
+    loop {
+        let made = |at: Timestamp| at.plus(look.before).minus(age);
+        let found = app.store.clients_with_secrets_from(made(look.since), made(look.now), last).await?;
+        tell_some(app, &found, look).await?;
+        last = found.last().copied();
+        if is_last_page(&found) {
+            return Ok(());
+        }
+    }
+}
+
+fn is_last_page(found: &[FoundAt]) -> bool {
+    found.len() < usize::try_from(EXPIRY_ROWS).unwrap_or(usize::MAX)
+}
+
+/// Tells of the deadlines of some clients, as far as they are what is looked for and were not told.
+async fn tell_some(app: &App, found: &[FoundAt], look: Look) -> Result<(), StoreError> {
+    let ids: Vec<ResourceId> = found.iter().map(|found| found.client.into()).collect();
+    let mut due = Vec::new();
+    for (client, state) in app.store.clients(&ids).await? {
+        let Some(project) = state.resource.project else { continue };
+        due.extend(due_of(app, &state, look).into_iter().map(|due| (client, project, due)));
+    }
+    let secrets: Vec<SecretId> = due.iter().map(|(_, _, (deadline, _))| deadline.secret).collect();
     let told = app.store.told_of(&secrets).await?;
-    for deadline in found {
-        let Deadline { secret, ends, known_since, .. } = *deadline;
-        let (what, once) = if before.is_zero() {
-            (What::Expired { secret, ends }, Once::Expired(ends))
-        } else if ends <= now || ends.since(known_since) <= before {
-            // It has passed, or whoever set it knew that it was as near.
-            continue;
-        } else {
-            (What::Expiring { secret, ends }, Once::Expiring { ends, before })
-        };
-        if !told.contains(&(secret, once.name())) {
-            tell_one(app, deadline, what, once).await?;
+    for (client, project, (deadline, once)) in due {
+        if !told.contains(&(deadline.secret, once.name())) {
+            tell_one(app, (client, project), &deadline, once).await?;
         }
     }
     Ok(())
 }
 
-async fn tell_one(app: &App, deadline: &Deadline, what: What, once: Once) -> Result<(), StoreError> {
-    let (now, Deadline { client, project, secret, .. }) = (app.now(), *deadline);
+/// The deadlines of a client that are looked for: those that passed since then, or whose warning came up.
+fn due_of(app: &App, state: &ClientState, look: Look) -> Vec<(Deadline, Once)> {
+    let Look { since, now, before } = look;
+    let rules = app.rules(&state.settings);
+    let came_up = |at: Timestamp| since < at && at <= now;
+    let due = Deadline::of(&state.slots, &rules).into_iter().filter_map(|deadline| {
+        let ends = deadline.at;
+        if before.is_zero() {
+            return came_up(ends).then_some((deadline, Once::Expired(ends)));
+        }
+        let warned = deadline.warnings(&rules.warn_before).any(|at| at == ends.minus(before) && came_up(at));
+        (warned && now < ends).then_some((deadline, Once::Expiring { ends, before }))
+    });
+    due.collect()
+}
+
+async fn tell_one(
+    app: &App,
+    (client, project): (ClientId, ProjectId),
+    deadline: &Deadline,
+    once: Once,
+) -> Result<(), StoreError> {
+    let Deadline { secret, at: ends, cause, .. } = *deadline;
+    let what = match once {
+        Once::Expiring { .. } => What::Expiring { secret, ends, cause },
+        Once::Expired(_) | Once::FormerSeen { .. } => What::Expired { secret, ends, cause },
+    };
+    let now = app.now();
     let event = Event { id: EventId::made_at(now, app.entropy.as_ref()), at: now, project, client, what };
     let mut change = Change::new();
     change.tell_once(&event, secret, once);
     match app.store.commit(change).await {
         Ok(()) => {
-            tracing::info!(%client, %secret, kind = event.kind().as_str(), "a deadline was told of");
+            let (kind, cause): (_, DeadlineCause) = (event.kind().as_str(), cause);
+            tracing::info!(%client, %secret, kind, cause = cause.as_str(), "a deadline was told of");
             Ok(())
         }
         // Another server was faster.

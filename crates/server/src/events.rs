@@ -2,6 +2,7 @@
 
 use keyrelay_core::audit::SecretAction;
 use keyrelay_core::caller::SecretAuthority;
+use keyrelay_core::deadline::DeadlineCause;
 use keyrelay_core::event::{Event, What};
 use keyrelay_core::id::{ClientId, EventId, SecretId};
 use keyrelay_core::slots::Moved;
@@ -31,7 +32,7 @@ pub(crate) fn tell_move(
         moved.ended.iter().filter(|ended| ended.expired.is_none()).map(|ended| ended.slot.id).collect();
     // What its deadline has ended is told by who watches deadlines, unless the move comes first.
     for (secret, at) in moved.ended.iter().filter_map(|ended| Some((ended.slot.id, ended.expired?))) {
-        let expired = event(What::Expired { secret, ends: at });
+        let expired = event(What::Expired { secret, ends: at, cause: DeadlineCause::RetireAfter });
         change.tell_unless_told(&expired, secret, Once::Expired(at));
     }
     if let (SecretAction::Rotate | SecretAction::Overwrite, Some(successor)) = (action, retiring) {

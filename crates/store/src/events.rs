@@ -16,12 +16,14 @@ use keyrelay_core::id::{ClientId, EventId, ProjectId, SecretId};
 use keyrelay_core::limits::{
     EVENTS_KEPT, EVENTS_MAX, EVIDENCE_UNUSED_FOR_DEFAULT, EXPIRY_ROWS, READ_GROUP_MAX,
 };
+use keyrelay_core::secret_rules::SecretSettings;
 use keyrelay_core::time::Timestamp;
 use tokio::sync::watch;
 
 use crate::change::args;
 use crate::database::{Arg, Row};
 use crate::group::placeholders;
+use crate::projects::{SETTINGS, settings};
 use crate::{Change, Conflict, Store, StoreError};
 
 /// Events of which it is not known yet whether they were written; what is above is not counted.
@@ -88,19 +90,13 @@ pub struct NumberedEvent {
     pub payload: String,
 }
 
-/// A retiring secret with a deadline.
+/// A client, and the moment that it was found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadline {
-    /// Whose it is.
+pub struct FoundAt {
+    /// The client.
     pub client: ClientId,
-    /// In which project.
-    pub project: ProjectId,
-    /// The secret.
-    pub secret: SecretId,
-    /// When it ends.
-    pub ends: Timestamp,
-    /// Since when it retires.
-    pub known_since: Timestamp,
+    /// The moment.
+    pub at: Timestamp,
 }
 
 impl Store {
@@ -184,32 +180,60 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Retiring secrets that end after `after` and by `until`, in that order, after the one that was found last; at
-    /// most [`EXPIRY_ROWS`].
-    pub async fn deadlines(
+    /// Clients whose retiring secret ends after `after` and by `until`, in that order, after the one that was found
+    /// last; at most [`EXPIRY_ROWS`].
+    pub async fn clients_with_deadlines(
         &self,
         after: Timestamp,
         until: Timestamp,
-        last: Option<&Deadline>,
-    ) -> Result<Vec<Deadline>, StoreError> {
-        let (ends, client) = match last {
-            Some(last) => (last.ends, last.client.to_string()),
+        last: Option<FoundAt>,
+    ) -> Result<Vec<FoundAt>, StoreError> {
+        self.found_at(
+            "SELECT id, retiring_ends FROM client \
+             WHERE retiring_ends >= $1 AND retiring_ends <= $2 AND (retiring_ends > $1 OR id > $3) \
+             ORDER BY retiring_ends, id LIMIT $4",
+            (after, until, last),
+        )
+        .await
+    }
+
+    /// Clients whose active secret was made after `after` and by `until`, as above. It looks at all clients.
+    pub async fn clients_with_secrets_from(
+        &self,
+        after: Timestamp,
+        until: Timestamp,
+        last: Option<FoundAt>,
+    ) -> Result<Vec<FoundAt>, StoreError> {
+        self.found_at(
+            "SELECT id, active_created FROM client \
+             WHERE active_created >= $1 AND active_created <= $2 AND (active_created > $1 OR id > $3) \
+             ORDER BY active_created, id LIMIT $4",
+            (after, until, last),
+        )
+        .await
+    }
+
+    async fn found_at(
+        &self,
+        sql: &'static str,
+        (after, until, last): (Timestamp, Timestamp, Option<FoundAt>),
+    ) -> Result<Vec<FoundAt>, StoreError> {
+        let (from, client) = match last {
+            Some(last) => (last.at, last.client.to_string()),
             None => (after.plus(Duration::from_millis(1)), String::new()),
         };
-        let sql = "SELECT id, project_id, retiring_id, retiring_ends, active_created FROM client \
-                   WHERE retiring_ends >= $1 AND retiring_ends <= $2 AND (retiring_ends > $1 OR id > $3) \
-                   ORDER BY retiring_ends, id LIMIT $4";
-        let rows = self.0.database.fetch(sql, args![ends, until, client, EXPIRY_ROWS]).await?;
+        let rows = self.0.database.fetch(sql, args![from, until, client, EXPIRY_ROWS]).await?;
         let read = |row: &Row| {
-            Ok(Deadline {
-                client: row.id(0, ClientId::parse, "client.id")?,
-                project: row.id(1, ProjectId::parse, "client.project_id")?,
-                secret: row.id(2, SecretId::parse, "client.retiring_id")?,
-                ends: Timestamp::from_epoch_ms(row.int(3)?),
-                known_since: Timestamp::from_epoch_ms(row.int(4)?),
-            })
+            let client = row.id(0, ClientId::parse, "client.id")?;
+            Ok(FoundAt { client, at: Timestamp::from_epoch_ms(row.int(1)?) })
         };
         rows.iter().map(read).collect()
+    }
+
+    /// All that projects say about their secrets; what several say, once.
+    pub async fn secret_settings(&self) -> Result<Vec<SecretSettings>, StoreError> {
+        let sql = format!("SELECT DISTINCT {SETTINGS} FROM project p");
+        self.0.database.fetch(sql, Vec::new()).await?.iter().map(|row| settings(row, 0)).collect()
     }
 
     /// What was told of some secrets and is not to be told again.

@@ -43,7 +43,7 @@ pub use change::{Change, ClientRow, MembershipRow, ResourceVersion};
 pub use clients::ClientState;
 use database::Database;
 pub use error::{Conflict, StoreError};
-pub use events::{Deadline, NumberedEvent, Once};
+pub use events::{FoundAt, NumberedEvent, Once};
 use group::GroupReader;
 pub use kept_answers::KeptAnswer;
 use keyrelay_core::client::ClientAccess;

@@ -210,7 +210,7 @@ async fn a_deadline_is_told_when_it_is_near_and_when_it_has_passed_once() {
     let (secret, ends) = (&rotated.data["data"]["retiring"], &rotated.data["data"]["retiringEnds"]);
     assert_eq!(ends, "2026-01-04T00:00:00.000Z");
     look().await;
-    assert_eq!(kinds(&test, 1).await, [""; 0]);
+    assert_eq!(kinds(&test, 1).await, [""; 0], "a warning of seven days would come before the rotation");
 
     test.clock.advance(Duration::from_hours(48));
     look().await;
@@ -219,11 +219,16 @@ async fn a_deadline_is_told_when_it_is_near_and_when_it_has_passed_once() {
     assert_eq!(told.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["client.secret.expiring"]);
     let data = &told[0].data["data"];
     assert_eq!((told[0].client(), &data["secret"], &data["ends"]), (client.path().as_str(), secret, ends));
+    assert_eq!((&data["cause"], &data["endsAccess"]), (&json!("retireAfter"), &json!(true)));
 
-    test.clock.advance(Duration::from_hours(24));
+    // The last of the warnings that hold where nobody says otherwise.
+    test.clock.advance(Duration::from_hours(23));
+    look().await;
+    assert_eq!(kinds(&test, 2).await, ["client.secret.expiring"]);
+    test.clock.advance(Duration::from_hours(1));
     look().await;
     look().await;
-    let told = kept(&test, Some(2)).await;
+    let told = kept(&test, Some(3)).await;
     assert_eq!(told.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["client.secret.expired"]);
     assert_eq!((&told[0].data["data"]["secret"], &told[0].data["data"]["ends"]), (secret, ends));
 }
@@ -242,6 +247,40 @@ async fn a_deadline_that_was_near_from_the_start_is_not_warned_of_and_a_move_tha
     let mut told = kinds(&test, 1).await;
     told.sort();
     assert_eq!(told, ["client.secret.expired", "client.secret.rotated"]);
+}
+
+#[tokio::test]
+async fn a_project_says_how_old_a_secret_may_become_and_when_it_is_warned_of() {
+    let test = TestApp::start().await;
+    let settings = json!([{ "op": "add", "path": "/setting", "value": [
+        { "name": "secretMaximumAge", "valueString": "30d" },
+        { "name": "secretWarnBefore", "valueString": "5d, 2d" },
+    ] }]);
+    test.patch(&test.super_admin, &format!("Project/{}", test.project), &settings).await.expect(200);
+    test.clock.advance(Duration::from_hours(24 * 24));
+    let mut client = test.make_client(&test.project, "Nightly export").await;
+    test.app.tell_deadlines().await;
+    let day = Duration::from_hours(24);
+    let told_since = async |last: i64| {
+        let told = kept(&test, Some(last)).await.into_iter();
+        let of_client = told.filter(|event| event.client() == client.path());
+        of_client.map(|event| (event.kind, event.data["data"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(told_since(0).await, []);
+    for (days, kinds) in [(25, 1), (3, 2), (2, 3)] {
+        test.clock.advance(day * days);
+        test.app.tell_deadlines().await;
+        test.app.tell_deadlines().await;
+        assert_eq!(told_since(0).await.len(), kinds, "{days}");
+    }
+    let told = told_since(0).await;
+    let kinds: Vec<_> = told.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["client.secret.expiring", "client.secret.expiring", "client.secret.expired"]);
+    for (_, data) in &told {
+        assert_eq!((&data["cause"], &data["endsAccess"]), (&json!("maximumAge"), &json!(false)), "{data}");
+    }
+    assert!(test.lets_in(&client.id, &client.secret).await, "it is only told");
+    rotate(&test, &mut client).await;
 }
 
 #[tokio::test]
