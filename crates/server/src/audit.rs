@@ -58,6 +58,16 @@ pub(crate) fn record(
     add(entropy, act.now, project, |id, version| event.to_resource(id, version), change);
 }
 
+/// Records that an answer is given again, before it is. Which secrets are in it is not known here: they are
+/// those of the move that it was the answer to.
+pub(crate) async fn record_replay(act: Act<'_>, state: &ClientState) -> Result<(), Outcome> {
+    let Some(project) = state.resource.project else { return Ok(()) };
+    let of = SecretsOf { client: state.resource.id.into(), active: None, retiring: None, ended: &[] };
+    let mut change = act.change();
+    record(act, Recorded::Read, project, &[of], &mut change);
+    Ok(act.app.store.commit(change).await?)
+}
+
 /// Adds a record to a change.
 pub(crate) fn add(
     entropy: &dyn Entropy,

@@ -31,6 +31,7 @@ use super::secret_status::Evidence;
 use super::versions::{Act, next_version};
 use super::write::Decision;
 use crate::App;
+use crate::audit;
 use crate::error::Outcome;
 
 /// What the operation is on.
@@ -101,6 +102,7 @@ impl Rotation {
         if let Some(replay) = &self.replay
             && let Some(reply) = replay.answered(act, withheld, author.is_itself).await?
         {
+            audit::record_replay(act, &state).await?;
             act.app.metrics.replays.inc();
             return Ok(Decision::nothing(reply));
         }

@@ -69,6 +69,8 @@ async fn the_same_again_is_answered_again_whatever_happened_since() {
     is_same(&first, &rotate(&test, KEY, &old).await);
     assert!(!test.lets_in(&old.id, &old.secret).await, "an answer brings nothing back");
     assert!(test.lets_in(&new.id, &new.secret).await);
+    let shown = format!("AuditEvent?entity={}&subtype=read-secret", old.path());
+    assert_eq!(test.get(&test.admin, &shown).await.expect(200).resources().len(), 4, "one each time");
     let metrics = test.request(As::Anonymous, Method::GET, "metrics").send().await;
     assert!(metrics.text.contains("\nkeyrelay_rotations_total 1\n"), "{}", metrics.text);
 }
