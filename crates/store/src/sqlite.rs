@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use keyrelay_core::limits::DATABASE_WAIT_MAX;
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement as Prepared, ToSql};
 use tokio::sync::{Semaphore, oneshot};
@@ -62,6 +63,8 @@ fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // A plan is made from the text alone. Otherwise SQLite looks at the values too, and plans anew at each use.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", format!("-{CACHE_KIB}"))?;
     // Otherwise every statement that may fail half-way makes a file, and removes it.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
