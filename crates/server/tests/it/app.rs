@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -59,6 +60,8 @@ pub struct TestApp {
     pub base_url: String,
     database: TestDatabase,
     dir: Arc<TempDir>,
+    /// How many servers were started beside it.
+    beside: Arc<AtomicU64>,
     /// The project that `admin` administers and `member` belongs to.
     pub project: String,
     /// The project of `stranger`.
@@ -278,6 +281,7 @@ impl TestApp {
             base_url,
             database,
             dir,
+            beside: Arc::default(),
             project: String::new(),
             other_project: String::new(),
             super_admin,
@@ -494,7 +498,9 @@ impl TestApp {
     async fn beside_on(&self, database: &TestDatabase) -> Self {
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let config = Config::new(BaseUrl::parse(&self.base_url).unwrap());
-        let app = open(database, config, self.clock.clone(), 3).await;
+        // Each with a seed of its own: with one seed they would give the same ids to different things.
+        let seed = 3 + self.beside.fetch_add(1, Ordering::Relaxed);
+        let app = open(database, config, self.clock.clone(), seed).await;
         Self {
             address: server.address(),
             clock: self.clock.clone(),
@@ -502,6 +508,7 @@ impl TestApp {
             base_url: self.base_url.clone(),
             database: database.clone(),
             dir: self.dir.clone(),
+            beside: Arc::clone(&self.beside),
             project: self.project.clone(),
             other_project: self.other_project.clone(),
             super_admin: self.super_admin.clone(),
