@@ -17,7 +17,7 @@ mod value;
 mod write;
 
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use config::PostgresConfig;
 pub(crate) use migrate::{NO_TIMEOUTS, reach, run as migrate};
@@ -54,6 +54,11 @@ impl Sizes {
         let rest = reads.saturating_sub(3 * group);
         Self { group, cold: if rest == 0 { 1 } else { rest }, write: if writes == 0 { 1 } else { writes } }
     }
+}
+
+/// The chains that no change is under way for.
+fn free(chains: &Mutex<Vec<Chain>>) -> MutexGuard<'_, Vec<Chain>> {
+    chains.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A database that is open, and the connections to it.
@@ -96,24 +101,24 @@ impl Postgres {
     }
 
     /// Makes changes durable until their queue ends, then waits for those under way. Changes that are made at
-    /// the same time put their records into chains of their own, which begin as `chain`.
+    /// the same time put their records into chains of their own, which begin as `chain`; one after another, into
+    /// the same.
     pub(crate) fn serve_writes(
         &self,
         mut requests: mpsc::Receiver<WriteRequest>,
         chain: Chain,
     ) -> JoinHandle<()> {
         let writers = Arc::clone(&self.writers);
-        let mut chains = Vec::new();
+        let chains = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(async move {
             let mut running = tokio::task::JoinSet::new();
             loop {
-                while let Some(done) = running.try_join_next() {
-                    chains.extend(done);
-                }
+                while running.try_join_next().is_some() {}
                 let Some(request) = requests.recv().await else { break };
                 // Who has waited too long by now is told so at once.
                 let link = writers.take_until(request.deadline()).await;
-                let mut chain = chains.pop().unwrap_or_else(|| chain.clone());
+                let chains = Arc::clone(&chains);
+                let mut chain = free(&chains).pop().unwrap_or_else(|| chain.clone());
                 running.spawn(async move {
                     let deadline = request.deadline();
                     let (change, answer) = request.into_parts();
@@ -121,12 +126,14 @@ impl Postgres {
                         Ok(link) => write::commit(&link, change, &mut chain, deadline).await,
                         Err(error) => Err(error),
                     };
+                    // Before the answer: whoever waits for it may go on with the next change.
+                    free(&chains).push(chain);
                     // Whoever asked may have gone away.
                     let _ = answer.send(outcome);
-                    chain
                 });
             }
-            chains.extend(running.join_all().await);
+            while running.join_next().await.is_some() {}
+            let chains = std::mem::take(&mut *free(&chains));
             if let Ok(link) = writers.take().await {
                 write::end(&link, chains).await;
             }

@@ -20,10 +20,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn set() -> Self {
+    async fn set() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // One writer and so one chain; on PostgreSQL a record may begin another.
-        let database = TestDatabase::File(dir.path().join("keyrelay.sqlite"));
+        let database = TestDatabase::new(dir.path()).await;
         let place = match &database {
             TestDatabase::File(path) => Place::File(path.clone()),
             TestDatabase::Schema(url) => Place::Postgres(Box::new(PostgresConfig::parse(url).unwrap())),
@@ -103,7 +102,7 @@ const NTH: &str = "(SELECT event_id FROM audit_link WHERE nth = ";
 
 #[tokio::test]
 async fn what_servers_wrote_is_proved_in_order_and_after_a_restart() {
-    let stage = Stage::set();
+    let stage = Stage::set().await;
     stage.run(3).await.close().await;
     let open = stage.run(2).await;
     let report = stage.verify(&[]).await;
@@ -117,7 +116,7 @@ async fn what_servers_wrote_is_proved_in_order_and_after_a_restart() {
 
 #[tokio::test]
 async fn records_are_only_added() {
-    let stage = Stage::set();
+    let stage = Stage::set().await;
     stage.run(2).await.close().await;
     for sql in [
         "UPDATE resource SET content = '{}'",
@@ -154,7 +153,7 @@ async fn whatever_is_changed_shows() {
         ),
     ];
     for (sql, told) in tampered {
-        let stage = Stage::set();
+        let stage = Stage::set().await;
         stage.run(4).await.close().await;
         stage.tamper_unhindered(&sql).await;
         let report = stage.verify(&[]).await;
@@ -165,7 +164,7 @@ async fn whatever_is_changed_shows() {
 
 #[tokio::test]
 async fn an_end_that_is_cut_off_shows_where_the_head_was_noted() {
-    let stage = Stage::set();
+    let stage = Stage::set().await;
     let store = stage.run(3).await;
     let note = |report: AuditReport| {
         let link = report.heads[0].link;
@@ -184,7 +183,7 @@ async fn an_end_that_is_cut_off_shows_where_the_head_was_noted() {
 
 #[tokio::test]
 async fn a_secret_that_no_record_tells_of_shows() {
-    let stage = Stage::set();
+    let stage = Stage::set().await;
     stage.run(1).await.close().await;
     let secret = SecretId::random(stage.entropy.as_ref());
     stage
@@ -200,7 +199,7 @@ async fn a_secret_that_no_record_tells_of_shows() {
 
 #[tokio::test]
 async fn another_master_key_proves_nothing() {
-    let stage = Stage::set();
+    let stage = Stage::set().await;
     stage.run(1).await.close().await;
     let other = Keyring::parse_file(&Keyring::new_file(&SeededEntropy::new(2))).unwrap();
     let refused = verify_audit(&stage.place, &other, &[], &mut |_, _| {}).await.unwrap_err();
