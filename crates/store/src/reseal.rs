@@ -95,11 +95,8 @@ impl Walk<'_> {
     async fn second_factors(&mut self) -> Result<(), StoreError> {
         let sql = "SELECT id, totp_sealed FROM user_account WHERE id > $1 AND totp_sealed IS NOT NULL \
                    ORDER BY id LIMIT $2";
-        let mut after = String::new();
-        loop {
-            let rows = rows(self.store, sql, &after).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = last.text(0)?;
+        let mut pages = Pages::of(sql);
+        while let Some(rows) = pages.next(self.store).await? {
             for row in &rows {
                 let user = row.id(0, UserId::parse, "user_account.id")?;
                 let sealed = Sealed::from_bytes(row.blob(1)?);
@@ -110,16 +107,14 @@ impl Walk<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn webhooks(&mut self) -> Result<(), StoreError> {
         let sql =
             "SELECT id, signing_sealed, retiring_sealed FROM webhook WHERE id > $1 ORDER BY id LIMIT $2";
-        let mut after = String::new();
-        loop {
-            let rows = rows(self.store, sql, &after).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = last.text(0)?;
+        let mut pages = Pages::of(sql);
+        while let Some(rows) = pages.next(self.store).await? {
             for row in &rows {
                 let webhook = row.id(0, WebhookId::parse, "webhook.id")?;
                 for (column, sql) in [
@@ -134,22 +129,21 @@ impl Walk<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn clients(&mut self) -> Result<(), StoreError> {
         let sql = "SELECT id, active_id, active_proof, active_sealed, active_created, active_by, \
                    retiring_id, retiring_proof, retiring_sealed, retiring_created, retiring_by, retiring_ends \
                    FROM client WHERE id > $1 ORDER BY id LIMIT $2";
-        let mut after = String::new();
-        loop {
-            let rows = rows(self.store, sql, &after).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = last.text(0)?;
+        let mut pages = Pages::of(sql);
+        while let Some(rows) = pages.next(self.store).await? {
             for row in &rows {
                 let client = row.id(0, ClientId::parse, "client.id")?;
                 self.client(client, &slots(row, 1)?).await?;
             }
         }
+        Ok(())
     }
 
     async fn client(&mut self, client: ClientId, slots: &StoredSlots) -> Result<(), StoreError> {
@@ -175,11 +169,8 @@ impl Walk<'_> {
     /// Moved and not dropped: in a project that shows secrets once, an answer may be all that is left of one.
     async fn kept_answers(&mut self) -> Result<(), StoreError> {
         let sql = "SELECT id, client_id, sealed FROM kept_answer WHERE id > $1 ORDER BY id LIMIT $2";
-        let mut after = String::new();
-        loop {
-            let rows = rows(self.store, sql, &after).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = last.text(0)?;
+        let mut pages = Pages::of(sql);
+        while let Some(rows) = pages.next(self.store).await? {
             for row in &rows {
                 let id = row.id(0, KeptAnswerId::parse, "kept_answer.id")?;
                 let client = row.id(1, ClientId::parse, "kept_answer.client_id")?;
@@ -191,6 +182,7 @@ impl Walk<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// What was resealed, if anything was to be. What does not open is left as it is, and counted.
@@ -218,9 +210,25 @@ impl Walk<'_> {
     }
 }
 
-/// The next rows after an id.
-async fn rows(store: &Store, sql: &'static str, after: &str) -> Result<Vec<Row>, StoreError> {
-    store.0.database.fetch(sql, args![after, RESEAL_ROWS]).await
+/// The rows of a table, some at a time, in the order of the ids in their first column.
+struct Pages {
+    sql: &'static str,
+    /// The last id that was read.
+    after: String,
+}
+
+impl Pages {
+    const fn of(sql: &'static str) -> Self {
+        Self { sql, after: String::new() }
+    }
+
+    /// The next rows; none at the end.
+    async fn next(&mut self, store: &Store) -> Result<Option<Vec<Row>>, StoreError> {
+        let rows = store.0.database.fetch(self.sql, args![self.after.as_str(), RESEAL_ROWS]).await?;
+        let Some(last) = rows.last() else { return Ok(None) };
+        self.after = last.text(0)?;
+        Ok(Some(rows))
+    }
 }
 
 fn bytes(sealed: &Sealed) -> Vec<u8> {
