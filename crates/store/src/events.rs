@@ -188,13 +188,7 @@ impl Store {
         until: Timestamp,
         last: Option<FoundAt>,
     ) -> Result<Vec<FoundAt>, StoreError> {
-        self.found_at(
-            "SELECT id, retiring_ends FROM client \
-             WHERE retiring_ends >= $1 AND retiring_ends <= $2 AND (retiring_ends > $1 OR id > $3) \
-             ORDER BY retiring_ends, id LIMIT $4",
-            (after, until, last),
-        )
-        .await
+        self.found_at("retiring_ends", (after, until, last)).await
     }
 
     /// Clients whose active secret was made after `after` and by `until`, as above. It looks at all clients.
@@ -204,20 +198,18 @@ impl Store {
         until: Timestamp,
         last: Option<FoundAt>,
     ) -> Result<Vec<FoundAt>, StoreError> {
-        self.found_at(
-            "SELECT id, active_created FROM client \
-             WHERE active_created >= $1 AND active_created <= $2 AND (active_created > $1 OR id > $3) \
-             ORDER BY active_created, id LIMIT $4",
-            (after, until, last),
-        )
-        .await
+        self.found_at("active_created", (after, until, last)).await
     }
 
     async fn found_at(
         &self,
-        sql: &'static str,
+        at: &'static str,
         (after, until, last): (Timestamp, Timestamp, Option<FoundAt>),
     ) -> Result<Vec<FoundAt>, StoreError> {
+        let sql = format!(
+            "SELECT id, {at} FROM client WHERE {at} >= $1 AND {at} <= $2 AND ({at} > $1 OR id > $3) \
+             ORDER BY {at}, id LIMIT $4"
+        );
         let (from, client) = match last {
             Some(last) => (last.at, last.client.to_string()),
             None => (after.plus(Duration::from_millis(1)), String::new()),
