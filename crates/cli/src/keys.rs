@@ -174,18 +174,7 @@ async fn watch(place: &Place, first: KeyId, bar: &mut Bar, total: u64) -> anyhow
 /// How many values are under other keys than the first, of those that can be moved.
 fn movable(used: &KeysUsed, first: KeyId) -> u64 {
     let others = used.keys().filter(|(key, _)| *key != first).flat_map(|(_, uses)| uses);
-    let can_move = |what: KeyUse| {
-        matches!(
-            what,
-            KeyUse::Secret
-                | KeyUse::SigningKey
-                | KeyUse::AuditKey
-                | KeyUse::SecondFactor
-                | KeyUse::Webhook
-                | KeyUse::KeptAnswer
-        )
-    };
-    others.filter(|(what, _)| can_move(**what)).map(|(_, count)| count).sum()
+    others.filter(|(what, _)| what.is_movable()).map(|(_, count)| count).sum()
 }
 
 async fn status(settings: &Settings) -> anyhow::Result<()> {
@@ -221,16 +210,11 @@ async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result
     say!("");
     for (what, count) in &older {
         let why = match what {
-            KeyUse::Secret
-            | KeyUse::SigningKey
-            | KeyUse::AuditKey
-            | KeyUse::SecondFactor
-            | KeyUse::Webhook
-            | KeyUse::KeptAnswer => "can be moved: keyrelay keys rotate --use-first",
             KeyUse::SecretOnce => "only a digest is kept, so it stays until the secret is rotated or retired",
             KeyUse::FormerSecret => {
                 "only a digest is kept; without the key the secret is still refused, but no longer known as a former one"
             }
+            _ => "can be moved: keyrelay keys rotate --use-first",
         };
         say!("{} under older keys: {why}", what.counted(*count));
     }

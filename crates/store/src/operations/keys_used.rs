@@ -183,6 +183,20 @@ impl fmt::Display for KeysUsed {
 }
 
 impl KeyUse {
+    /// Whether it can be moved to another key. Of what is only a digest, nothing else can be made.
+    #[must_use]
+    pub const fn is_movable(self) -> bool {
+        match self {
+            Self::Secret
+            | Self::SigningKey
+            | Self::AuditKey
+            | Self::SecondFactor
+            | Self::Webhook
+            | Self::KeptAnswer => true,
+            Self::SecretOnce | Self::FormerSecret => false,
+        }
+    }
+
     /// `1 signing key`, `3 signing keys`.
     #[must_use]
     pub fn counted(self, count: u64) -> String {
