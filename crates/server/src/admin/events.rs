@@ -27,7 +27,7 @@ use keyrelay_store::NumberedEvent;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::registration::reached;
+use super::answer::reached;
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;

@@ -23,6 +23,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use super::answer::check_members;
 use super::create_client::policy_reference;
 use crate::App;
 use crate::auth;
@@ -108,10 +109,7 @@ async fn answer(app: &App, from: IpAddr, project: &str, request: Request) -> Res
 }
 
 fn read(mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
-    if body.keys().any(|name| !MEMBERS.contains(&name.as_str())) {
-        let known = MEMBERS.join(", ");
-        return Err(Outcome::invalid(format!("The body has an unknown member; known are: {known}")));
-    }
+    check_members(&body, &MEMBERS)?;
     let password = match body.remove("password") {
         Some(Value::String(text)) => Some(
             PlainPassword::presented(Zeroizing::new(text))

@@ -1,5 +1,6 @@
 //! The routes beside FHIR that Medplum's clients call.
 
+mod answer;
 mod create_client;
 mod events;
 mod invite;

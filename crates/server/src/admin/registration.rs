@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
-use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::Response;
 use http::{HeaderMap, Method, StatusCode};
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
@@ -26,12 +25,12 @@ use keyrelay_store::{Change, Conflict, RegistrationGrant, StoreError};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
+use super::answer::{check_members, reached, respond};
 use super::create_client::policy_reference;
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
 use crate::fhir::{Content, Rendered, is_there};
-use crate::headers::{JSON, NO_STORE};
 use crate::oauth::GRANT_TYPES;
 
 /// The members of the body; all may be left out.
@@ -54,18 +53,13 @@ pub(crate) async fn registration(
         let caller = admin(&app, &parts.headers, from).await?;
         if method != Method::POST {
             let project = reached(&app, &caller, &project).await?;
-            return Ok((StatusCode::OK, list(&app, project).await?));
+            return Ok((StatusCode::OK, Some(list(&app, project).await?)));
         }
         let body = Content::Http { headers: parts.headers, body }.into_object().await?;
         let project = reached(&app, &caller, &project).await?;
-        Ok((StatusCode::CREATED, make(&app, &caller, project, body).await?))
+        Ok((StatusCode::CREATED, Some(make(&app, &caller, project, body).await?)))
     };
-    match answer.await {
-        Ok((status, body)) => {
-            (status, [(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body.into_string()).into_response()
-        }
-        Err(outcome) => outcome.into_response(),
-    }
+    respond(answer.await)
 }
 
 /// Revokes an initial access token. Clients that were registered by it stay.
@@ -92,12 +86,9 @@ pub(crate) async fn revoke_registration(
             done => done?,
         }
         tracing::info!(%grant, %project, by = %caller.profile, "an initial access token was revoked");
-        Ok(())
+        Ok((StatusCode::NO_CONTENT, None))
     };
-    match done.await {
-        Ok(()) => (StatusCode::NO_CONTENT, [(CACHE_CONTROL, NO_STORE)]).into_response(),
-        Err(outcome) => outcome.into_response(),
-    }
+    respond(done.await)
 }
 
 /// Whoever may make clients of every kind may let others make them.
@@ -110,26 +101,13 @@ async fn admin(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Caller, O
     Ok(caller)
 }
 
-pub(super) async fn reached(app: &App, caller: &Caller, project: &str) -> Result<ProjectId, Outcome> {
-    let project =
-        ProjectId::parse(project).filter(|id| caller.reaches(*id)).ok_or_else(Outcome::not_found)?;
-    if is_there(app, ResourceType::Project, project.into(), project).await? {
-        Ok(project)
-    } else {
-        Err(Outcome::not_found())
-    }
-}
-
 async fn make(
     app: &App,
     caller: &Caller,
     project: ProjectId,
     body: Map<String, Value>,
 ) -> Result<Rendered, Outcome> {
-    if body.keys().any(|name| !MEMBERS.contains(&name.as_str())) {
-        let known = MEMBERS.join(", ");
-        return Err(Outcome::invalid(format!("The body has an unknown member; known are: {known}")));
-    }
+    check_members(&body, &MEMBERS)?;
     let policy = body.get("accessPolicy").map(policy_reference).transpose()?;
     if let Some(policy) = policy
         && !is_there(app, ResourceType::AccessPolicy, policy, project).await?

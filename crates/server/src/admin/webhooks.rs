@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
-use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::Response;
 use http::{HeaderMap, Method, StatusCode};
 use keyrelay_core::caller::Caller;
 use keyrelay_core::event::EventKind;
@@ -23,18 +22,15 @@ use keyrelay_store::{Change, Conflict, StoreError, Webhook, WebhookHealth};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::registration::reached;
+use super::answer::{check_members, reached, respond};
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
 use crate::fhir::{Content, Rendered};
-use crate::headers::{JSON, NO_STORE};
 use crate::outbound::OutboundUri;
 
 /// The members of the body; `types` may be left out.
 const MEMBERS: [&str; 2] = ["url", "types"];
-
-type Answer = Result<(StatusCode, Option<Rendered>), Outcome>;
 
 /// Registers webhooks and lists them.
 pub(crate) async fn webhooks(
@@ -127,16 +123,6 @@ pub(crate) async fn rotate_signing_secret(
     respond(answered.await)
 }
 
-fn respond(answer: Answer) -> Response {
-    match answer {
-        Ok((status, Some(body))) => {
-            (status, [(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body.into_string()).into_response()
-        }
-        Ok((status, None)) => (status, [(CACHE_CONTROL, NO_STORE)]).into_response(),
-        Err(outcome) => outcome.into_response(),
-    }
-}
-
 /// A webhook tells of the secrets of all clients, and goes on when whoever made it has gone: so it takes somebody
 /// who may rotate all of them.
 async fn admin(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Outcome> {
@@ -167,10 +153,7 @@ async fn register(
     project: ProjectId,
     body: &Map<String, Value>,
 ) -> Result<Rendered, Outcome> {
-    if body.keys().any(|name| !MEMBERS.contains(&name.as_str())) {
-        let known = MEMBERS.join(", ");
-        return Err(Outcome::invalid(format!("The body has an unknown member; known are: {known}")));
-    }
+    check_members(body, &MEMBERS)?;
     let url = body.get("url").and_then(Value::as_str).unwrap_or_default();
     OutboundUri::parse(url, app.config.base_url.reach())
         .map_err(|error| Outcome::invalid_at("url", error.to_string()))?;
