@@ -38,7 +38,7 @@ pub struct UndoArgs {
 pub async fn undo(args: UndoArgs) -> anyhow::Result<ExitCode> {
     let server = open(&args.connection)?;
     // Read first: what is undone is what the status is about, or nothing.
-    let version = server.secrets(args.client).await?.version;
+    let version = server.version(args.client).await?;
     let status = server.status(args.client, None).await?;
     let (Some(active), Some(retiring)) = (&status.secret, &status.retiring_secret) else {
         bail!("the client has no retiring secret: there is nothing to undo");

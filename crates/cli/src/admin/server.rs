@@ -78,16 +78,13 @@ pub struct ClientSecrets {
     pub retiring: Option<PlainSecret>,
     /// How long the client's tokens live, where it says so.
     pub access_token_lifetime: Option<String>,
-    /// The version of the client.
-    pub version: String,
-    /// When that version was made.
+    /// When the version was made that has them.
     pub last_updated: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Meta {
-    version_id: String,
     last_updated: String,
 }
 
@@ -112,7 +109,6 @@ impl TryFrom<ClientResource> for ClientSecrets {
             secret: secret(resource.secret)?,
             retiring: secret(resource.retiring_secret)?,
             access_token_lifetime: resource.access_token_lifetime,
-            version: resource.meta.version_id,
             last_updated: resource.meta.last_updated,
         })
     }
@@ -194,7 +190,11 @@ impl Server {
     }
 
     fn request(&self, method: Method, client: ClientId, rest: &str) -> RequestBuilder {
-        let url = format!("{}fhir/R4/ClientApplication/{client}{rest}", self.base);
+        self.request_to(method, &format!("ClientApplication/{client}{rest}"))
+    }
+
+    fn request_to(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}fhir/R4/{path}", self.base);
         self.http.request(method, url).basic_auth(&self.admin.id, Some(self.admin.secret.reveal()))
     }
 
@@ -219,6 +219,15 @@ impl Server {
     /// Reads a client's secrets.
     pub async fn secrets(&self, client: ClientId) -> Result<ClientSecrets, ServerError> {
         Self::send::<ClientResource>(self.request(Method::GET, client, "")).await?.try_into()
+    }
+
+    /// The version of a client, without being shown its secrets.
+    pub async fn version(&self, client: ClientId) -> Result<String, ServerError> {
+        let query = format!("ClientApplication?_id={client}&_elements=id");
+        let found: Value = Self::send(self.request_to(Method::GET, &query)).await?;
+        let version = found["entry"][0]["resource"]["meta"]["versionId"].as_str().map(str::to_owned);
+        let text = "there is no such client application, or you may not see it".to_owned();
+        version.ok_or(ServerError::Refused { status: StatusCode::NOT_FOUND, text })
     }
 
     /// Who uses which secret. Callers that did not come for `unused_for` count as gone.
