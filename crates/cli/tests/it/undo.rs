@@ -19,6 +19,8 @@ async fn it_swaps_the_secrets_and_both_work() {
     let (old, new) = rotated(&stage).await;
     let said = stage.run("undo", &["--yes", "--json"]).await;
     assert!(said.code == Some(0) && said.text.contains("{\"event\":\"undone\","), "{}", said.text);
+    let shown = stage.ask("GET", "fhir/R4/AuditEvent?subtype=read-secret&_count=1", None).await;
+    assert!(shown["entry"].is_null(), "it asked for the secrets: {shown}");
     assert_eq!(stage.secrets().await, (old.clone(), Some(new.clone())));
     for secret in [&old, &new] {
         assert_eq!(grant(&http(), &stage.server.base, &stage.client, secret).await, 200);
