@@ -96,7 +96,7 @@ const INDEX_CHUNK: usize = 20;
 pub struct Change {
     /// What its author must be, which is looked at before anything is changed.
     author: Option<Statement>,
-    pub(crate) statements: Vec<Statement>,
+    statements: Vec<Statement>,
     /// The audit records among what it makes.
     pub(crate) records: Vec<Record>,
     /// A version that this change makes and no other: where it is found, the change was made.
@@ -166,6 +166,11 @@ impl Change {
     pub(crate) fn push(&mut self, sql: &'static str, args: Vec<Arg>, changes_one: Option<Conflict>) {
         let effect = changes_one.map_or(Effect::Any, Effect::ChangesOne);
         self.statements.push(Statement { sql: Cow::Borrowed(sql), args, effect });
+    }
+
+    /// Adds a statement whose text was put together, and whose effect does not matter.
+    pub(crate) fn push_text(&mut self, sql: String, args: Vec<Arg>) {
+        self.statements.push(Statement { sql: Cow::Owned(sql), args, effect: Effect::Any });
     }
 
     /// Makes the change depend on its author: who has been shut out, or has another role or another version of
@@ -286,7 +291,7 @@ impl Change {
             ]);
         }
 
-        self.statements.push(Statement { sql: Cow::Owned(sql), args, effect: Effect::Any });
+        self.push_text(sql, args);
     }
 
     /// Makes the narrow row of a new client, with its first secret.

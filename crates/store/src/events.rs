@@ -324,13 +324,10 @@ impl Change {
 
     /// Tells something of a secret unless that was told before. The change is made in either case.
     pub fn tell_unless_told(&mut self, event: &Event, secret: SecretId, once: Once) {
-        let mut args = event_args(event);
-        args.extend(args![secret, once.name()]);
-        self.push(
-            "INSERT INTO event (id, project_id, type, at, payload) SELECT $1, $2, $3, CAST($4 AS BIGINT), $5 \
-             WHERE NOT EXISTS (SELECT 1 FROM event_told t WHERE t.secret_id = $6 AND t.what = $7)",
-            args,
-            None,
+        self.tell_where(
+            event,
+            "NOT EXISTS (SELECT 1 FROM event_told t WHERE t.secret_id = $6 AND t.what = $7)",
+            &[Arg::from(secret), Arg::from(once.name())],
         );
         self.push(
             "INSERT INTO event_told (secret_id, what, client_id, until) VALUES ($1, $2, $3, $4) \
@@ -338,52 +335,40 @@ impl Change {
             args![secret, once.name(), event.client, once.until()],
             None,
         );
-        self.perhaps_told(event);
     }
 
     /// Tells that a rotation ended a secret in use: if somebody has used it lately, and has not used its
     /// successor since, by what is written down.
     pub fn tell_if_in_use(&mut self, event: &Event, secret: SecretId, successor: SecretId) {
-        let mut args = event_args(event);
-        args.extend(args![event.client, secret, successor, event.at.minus(EVIDENCE_UNUSED_FOR_DEFAULT)]);
-        self.push(
-            "INSERT INTO event (id, project_id, type, at, payload) SELECT $1, $2, $3, CAST($4 AS BIGINT), $5 \
-             WHERE EXISTS (SELECT 1 FROM secret_caller r WHERE r.client_id = $6 AND r.secret_id = $7 \
+        let since = event.at.minus(EVIDENCE_UNUSED_FOR_DEFAULT);
+        self.tell_where(
+            event,
+            "EXISTS (SELECT 1 FROM secret_caller r WHERE r.client_id = $6 AND r.secret_id = $7 \
              AND r.uses > 0 AND r.last_seen > $9 AND NOT EXISTS (SELECT 1 FROM secret_caller s \
              WHERE s.client_id = r.client_id AND s.secret_id = $8 AND s.address = r.address AND s.agent = r.agent \
              AND s.instance = r.instance AND s.last_seen >= r.last_seen))",
-            args,
-            None,
+            &[event.client.into(), secret.into(), successor.into(), since.into()],
         );
-        self.perhaps_told(event);
     }
 
-    fn perhaps_told(&mut self, event: &Event) {
-        self.deliver_if_told(event);
+    /// Tells something if a condition holds, whose parameters begin with `$6`. The deliveries ask the condition too,
+    /// and not whether there is the event: all changes add to the end of the events, so on PostgreSQL whoever reads
+    /// there stands in the way of every other.
+    fn tell_where(&mut self, event: &Event, condition: &str, parameters: &[Arg]) {
+        let with = |own: Vec<Arg>| [own.as_slice(), parameters].concat();
+        let told = format!(
+            "INSERT INTO event (id, project_id, type, at, payload) SELECT $1, $2, $3, CAST($4 AS BIGINT), $5 \
+             WHERE {condition}"
+        );
+        self.push_text(told, with(event_args(event)));
+        self.push_text(format!("{DELIVER} AND {condition}"), with(delivery_args(event)));
         self.tells.perhaps.push((event.kind(), event.id));
     }
 
-    /// Notes for each webhook that wants an event that it is to be delivered there. What is asked is the webhooks
-    /// alone, where it can be: they seldom change, so changes at once do not stand in each other's way.
+    /// Notes for each webhook that wants an event that it is to be delivered there. Webhooks seldom change, so
+    /// changes at once do not stand in each other's way.
     fn deliver(&mut self, event: &Event) {
-        self.push(
-            "INSERT INTO webhook_delivery (webhook_id, event_id, attempts, due) \
-             SELECT w.id, $1, 0, CAST($2 AS BIGINT) FROM webhook w WHERE w.project_id = $3 AND w.disabled IS NULL \
-             AND (w.types IS NULL OR w.types LIKE $4)",
-            delivery_args(event),
-            None,
-        );
-    }
-
-    /// The same for an event that may not have been told.
-    fn deliver_if_told(&mut self, event: &Event) {
-        self.push(
-            "INSERT INTO webhook_delivery (webhook_id, event_id, attempts, due) \
-             SELECT w.id, $1, 0, CAST($2 AS BIGINT) FROM webhook w WHERE w.project_id = $3 AND w.disabled IS NULL \
-             AND (w.types IS NULL OR w.types LIKE $4) AND EXISTS (SELECT 1 FROM event e WHERE e.id = $1)",
-            delivery_args(event),
-            None,
-        );
+        self.push(DELIVER, delivery_args(event), None);
     }
 
     /// Forgets events that are too old or too many, and what hangs on them.
@@ -404,10 +389,15 @@ impl Change {
     }
 }
 
+/// Adds a delivery of an event for each webhook that wants it.
+const DELIVER: &str = "INSERT INTO webhook_delivery (webhook_id, event_id, attempts, due) \
+     SELECT w.id, $1, CAST($5 AS BIGINT), CAST($2 AS BIGINT) FROM webhook w \
+     WHERE w.project_id = $3 AND w.disabled IS NULL AND (w.types IS NULL OR w.types LIKE $4)";
+
 fn event_args(event: &Event) -> Vec<Arg> {
     args![event.id, event.project, event.kind().as_str(), event.at, event.to_json().to_string()]
 }
 
 fn delivery_args(event: &Event) -> Vec<Arg> {
-    args![event.id, event.at, event.project, format!("% {} %", event.kind().as_str())]
+    args![event.id, event.at, event.project, format!("% {} %", event.kind().as_str()), 0_i64]
 }

@@ -1,7 +1,6 @@
 //! How often each secret was used, when, and by whom. In tables and statements of its own, so that
 //! writing about a secret can never change one (P6).
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -12,7 +11,7 @@ use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{CallerUsage, Minute, Presenter, SecretUsage, Tally, UsageKey};
 
 use crate::change::args;
-use crate::database::{Arg, Effect, Row, Statement};
+use crate::database::{Arg, Row};
 use crate::{Change, Store, StoreError};
 
 /// Callers in one statement: few enough texts to keep their plans, and a fleet in few of them.
@@ -240,7 +239,7 @@ impl Change {
              last_seen = CASE WHEN excluded.last_seen > secret_caller.last_seen THEN excluded.last_seen \
              ELSE secret_caller.last_seen END",
         );
-        self.statements.push(Statement { sql: Cow::Owned(sql), args, effect: Effect::Any });
+        self.push_text(sql, args);
     }
 
     /// Past the bound, those who were not seen for longest are summed up.
