@@ -1,5 +1,5 @@
-//! What happened to a secret, as a FHIR AuditEvent in the shape of IHE's Basic Audit Log Patterns.
-//! An event names secrets by their ids and never has a value of one to leak (P4).
+//! What happened to a secret or to a webhook, as a FHIR AuditEvent in the shape of IHE's Basic Audit Log
+//! Patterns. An event names secrets by their ids and never has a value of one to leak (P4).
 
 mod chain;
 mod refusals;
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::caller::Profile;
-use crate::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId};
+use crate::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId, WebhookId};
 use crate::time::Timestamp;
 use crate::usage::Presenter;
 
@@ -76,26 +76,50 @@ impl Recorded {
         }
     }
 
-    /// `AuditEvent.action` (<http://hl7.org/fhir/R4/valueset-audit-event-action.html>).
-    const fn action(self) -> &'static str {
+    const fn interaction(self) -> Interaction {
         match self {
-            Self::Created => "C",
-            Self::Moved(SecretAction::Replace) => "U",
-            Self::Deleted => "D",
-            Self::Read => "R",
-            Self::Moved(_) | Self::Found => "E",
+            Self::Created => Interaction::Create,
+            Self::Moved(SecretAction::Replace) => Interaction::Update,
+            Self::Deleted => Interaction::Delete,
+            Self::Read => Interaction::Read,
+            Self::Found => Interaction::Search,
+            Self::Moved(_) => Interaction::Operation,
+        }
+    }
+}
+
+/// How something was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Interaction {
+    Create,
+    Read,
+    Update,
+    Delete,
+    Search,
+    Operation,
+}
+
+impl Interaction {
+    /// Its code in the subtype (<http://hl7.org/fhir/R4/valueset-restful-interaction.html>).
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Search => "search-type",
+            Self::Operation => "operation",
         }
     }
 
-    /// The interaction that it was done by (<http://hl7.org/fhir/R4/valueset-restful-interaction.html>).
-    const fn interaction(self) -> &'static str {
+    /// `AuditEvent.action` (<http://hl7.org/fhir/R4/valueset-audit-event-action.html>).
+    const fn action(self) -> &'static str {
         match self {
-            Self::Created => "create",
-            Self::Moved(SecretAction::Replace) => "update",
-            Self::Deleted => "delete",
-            Self::Read => "read",
-            Self::Found => "search-type",
-            Self::Moved(_) => "operation",
+            Self::Create => "C",
+            Self::Read => "R",
+            Self::Update => "U",
+            Self::Delete => "D",
+            Self::Search | Self::Operation => "E",
         }
     }
 }
@@ -113,13 +137,9 @@ pub struct SecretsOf<'a> {
     pub ended: &'a [SecretId],
 }
 
-/// Everything an AuditEvent about secrets says.
+/// Who did something, where and when.
 #[derive(Clone, Copy, Debug)]
-pub struct SecretEvent<'a> {
-    /// What was done.
-    pub what: Recorded,
-    /// To whose secrets: one client's, or those of all that a search has shown.
-    pub of: &'a [SecretsOf<'a>],
+pub struct Done {
     /// In which project.
     pub project: ProjectId,
     /// By whom.
@@ -130,10 +150,9 @@ pub struct SecretEvent<'a> {
     pub at: Timestamp,
 }
 
-impl SecretEvent<'_> {
-    /// The event as a resource.
-    #[must_use]
-    pub fn to_resource(&self, id: ResourceId, version: VersionId) -> Value {
+impl Done {
+    /// An event of the pattern for RESTful interactions, with subtypes of its own and without its entities.
+    fn to_resource(self, id: ResourceId, version: VersionId, how: Interaction, what: &[&str]) -> Value {
         let who = json!({ "reference": self.by.to_string() });
         let mut event = head(id, version, self.project, self.at);
         event["meta"]["author"] = who.clone();
@@ -142,20 +161,98 @@ impl SecretEvent<'_> {
             "code": "rest",
             "display": "RESTful Operation"
         });
-        let mut subtypes = vec![
-            json!({ "system": "http://hl7.org/fhir/restful-interaction", "code": self.what.interaction() }),
-            subtype(self.what.as_str()),
-        ];
-        if self.what == Recorded::Moved(SecretAction::Overwrite) {
-            subtypes.push(subtype(IN_USE));
-        }
-        event["subtype"] = Value::Array(subtypes);
-        event["action"] = json!(self.what.action());
+        let interaction =
+            json!({ "system": "http://hl7.org/fhir/restful-interaction", "code": how.as_str() });
+        event["subtype"] =
+            std::iter::once(interaction).chain(what.iter().map(|code| subtype(code))).collect();
+        event["action"] = json!(how.action());
         event["recorded"] = json!(self.at.to_instant());
         event["outcome"] = json!("0");
         event["agent"] = json!([{ "who": who, "requestor": true, "network": network(self.from) }]);
         event["source"] = json!({ "observer": { "display": "Keyrelay" } });
+        event
+    }
+}
+
+/// What secrets were done to.
+#[derive(Clone, Copy, Debug)]
+pub struct SecretEvent<'a> {
+    /// What was done.
+    pub what: Recorded,
+    /// To whose secrets: one client's, or those of all that a search has shown.
+    pub of: &'a [SecretsOf<'a>],
+    /// By whom, where and when.
+    pub done: Done,
+}
+
+impl SecretEvent<'_> {
+    /// The event as a resource.
+    #[must_use]
+    pub fn to_resource(&self, id: ResourceId, version: VersionId) -> Value {
+        let all = [self.what.as_str(), IN_USE];
+        let is_overwrite = self.what == Recorded::Moved(SecretAction::Overwrite);
+        let what = if is_overwrite { &all[..] } else { &all[..1] };
+        let mut event = self.done.to_resource(id, version, self.what.interaction(), what);
         event["entity"] = self.of.iter().map(SecretsOf::entity).collect();
+        event
+    }
+}
+
+/// What an admin does with a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebhookAction {
+    /// Registers it.
+    Create,
+    /// Has its deliveries signed with another secret.
+    RotateSecret,
+    /// Has what was given up sent again, also where the receiver was gone.
+    Resend,
+    /// Ends it.
+    Delete,
+}
+
+impl WebhookAction {
+    /// The code in `AuditEvent.subtype`.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create-webhook",
+            Self::RotateSecret => "rotate-webhook-secret",
+            Self::Resend => "resend-webhook",
+            Self::Delete => "delete-webhook",
+        }
+    }
+
+    const fn interaction(self) -> Interaction {
+        match self {
+            Self::Create => Interaction::Create,
+            Self::RotateSecret | Self::Resend => Interaction::Operation,
+            Self::Delete => Interaction::Delete,
+        }
+    }
+}
+
+/// What was done to a webhook.
+#[derive(Clone, Copy, Debug)]
+pub struct WebhookEvent<'a> {
+    /// What was done.
+    pub what: WebhookAction,
+    /// To which.
+    pub webhook: WebhookId,
+    /// Host and port of where it sends. Not the whole URL, which may have a receiver's token in it.
+    pub to: &'a str,
+    /// By whom, where and when.
+    pub done: Done,
+}
+
+impl WebhookEvent<'_> {
+    /// The event as a resource.
+    #[must_use]
+    pub fn to_resource(&self, id: ResourceId, version: VersionId) -> Value {
+        let mut event = self.done.to_resource(id, version, self.what.interaction(), &[self.what.as_str()]);
+        event["entity"] = json!([{
+            "what": { "identifier": { "system": "urn:keyrelay:webhook", "value": self.webhook.to_string() } },
+            "detail": [detail("to", self.to)],
+        }]);
         event
     }
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use keyrelay_core::audit::{AuditKey, Recorded, Refusals, SecretEvent, SecretsOf};
+use keyrelay_core::audit::{
+    AuditKey, Done, Recorded, Refusals, SecretEvent, SecretsOf, WebhookAction, WebhookEvent,
+};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ClientId, ProjectId, ResourceId, VersionId};
@@ -13,7 +15,7 @@ use keyrelay_core::limits::AUDIT_REFUSALS_PER_CHANGE;
 use keyrelay_core::random::{Entropy, time_ordered_uuid};
 use keyrelay_core::slots::{Slot, SlotKind};
 use keyrelay_core::time::Timestamp;
-use keyrelay_store::{Change, ClientState, Conflict, ResourceVersion, Store, StoreError};
+use keyrelay_store::{Change, ClientState, Conflict, ResourceVersion, Store, StoreError, Webhook};
 use serde_json::Value;
 
 use crate::App;
@@ -53,9 +55,22 @@ pub(crate) fn record(
     of: &[SecretsOf<'_>],
     change: &mut Change,
 ) {
-    let event = SecretEvent { what, of, project, by: act.caller.profile, from: act.from, at: act.now };
+    let event = SecretEvent { what, of, done: done(act, project) };
     let entropy = act.app.entropy.as_ref();
     add(entropy, act.now, project, |id, version| event.to_resource(id, version), change);
+}
+
+/// Adds what is done to a webhook to the change that does it.
+pub(crate) fn record_webhook(act: Act<'_>, what: WebhookAction, webhook: &Webhook, change: &mut Change) {
+    let url = webhook.url.parse::<http::Uri>().ok();
+    let to = url.as_ref().and_then(http::Uri::authority).map_or("", |authority| authority.as_str());
+    let event = WebhookEvent { what, webhook: webhook.id, to, done: done(act, webhook.project) };
+    let entropy = act.app.entropy.as_ref();
+    add(entropy, act.now, webhook.project, |id, version| event.to_resource(id, version), change);
+}
+
+const fn done(act: Act<'_>, project: ProjectId) -> Done {
+    Done { project, by: act.caller.profile, from: act.from, at: act.now }
 }
 
 /// Records that an answer is given again, before it is. Which secrets are in it is not known here: they are

@@ -67,6 +67,7 @@ routes! {
     "/admin/projects/{id}/webhooks" GET POST => any(admin::webhooks);
     "/admin/projects/{id}/webhooks/{webhook}" GET DELETE => any(admin::webhook);
     "/admin/projects/{id}/webhooks/{webhook}/rotate-secret" POST => any(admin::rotate_signing_secret);
+    "/admin/projects/{id}/webhooks/{webhook}/resend" POST => any(admin::resend);
     "/fhir/R4" POST => any(fhir::handle);
     "/fhir/R4/" POST => any(fhir::handle);
     "/fhir/R4/{*path}" GET POST PUT PATCH DELETE => any(fhir::handle);

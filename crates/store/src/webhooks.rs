@@ -315,6 +315,26 @@ impl Change {
         );
     }
 
+    /// Sends everything to a webhook of a project that was not delivered, now and as often as at first, and what
+    /// comes, if its receiver was gone. A conflict if there is no such webhook.
+    pub fn resend(&mut self, id: WebhookId, project: ProjectId, now: Timestamp) {
+        self.push(
+            "UPDATE webhook SET disabled = NULL WHERE id = $1 AND project_id = $2",
+            args![id, project],
+            Some(Conflict::Version),
+        );
+        self.push(
+            "UPDATE webhook_state SET rests_until = 0, failures = 0 WHERE webhook_id = $1",
+            args![id],
+            None,
+        );
+        self.push(
+            "UPDATE webhook_delivery SET due = $1, attempts = 0 WHERE webhook_id = $2",
+            args![now, id],
+            None,
+        );
+    }
+
     /// Sends nothing to a webhook any more.
     pub fn disable_webhook(&mut self, id: WebhookId, now: Timestamp) {
         self.push("UPDATE webhook SET disabled = $1 WHERE id = $2", args![now, id], None);

@@ -13,4 +13,4 @@ pub(crate) use events::events;
 pub(crate) use invite::invite;
 pub(crate) use me::me;
 pub(crate) use registration::{registration, revoke_registration};
-pub(crate) use webhooks::{rotate_signing_secret, webhook, webhooks};
+pub(crate) use webhooks::{resend, rotate_signing_secret, webhook, webhooks};

@@ -9,6 +9,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
 use axum::response::Response;
 use http::{HeaderMap, Method, StatusCode};
+use keyrelay_core::audit::WebhookAction;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::event::EventKind;
 use keyrelay_core::fhir::ResourceType;
@@ -18,15 +19,16 @@ use keyrelay_core::limits::{WEBHOOK_OVERLAP_DEFAULT, WEBHOOK_OVERLAP_MAX, WEBHOO
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::webhook::SigningSecret;
-use keyrelay_store::{Change, Conflict, StoreError, Webhook, WebhookHealth};
+use keyrelay_store::{Conflict, StoreError, Webhook, WebhookHealth};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::answer::{check_members, reached, respond};
 use crate::App;
+use crate::audit::record_webhook;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
-use crate::fhir::{Content, Rendered};
+use crate::fhir::{Act, Content, Rendered};
 use crate::outbound::OutboundUri;
 
 /// The members of the body; `types` may be left out.
@@ -56,7 +58,7 @@ pub(crate) async fn webhooks(
         }
         let body = Content::Http { headers: parts.headers, body }.into_object().await?;
         let project = reached(&app, &caller, &project).await?;
-        Ok((StatusCode::CREATED, Some(register(&app, &caller, project, &body).await?)))
+        Ok((StatusCode::CREATED, Some(register(Act::now(&app, &caller, from), project, &body).await?)))
     };
     respond(answered.await)
 }
@@ -74,19 +76,18 @@ pub(crate) async fn webhook(
             return Err(Outcome::method_not_allowed("GET, DELETE"));
         }
         let caller = admin(&app, &headers, from).await?;
-        let (project, id) = named(&app, &caller, path).await?;
+        let (webhook, health) = named(&app, &caller, path).await?;
         if method != Method::DELETE {
-            let (webhook, health) = find(&app, project, id).await?;
             return Ok((StatusCode::OK, Some(Rendered::serialize(&shown(&app, &webhook, &health))?)));
         }
-        let mut change = Change::new();
-        change.require(&caller, &app.config.secrets, app.now());
-        change.delete_webhook(id, project);
+        let act = Act::now(&app, &caller, from);
+        let mut change = act.change();
+        change.delete_webhook(webhook.id, webhook.project);
+        record_webhook(act, WebhookAction::Delete, &webhook, &mut change);
         match app.store.commit(change).await {
             Err(StoreError::Conflict(Conflict::Version)) => return Err(Outcome::not_found()),
             done => done?,
         }
-        tracing::info!(webhook = %id, %project, by = %caller.profile, "a webhook was deleted");
         Ok((StatusCode::NO_CONTENT, None))
     };
     respond(answered.await)
@@ -107,18 +108,44 @@ pub(crate) async fn rotate_signing_secret(
         let caller = admin(&app, &parts.headers, from).await?;
         let body = Content::Http { headers: parts.headers, body }.into_object().await?;
         let overlap = overlap(&body)?;
-        let (project, id) = named(&app, &caller, path).await?;
-        let (webhook, health) = find(&app, project, id).await?;
+        let (webhook, health) = named(&app, &caller, path).await?;
         let (secret, ends) = (SigningSecret::generate(app.entropy.as_ref()), app.now().plus(overlap));
-        let fresh = app.keyring.seal_signing_secret(id, &secret, app.entropy.as_ref());
+        let fresh = app.keyring.seal_signing_secret(webhook.id, &secret, app.entropy.as_ref());
         let after = Webhook { retiring: Some((webhook.signing.clone(), ends)), ..webhook.clone() };
         let body = Rendered::serialize(&Shown { secret: Some(&secret), ..shown(&app, &after, &health) })?;
-        let mut change = Change::new();
-        change.require(&caller, &app.config.secrets, app.now());
+        let act = Act::now(&app, &caller, from);
+        let mut change = act.change();
         change.rotate_signing_secret(&webhook, &fresh, ends);
+        record_webhook(act, WebhookAction::RotateSecret, &webhook, &mut change);
         app.store.commit(change).await?;
-        tracing::info!(webhook = %id, %project, by = %caller.profile, "the signing secret of a webhook was rotated");
         Ok((StatusCode::OK, Some(body)))
+    };
+    respond(answered.await)
+}
+
+/// Has what was not delivered sent now, and what comes, where the receiver was gone.
+pub(crate) async fn resend(
+    State(app): State<App>,
+    Extension(ClientAddress(from)): Extension<ClientAddress>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Response {
+    let answered = async {
+        if request.method() != Method::POST {
+            return Err(Outcome::method_not_allowed("POST"));
+        }
+        let (parts, body) = request.into_parts();
+        let caller = admin(&app, &parts.headers, from).await?;
+        let body = Content::Http { headers: parts.headers, body }.into_object().await?;
+        check_members(&body, &[])?;
+        let (webhook, _) = named(&app, &caller, path).await?;
+        let act = Act::now(&app, &caller, from);
+        let mut change = act.change();
+        change.resend(webhook.id, webhook.project, act.now);
+        record_webhook(act, WebhookAction::Resend, &webhook, &mut change);
+        app.store.commit(change).await?;
+        let (webhook, health) = find(&app, webhook.project, webhook.id).await?;
+        Ok((StatusCode::OK, Some(Rendered::serialize(&shown(&app, &webhook, &health))?)))
     };
     respond(answered.await)
 }
@@ -137,22 +164,18 @@ async fn named(
     app: &App,
     caller: &Caller,
     path: Result<Path<(String, String)>, PathRejection>,
-) -> Result<(ProjectId, WebhookId), Outcome> {
+) -> Result<(Webhook, WebhookHealth), Outcome> {
     let Path((project, id)) = path.map_err(|_| Outcome::not_found())?;
     let project = reached(app, caller, &project).await?;
-    Ok((project, WebhookId::parse(&id).ok_or_else(Outcome::not_found)?))
+    find(app, project, WebhookId::parse(&id).ok_or_else(Outcome::not_found)?).await
 }
 
 async fn find(app: &App, project: ProjectId, id: WebhookId) -> Result<(Webhook, WebhookHealth), Outcome> {
     app.store.webhooks(project, Some(id)).await?.pop().ok_or_else(Outcome::not_found)
 }
 
-async fn register(
-    app: &App,
-    caller: &Caller,
-    project: ProjectId,
-    body: &Map<String, Value>,
-) -> Result<Rendered, Outcome> {
+async fn register(act: Act<'_>, project: ProjectId, body: &Map<String, Value>) -> Result<Rendered, Outcome> {
+    let app = act.app;
     check_members(body, &MEMBERS)?;
     let url = body.get("url").and_then(Value::as_str).unwrap_or_default();
     OutboundUri::parse(url, app.config.base_url.reach())
@@ -164,17 +187,17 @@ async fn register(
         project,
         url: url.to_owned(),
         kinds: kinds(body)?,
-        created: app.now(),
-        created_by: caller.profile,
+        created: act.now,
+        created_by: act.caller.profile,
         signing: app.keyring.seal_signing_secret(id, &secret, app.entropy.as_ref()),
         retiring: None,
         disabled: None,
     };
     let health = WebhookHealth::default();
     let answer = Rendered::serialize(&Shown { secret: Some(&secret), ..shown(app, &webhook, &health) })?;
-    let mut change = Change::new();
-    change.require(caller, &app.config.secrets, app.now());
+    let mut change = act.change();
     change.create_webhook(&webhook);
+    record_webhook(act, WebhookAction::Create, &webhook, &mut change);
     match app.store.commit(change).await {
         Err(StoreError::Conflict(Conflict::Exists)) => {
             return Err(Outcome::conflict(format!(
@@ -183,7 +206,6 @@ async fn register(
         }
         done => done?,
     }
-    tracing::info!(webhook = %id, %project, by = %caller.profile, "a webhook was registered");
     Ok(answer)
 }
 

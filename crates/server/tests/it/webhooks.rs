@@ -431,6 +431,64 @@ async fn a_project_has_a_few_webhooks_and_what_is_deleted_is_gone() {
     assert!(stage.receiver.next().await.is_signed_by(&made.text_at("/secret")));
 }
 
+#[tokio::test]
+async fn what_was_given_up_is_sent_again_when_an_admin_says_so() {
+    let mut stage = Stage::set().await;
+    let resend = format!("/{}/resend", stage.id);
+    stage.receiver.answers("410 Gone");
+    stage.rotate().await;
+    let first = stage.receiver.next().await.headers["webhook-id"].clone();
+    stage.until(|shown| shown["status"] == "disabled" && shown["dead"] == 1).await;
+    stage.rotate().await;
+
+    stage.receiver.answers("500 Internal Server Error");
+    stage.send(Method::POST, &resend, Some(json!({ "all": true }))).await.refused(400, "invalid");
+    let shown = stage.send(Method::POST, &resend, Some(json!({}))).await.expect(200).json();
+    assert_eq!(shown["status"], "active");
+    assert_eq!(stage.receiver.next().await.headers["webhook-id"], first, "not what came while it was gone");
+    stage.until(|shown| shown["failuresInARow"] == 1 && shown["pending"] == 1).await;
+
+    // Also what waits for its next attempt is sent at once, and the webhook is not left alone first.
+    stage.receiver.answers("200 OK");
+    stage.send(Method::POST, &resend, Some(json!({}))).await.expect(200);
+    assert_eq!(stage.receiver.next().await.headers["webhook-id"], first);
+    stage.until(|shown| shown["pending"] == 0 && shown["dead"] == 0).await;
+    stage.rotate().await;
+    assert_ne!(stage.receiver.next().await.headers["webhook-id"], first);
+
+    let path = format!("{}/{}/resend", stage.path, stage.id);
+    let by_stranger = stage.test.request(&stage.test.stranger, Method::POST, &path).json(&json!({}));
+    by_stranger.send().await.refused(404, "not-found");
+    stage.send(Method::DELETE, &format!("/{}", stage.id), None).await.expect(204);
+    stage.send(Method::POST, &resend, Some(json!({}))).await.refused(404, "not-found");
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_webhook_is_recorded() {
+    let stage = Stage::set().await;
+    let one = format!("/{}", stage.id);
+    for action in ["rotate-secret", "resend"] {
+        stage.send(Method::POST, &format!("{one}/{action}"), Some(json!({}))).await.expect(200);
+    }
+    stage.send(Method::DELETE, &one, None).await.expect(204);
+    for (code, how) in [
+        ("create-webhook", ("C", "create")),
+        ("rotate-webhook-secret", ("E", "operation")),
+        ("resend-webhook", ("E", "operation")),
+        ("delete-webhook", ("D", "delete")),
+    ] {
+        let found = stage.test.get(&stage.test.admin, &format!("AuditEvent?subtype={code}")).await;
+        let [event] = &found.expect(200).resources()[..] else { panic!("one {code}") };
+        assert_eq!((&event["action"], &event["subtype"][0]["code"]), (&json!(how.0), &json!(how.1)));
+        assert_eq!(event["agent"][0]["who"]["reference"], stage.test.admin.path());
+        assert_eq!(event["entity"][0]["what"]["identifier"]["value"], stage.id);
+        let host = stage.receiver.url.trim_start_matches("http://").split('/').next().unwrap();
+        assert_eq!(event["entity"][0]["detail"], json!([{ "type": "to", "valueString": host }]));
+        let text = event.to_string();
+        assert!(!text.contains("whsec_") && !text.contains("/hook"), "{text}");
+    }
+}
+
 /// Whoever does not answer holds up nobody else, and is not waited for at the end.
 #[tokio::test]
 async fn a_slow_receiver_holds_up_nobody_else() {
