@@ -314,12 +314,13 @@ pub const WEBHOOKS_PER_PROJECT_MAX: i64 = 10;
 pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of the answer to a delivery is read, in bytes; what it says does not matter.
 pub const WEBHOOK_ANSWER_BYTES_MAX: usize = 16 * 1024;
-/// Deliveries of one server under way at once.
-pub const WEBHOOK_DELIVERIES_AT_ONCE_MAX: usize = 64;
 /// Webhooks that one server delivers to at once; the others wait for their turn.
 pub const WEBHOOK_TURNS_AT_ONCE_MAX: usize = 32;
 /// Deliveries to one webhook under way at once.
 pub const WEBHOOK_DELIVERIES_PER_TURN: usize = 8;
+/// Deliveries of one server under way at once: as many as there can be, so that none waits for a receiver of
+/// another webhook.
+pub const WEBHOOK_DELIVERIES_AT_ONCE_MAX: usize = WEBHOOK_TURNS_AT_ONCE_MAX * WEBHOOK_DELIVERIES_PER_TURN;
 /// How long one webhook is delivered to before others have their turn; what is under way then is finished.
 pub const WEBHOOK_TURN: Duration = Duration::from_secs(5);
 /// For how long a server has a webhook to itself. One that ends meanwhile loses it then.

@@ -134,15 +134,34 @@ async fn begin_turns(app: &App, turns: &mut JoinSet<()>) {
         if turns.len() >= WEBHOOK_TURNS_AT_ONCE_MAX {
             return;
         }
-        if app.webhooks.at_work().insert(webhook.id) {
+        if let Some(begun) = Turn::begin(app, webhook.id) {
             let app = app.clone();
             turns.spawn(async move {
                 if let Err(error) = turn(&app, webhook).await {
                     tracing::warn!(webhook = %webhook.id, %error, "deliveries stopped; they are tried again");
                 }
-                app.webhooks.at_work().remove(&webhook.id);
+                drop(begun);
             });
         }
+    }
+}
+
+/// That a webhook has its turn at this server, until this is dropped.
+struct Turn {
+    app: App,
+    webhook: WebhookId,
+}
+
+impl Turn {
+    /// None if it has its turn already.
+    fn begin(app: &App, webhook: WebhookId) -> Option<Self> {
+        app.webhooks.at_work().insert(webhook).then(|| Self { app: app.clone(), webhook })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.app.webhooks.at_work().remove(&self.webhook);
     }
 }
 

@@ -9,7 +9,8 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyrelay_core::limits::{
-    WEBHOOK_OVERLAP_DEFAULT, WEBHOOK_REST_MAX, WEBHOOK_RETRY_MAX, WEBHOOK_TRIED_FOR, WEBHOOKS_PER_PROJECT_MAX,
+    WEBHOOK_DELIVERIES_PER_TURN, WEBHOOK_OVERLAP_DEFAULT, WEBHOOK_REST_MAX, WEBHOOK_RETRY_MAX,
+    WEBHOOK_TRIED_FOR, WEBHOOKS_PER_PROJECT_MAX,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -506,6 +507,43 @@ async fn a_slow_receiver_holds_up_nobody_else() {
     }
     let shown = stage.send(Method::GET, &format!("/{to_slow}"), None).await.expect(200).json();
     assert_eq!(shown["failuresInARow"], 0, "its first attempt is still under way");
+}
+
+#[tokio::test]
+async fn many_slow_receivers_hold_up_nobody_else() {
+    let (test, mut slow) = (TestApp::start().await, Vec::new());
+    for _ in 1..WEBHOOKS_PER_PROJECT_MAX {
+        let receiver = Receiver::open().await;
+        receiver.answers("");
+        register(&test, &json!({ "url": receiver.url })).await.expect(201);
+        slow.push(receiver);
+    }
+    let mut moves = Vec::new();
+    for _ in 0..WEBHOOK_DELIVERIES_PER_TURN {
+        let client = test.make_client(&test.project, "Nightly export").await;
+        moves.push(json!({
+            "request": { "method": "POST", "url": format!("{}/$rotate-secret", client.path()) },
+            "resource": { "secret": client.secret },
+        }));
+    }
+    let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": moves });
+    test.post(&test.admin, "", &bundle).await.expect(200);
+    // Each has all that it is sent in one turn, and answers none of it.
+    for receiver in &mut slow {
+        for _ in 0..WEBHOOK_DELIVERIES_PER_TURN {
+            receiver.next().await;
+        }
+    }
+    let mut receiver = Receiver::open().await;
+    register(&test, &json!({ "url": receiver.url })).await.expect(201);
+    let client = test.make_client(&test.project, "Nightly export").await;
+    test.rotate(&test.admin, &client.id, "secret", &client.secret).await.expect(200);
+    receiver.next().await;
+    let path = format!("admin/projects/{}/webhooks", test.project);
+    let shown = test.request(&test.admin, Method::GET, &path).send().await.expect(200).json();
+    for webhook in shown["webhooks"].as_array().unwrap() {
+        assert_eq!(webhook["failuresInARow"], 0, "all attempts of the slow ones are still under way");
+    }
 }
 
 /// Two servers share the work: nothing is sent twice, and nothing is forgotten.
