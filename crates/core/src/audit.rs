@@ -47,6 +47,8 @@ impl SecretAction {
     }
 }
 
+/// What records.
+const OBSERVER: &str = "Keyrelay";
 /// The subtype of [`SecretAction::Overwrite`], beside that of any rotation.
 const IN_USE: &str = "overwrite-secret-in-use";
 
@@ -151,7 +153,7 @@ pub struct Done {
 }
 
 impl Done {
-    /// An event of the pattern for RESTful interactions, with subtypes of its own and without its entities.
+    /// An event of the pattern for `RESTful` interactions, with subtypes of its own and without its entities.
     fn to_resource(self, id: ResourceId, version: VersionId, how: Interaction, what: &[&str]) -> Value {
         let who = json!({ "reference": self.by.to_string() });
         let mut event = head(id, version, self.project, self.at);
@@ -169,7 +171,7 @@ impl Done {
         event["recorded"] = json!(self.at.to_instant());
         event["outcome"] = json!("0");
         event["agent"] = json!([{ "who": who, "requestor": true, "network": network(self.from) }]);
-        event["source"] = json!({ "observer": { "display": "Keyrelay" } });
+        event["source"] = json!({ "observer": { "display": OBSERVER } });
         event
     }
 }
@@ -270,6 +272,40 @@ impl SecretsOf<'_> {
     }
 }
 
+/// The end of a retiring secret by its deadline, which nobody did.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedByDeadline {
+    /// Whose secret it was.
+    pub client: ClientId,
+    /// The client's project.
+    pub project: ProjectId,
+    /// The secret.
+    pub secret: SecretId,
+    /// The deadline: from then on it let nobody in.
+    pub ended: Timestamp,
+    /// When this is written down.
+    pub at: Timestamp,
+}
+
+impl EndedByDeadline {
+    /// The event as a resource.
+    #[must_use]
+    pub fn to_resource(&self, id: ResourceId, version: VersionId) -> Value {
+        let mut event = head(id, version, self.project, self.at);
+        event["type"] = dicom("110113", "Security Alert");
+        event["subtype"] =
+            json!([dicom("110137", "User Security Attributes Changed"), subtype("end-secret-by-deadline")]);
+        event["action"] = json!("E");
+        event["period"] = json!({ "start": self.ended.to_instant(), "end": self.ended.to_instant() });
+        event["recorded"] = json!(self.at.to_instant());
+        event["outcome"] = json!("0");
+        event["agent"] = json!([{ "who": { "display": OBSERVER }, "requestor": false }]);
+        event["source"] = json!({ "observer": { "display": OBSERVER } });
+        event["entity"] = json!([entity(self.client, vec![detail("ended", &self.secret.to_string())])]);
+        event
+    }
+}
+
 /// Proofs of a client that were refused, summed up over a time: one record for an attack of any length.
 #[derive(Clone, Debug)]
 pub struct RefusedProofs<'a> {
@@ -308,7 +344,7 @@ impl RefusedProofs<'_> {
             agent["network"] = network(caller.address);
         }
         event["agent"] = json!([agent]);
-        event["source"] = json!({ "observer": { "display": "Keyrelay" } });
+        event["source"] = json!({ "observer": { "display": OBSERVER } });
         let secrets = self.secrets.iter().map(|secret| detail("secret", &secret.to_string()));
         let callers = self.callers.iter().map(|(caller, count)| detail("caller", &from(caller, *count)));
         let details =

@@ -1,5 +1,6 @@
-//! Tells that a deadline of a secret is near, and that it has passed. Any number of servers look; one of them tells.
-//! Nothing depends on it but the telling: a secret past its deadline is refused by whoever reads it.
+//! Tells that a deadline of a secret is near, and that it has passed, and records the end of one. Any number of
+//! servers look; one of them tells. Nothing depends on it but the telling: a secret past its deadline is refused by
+//! whoever reads it.
 //!
 //! Each look goes on from where the last one of this server ended, a little before that, for a change may take its
 //! time until it can be seen. So the work is that of the deadlines that come up, not of all that there are. Which
@@ -8,15 +9,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keyrelay_core::audit::EndedByDeadline;
 use keyrelay_core::deadline::{Deadline, DeadlineCause};
 use keyrelay_core::event::{Event, What};
 use keyrelay_core::id::{ClientId, EventId, ProjectId, ResourceId, SecretId};
 use keyrelay_core::limits::{EVENTS_KEPT, EXPIRY_LOOK_BACK, EXPIRY_ROWS, MAXIMUM_AGE_INTERVAL};
+use keyrelay_core::slots::SlotKind;
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{Change, ClientState, Conflict, FoundAt, Once, StoreError};
 use tokio::sync::Mutex;
 
-use crate::App;
+use crate::{App, audit};
 
 /// Up to when this server has looked; `None` before its first look.
 #[derive(Debug, Default)]
@@ -41,7 +44,8 @@ struct Look {
 struct Times {
     /// How long before a deadline somebody is to be told, and nothing.
     before: BTreeSet<Duration>,
-    ages: BTreeSet<Duration>,
+    /// How old a secret may become, with each of these times.
+    ages: BTreeSet<(Duration, Duration)>,
 }
 
 /// Tells of all that came up since the last look.
@@ -61,9 +65,10 @@ pub(crate) async fn tell(app: &App) -> Result<(), StoreError> {
     if looked.ages.is_some_and(|until| until <= now && now.since(until) < MAXIMUM_AGE_INTERVAL) {
         return Ok(());
     }
-    for age in &times.ages {
-        for before in times.before.iter().copied() {
-            walk_ages(app, Look { since: since(looked.ages), now, before }, *age).await?;
+    for (age, before) in times.ages {
+        let look = Look { since: since(looked.ages), now, before };
+        for kind in [SlotKind::Active, SlotKind::Retiring] {
+            walk_ages(app, look, age, kind).await?;
         }
     }
     looked.ages = Some(now);
@@ -74,8 +79,11 @@ async fn times(app: &App) -> Result<Times, StoreError> {
     let mut times = Times { before: BTreeSet::from([Duration::ZERO]), ages: BTreeSet::new() };
     let of_projects = app.store.secret_settings().await?;
     for rules in of_projects.iter().map(|settings| app.rules(settings)) {
-        times.before.extend(rules.warn_before.times());
-        times.ages.extend(rules.maximum_age.0);
+        let before = [Duration::ZERO].into_iter().chain(rules.warn_before.times().iter().copied());
+        times.before.extend(before.clone());
+        times.ages.extend(
+            rules.maximum_age.0.into_iter().flat_map(|age| before.clone().map(move |before| (age, before))),
+        );
     }
     Ok(times)
 }
@@ -93,11 +101,11 @@ async fn walk_deadlines(app: &App, look: Look) -> Result<(), StoreError> {
     }
 }
 
-async fn walk_ages(app: &App, look: Look, age: Duration) -> Result<(), StoreError> {
+async fn walk_ages(app: &App, look: Look, age: Duration, kind: SlotKind) -> Result<(), StoreError> {
     let mut last = None;
     loop {
         let made = |at: Timestamp| at.plus(look.before).minus(age);
-        let found = app.store.clients_with_secrets_from(made(look.since), made(look.now), last).await?;
+        let found = app.store.clients_with_secrets_from(kind, made(look.since), made(look.now), last).await?;
         tell_some(app, &found, look).await?;
         last = found.last().copied();
         if is_last_page(&found) {
@@ -159,6 +167,16 @@ async fn tell_one(
     let event = Event { id: EventId::made_at(now, app.entropy.as_ref()), at: now, project, client, what };
     let mut change = Change::new();
     change.tell_once(&event, secret, once);
+    if matches!((once, cause), (Once::Expired(_), DeadlineCause::RetireAfter)) {
+        let ended = EndedByDeadline { client, project, secret, ended: ends, at: now };
+        audit::add(
+            app.entropy.as_ref(),
+            now,
+            project,
+            |id, version| ended.to_resource(id, version),
+            &mut change,
+        );
+    }
     match app.store.commit(change).await {
         Ok(()) => {
             let (kind, cause): (_, DeadlineCause) = (event.kind().as_str(), cause);

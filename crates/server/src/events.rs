@@ -5,6 +5,7 @@ use keyrelay_core::caller::SecretAuthority;
 use keyrelay_core::deadline::DeadlineCause;
 use keyrelay_core::event::{Event, What};
 use keyrelay_core::id::{ClientId, EventId, SecretId};
+use keyrelay_core::limits::EVENTS_KEPT;
 use keyrelay_core::slots::Moved;
 use keyrelay_store::{Change, Once};
 
@@ -30,8 +31,10 @@ pub(crate) fn tell_move(
     let retiring = moved.slots.retiring().map(|slot| slot.id);
     let ended: Vec<SecretId> =
         moved.ended.iter().filter(|ended| ended.expired.is_none()).map(|ended| ended.slot.id).collect();
-    // What its deadline has ended is told by who watches deadlines, unless the move comes first.
-    for (secret, at) in moved.ended.iter().filter_map(|ended| Some((ended.slot.id, ended.expired?))) {
+    // What its deadline has ended is told by who watches deadlines, unless the move comes first. Whether it was
+    // told is not known for ever.
+    let expired = moved.ended.iter().filter_map(|ended| Some((ended.slot.id, ended.expired?)));
+    for (secret, at) in expired.filter(|(_, at)| act.now.since(*at) <= EVENTS_KEPT) {
         let expired = event(What::Expired { secret, ends: at, cause: DeadlineCause::RetireAfter });
         change.tell_unless_told(&expired, secret, Once::Expired(at));
     }

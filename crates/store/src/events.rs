@@ -17,6 +17,7 @@ use keyrelay_core::limits::{
     EVENTS_KEPT, EVENTS_MAX, EVIDENCE_UNUSED_FOR_DEFAULT, EXPIRY_ROWS, READ_GROUP_MAX,
 };
 use keyrelay_core::secret_rules::SecretSettings;
+use keyrelay_core::slots::SlotKind;
 use keyrelay_core::time::Timestamp;
 use tokio::sync::watch;
 
@@ -129,28 +130,28 @@ impl Store {
         Ok(())
     }
 
-    /// Gives numbers to the events that have none, in the order of their time. If somebody else is faster, it
-    /// is done.
+    /// Gives numbers to the events that have none, in the order of their time.
     pub async fn number_events(&self) -> Result<(), StoreError> {
         let sql = "SELECT id FROM event WHERE seq IS NULL LIMIT 1";
-        if self.0.database.fetch(sql, Vec::new()).await?.is_empty() {
-            return Ok(());
+        while !self.0.database.fetch(sql, Vec::new()).await?.is_empty() {
+            let mut change = Change::new();
+            // The last of the numbered is never swept, so that no number is given twice.
+            change.push(
+                "UPDATE event SET seq = numbered.seq FROM ( \
+                 SELECT u.id, (SELECT COALESCE(MAX(seq), 0) FROM event WHERE seq IS NOT NULL) \
+                 + ROW_NUMBER() OVER (ORDER BY u.at, u.id) AS seq \
+                 FROM (SELECT id, at FROM event WHERE seq IS NULL ORDER BY at, id LIMIT $1) AS u) AS numbered \
+                 WHERE event.id = numbered.id AND event.seq IS NULL",
+                args![NUMBERED_AT_ONCE],
+                None,
+            );
+            match self.commit(change).await {
+                // Somebody else was faster.
+                Err(StoreError::Conflict(_)) => {}
+                done => done?,
+            }
         }
-        let mut change = Change::new();
-        // The last of the numbered is never swept, so that no number is given twice.
-        change.push(
-            "UPDATE event SET seq = numbered.seq FROM ( \
-             SELECT u.id, (SELECT COALESCE(MAX(seq), 0) FROM event WHERE seq IS NOT NULL) \
-             + ROW_NUMBER() OVER (ORDER BY u.at, u.id) AS seq \
-             FROM (SELECT id, at FROM event WHERE seq IS NULL ORDER BY at, id LIMIT $1) AS u) AS numbered \
-             WHERE event.id = numbered.id AND event.seq IS NULL",
-            args![NUMBERED_AT_ONCE],
-            None,
-        );
-        match self.commit(change).await {
-            Err(StoreError::Conflict(_)) => Ok(()),
-            done => done,
-        }
+        Ok(())
     }
 
     /// The number of the last event that has one.
@@ -191,14 +192,19 @@ impl Store {
         self.found_at("retiring_ends", (after, until, last)).await
     }
 
-    /// Clients whose active secret was made after `after` and by `until`, as above. It looks at all clients.
+    /// Clients whose secret in a slot was made after `after` and by `until`, as above. It looks at all clients.
     pub async fn clients_with_secrets_from(
         &self,
+        kind: SlotKind,
         after: Timestamp,
         until: Timestamp,
         last: Option<FoundAt>,
     ) -> Result<Vec<FoundAt>, StoreError> {
-        self.found_at("active_created", (after, until, last)).await
+        let created = match kind {
+            SlotKind::Active => "active_created",
+            SlotKind::Retiring => "retiring_created",
+        };
+        self.found_at(created, (after, until, last)).await
     }
 
     async fn found_at(

@@ -81,6 +81,20 @@ async fn what_is_written_late_is_numbered_late_whatever_its_time() {
     assert_eq!(stage.one.events_counted(EventKind::Rotated), 1, "each counts its own");
 }
 
+/// They are given a thousand at a time, and nobody may be told that the first thousand were all.
+#[tokio::test]
+async fn all_that_wait_for_a_number_get_one() {
+    const EVENTS: i64 = 2500;
+    let stage = Stage::open().await;
+    let mut change = Change::new();
+    for _ in 0..EVENTS {
+        change.tell(&stage.event(NOW));
+    }
+    stage.one.commit(change).await.unwrap();
+    stage.one.number_events().await.unwrap();
+    assert_eq!(stage.one.last_event().await.unwrap(), EVENTS);
+}
+
 /// A reader that remembers the last number sees every event once, while servers write and number at once.
 #[tokio::test]
 async fn a_reader_that_remembers_the_last_number_misses_nothing() {

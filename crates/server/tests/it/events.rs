@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use keyrelay_core::limits::{DRAIN_TIMEOUT, STREAMS_PER_PROJECT_MAX, TOKEN_LIFETIME_DEFAULT};
+use keyrelay_core::limits::{DRAIN_TIMEOUT, EVENTS_KEPT, STREAMS_PER_PROJECT_MAX, TOKEN_LIFETIME_DEFAULT};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -231,22 +231,48 @@ async fn a_deadline_is_told_when_it_is_near_and_when_it_has_passed_once() {
     let told = kept(&test, Some(3)).await;
     assert_eq!(told.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["client.secret.expired"]);
     assert_eq!((&told[0].data["data"]["secret"], &told[0].data["data"]["ends"]), (secret, ends));
+    let path = format!("AuditEvent?entity={}&subtype=end-secret-by-deadline", client.path());
+    let recorded = test.get(&test.admin, &path).await.expect(200).resources();
+    assert_eq!(recorded.len(), 1, "{recorded:?}");
+    assert_eq!(
+        (&recorded[0]["period"]["start"], &recorded[0]["agent"][0]["requestor"]),
+        (ends, &json!(false))
+    );
+    assert_eq!(recorded[0]["entity"][0]["detail"], json!([{ "type": "ended", "valueString": secret }]));
 }
 
 #[tokio::test]
-async fn a_deadline_that_was_near_from_the_start_is_not_warned_of_and_a_move_that_finds_it_passed_tells() {
+async fn a_deadline_long_past_is_not_told_again_by_the_move_that_finds_it() {
     let test = TestApp::start().await;
     let client = test.make_client(&test.project, "Nightly export").await;
     let mut client = rotate_until(&test, &client, "1h").await;
-    test.app.tell_deadlines().await;
-    assert_eq!(kinds(&test, 1).await, [""; 0]);
     test.clock.advance(Duration::from_hours(1));
-    // Before anybody looks for deadlines.
-    rotate(&test, &mut client).await;
     test.app.tell_deadlines().await;
-    let mut told = kinds(&test, 1).await;
-    told.sort();
-    assert_eq!(told, ["client.secret.expired", "client.secret.rotated"]);
+    assert_eq!(kinds(&test, 1).await, ["client.secret.expired"]);
+    // By then it is forgotten that it was told.
+    test.clock.advance(EVENTS_KEPT * 2 + Duration::from_hours(2));
+    test.app.sweep().await;
+    rotate(&test, &mut client).await;
+    assert_eq!(kinds(&test, 2).await, ["client.secret.rotated"]);
+}
+
+#[tokio::test]
+async fn a_retiring_secret_is_told_of_when_it_becomes_too_old() {
+    let test = TestApp::start().await;
+    test.set(&test.project, "secretMaximumAge", "30d").await;
+    let mut client = test.make_client(&test.project, "Nightly export").await;
+    let day = Duration::from_hours(24);
+    test.clock.advance(day * 29 - Duration::from_hours(1));
+    rotate(&test, &mut client).await;
+    let retiring = kept(&test, None).await.remove(0).data["data"]["retiring"].clone();
+    for (wait, kind) in [(Duration::from_hours(1), "expiring"), (day, "expired")] {
+        test.clock.advance(wait);
+        test.app.tell_deadlines().await;
+        let mut told = kept(&test, Some(1)).await.into_iter().filter(|event| event.client() == client.path());
+        let told = told.next_back().unwrap();
+        assert_eq!(told.kind, format!("client.secret.{kind}"));
+        assert_eq!(told.data["data"]["secret"], retiring);
+    }
 }
 
 #[tokio::test]
