@@ -26,7 +26,7 @@ fn client(caller: &Caller, rules: &SecretRules, now: Timestamp) -> Statement {
             "SELECT 1 FROM client c JOIN membership m ON m.client_id = c.id JOIN project p ON p.id = c.project_id \
              LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
              WHERE c.id = $1 AND m.id = $2 AND c.active AND m.active AND p.active AND m.admin = $3 \
-             AND p.super_admin = $4 AND ($5 OR c.active_id = $6 \
+             AND (m.admin AND p.super_admin) = $4 AND ($5 OR c.active_id = $6 \
              OR (c.retiring_id = $6 AND (c.retiring_ends IS NULL OR c.retiring_ends > $9))) \
              AND NOT (NOT $5 AND COALESCE(p.secret_age_refused, $10) AND COALESCE(p.secret_age_max_ms, $11) > 0 \
              AND COALESCE(p.secret_age_max_ms, $11) <= $9 - \
@@ -59,7 +59,7 @@ fn person(caller: &Caller, login: Login) -> Statement {
              JOIN project p ON p.id = m.project_id LEFT JOIN client c ON c.id = s.client_id \
              LEFT JOIN resource r ON r.id = m.policy_id AND r.resource_type = 'AccessPolicy' AND NOT r.deleted \
              WHERE s.id = $1 AND m.id = $2 AND s.stage = $3 AND u.active AND m.active AND p.active AND m.admin = $4 \
-             AND p.super_admin = $5 AND (s.client_id IS NULL OR c.active) \
+             AND (m.admin AND p.super_admin) = $5 AND (s.client_id IS NULL OR c.active) \
              AND NOT EXISTS (SELECT 1 FROM revoked_token t WHERE t.id = $7) \
              AND COALESCE(r.version_id, CASE WHEN m.policy_id IS NULL THEN '' ELSE 'gone' END) = $6",
         ),

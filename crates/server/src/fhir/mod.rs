@@ -48,7 +48,7 @@ pub(crate) use membership::is_there;
 pub(crate) use new_client::{NewClient, create_with_secret};
 pub(crate) use parameters::Step;
 pub(crate) use render::{Rendered, ShownSecrets, stored_resource};
-pub(crate) use request::{Content, check_if_match, check_json, etag};
+pub(crate) use request::{Content, check_if_match, check_json, etag, warning_header};
 use request::{FhirRequest, Reply};
 pub(crate) use rotate_secret::SecretMove;
 use route::{READ_METHODS, Route};

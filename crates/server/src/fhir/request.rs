@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, WARNING};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use keyrelay_core::fhir::json;
 use keyrelay_core::id::VersionId;
 use keyrelay_core::time::Timestamp;
@@ -201,6 +201,11 @@ pub(crate) fn etag(version: VersionId) -> String {
     format!("W/\"{version}\"")
 }
 
+/// A text as the header `Warning`.
+pub(crate) fn warning_header(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    HeaderValue::try_from(format!("199 - \"{text}\"")).ok().map(|value| (WARNING, value))
+}
+
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         let mut response = match self.body {
@@ -217,9 +222,7 @@ impl IntoResponse for Reply {
                     .filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?))),
             );
         }
-        if let Some(text) = self.warning {
-            headers.extend(HeaderValue::try_from(format!("199 - \"{text}\"")).map(|value| (WARNING, value)));
-        }
+        headers.extend(self.warning.as_deref().and_then(warning_header));
         if let Some(location) = self.location.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert(LOCATION, location);
         }

@@ -117,10 +117,7 @@ impl Rotation {
                     why.map_or(Ok(()), |why| Err(Outcome::conflict(why)))?;
                 }
                 Step::Rotate { .. } => {
-                    warning = check_overwrite(act, &state).await?;
-                    if warning.is_some() {
-                        secret_move.action = SecretAction::Overwrite;
-                    }
+                    warning = secret_move.check_overwrite(act, &state).await?;
                 }
                 Step::Retire { .. } => {}
             }
@@ -175,6 +172,14 @@ impl Asked {
             Self::Revoke(input) => (SecretAction::Revoke, slots().revoke(input.slot)),
         };
         let moved = moved.map_err(|error: NoSuchSecret| Outcome::conflict(error.to_string()))?;
+        let is_own = moved.ended.iter().any(|ended| ended.slot.id == act.caller.proof);
+        let is_last = moved.slots.active().is_none() && moved.slots.retiring().is_none();
+        if is_own && is_last {
+            return Err(Outcome::conflict(
+                "This is the last secret of the client you are logged in with: this change would lock you out. \
+                 Rotate it first, then revoke the retiring one",
+            ));
+        }
         Ok(SecretMove { action, fresh: None, moved })
     }
 
@@ -186,29 +191,6 @@ impl Asked {
             Self::Revoke(input) => input.revoke_tokens,
         }
     }
-}
-
-/// Follows the project's setting where a rotation would end a retiring secret that is still in use.
-async fn check_overwrite(act: Act<'_>, state: &ClientState) -> Result<Option<&'static str>, Outcome> {
-    if state.slots.at(act.now).retiring().is_none() {
-        return Ok(None);
-    }
-    let setting = act.app.rules(&state.settings).overwrite;
-    if setting == SecretOverwrite::Allow {
-        return Ok(None);
-    }
-    let evidence = Evidence::now(act.app, state).await?;
-    let advice = judge(&evidence.known(), EVIDENCE_UNUSED_FOR_DEFAULT, evidence.reach.now);
-    if !advice.in_use {
-        return Ok(None);
-    }
-    if setting == SecretOverwrite::Warn {
-        return Ok(Some("The retiring secret that this rotation ended was still in use"));
-    }
-    Err(Outcome::conflict(format!(
-        "This would end a retiring secret that is still in use; force does it all the same. {}",
-        advice.reason
-    )))
 }
 
 /// A move of secrets that was decided: rotating or retiring.
@@ -246,6 +228,35 @@ impl SecretMove {
                 Ok(Self { action: SecretAction::Retire, fresh: None, moved })
             }
         }
+    }
+
+    /// Follows the project's setting where a rotation would end a retiring secret that is still in use: lets it be,
+    /// warns, or refuses it.
+    pub(crate) async fn check_overwrite(
+        &mut self,
+        act: Act<'_>,
+        state: &ClientState,
+    ) -> Result<Option<&'static str>, Outcome> {
+        if state.slots.at(act.now).retiring().is_none() {
+            return Ok(None);
+        }
+        let setting = act.app.rules(&state.settings).overwrite;
+        if setting == SecretOverwrite::Allow {
+            return Ok(None);
+        }
+        let evidence = Evidence::now(act.app, state).await?;
+        let advice = judge(&evidence.known(), EVIDENCE_UNUSED_FOR_DEFAULT, evidence.reach.now);
+        if !advice.in_use {
+            return Ok(None);
+        }
+        if setting == SecretOverwrite::Warn {
+            self.action = SecretAction::Overwrite;
+            return Ok(Some("The retiring secret that this rotation ended was still in use"));
+        }
+        Err(Outcome::conflict(format!(
+            "This would end a retiring secret that is still in use; an admin of the project can force it. {}",
+            advice.reason
+        )))
     }
 
     /// Counts and logs it, once it is durable.

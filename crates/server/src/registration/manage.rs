@@ -33,7 +33,7 @@ use crate::auth::ClientAddress;
 use crate::error::{OAuthError, Outcome};
 use crate::fhir::{
     Act, Rendered, SecretMove, ShownSecrets, Step, check_if_match, check_resource, client_row, committed,
-    deletion, fresh_secret, next_version, record_move, same_apart_from_meta, stored_resource,
+    deletion, fresh_secret, next_version, record_move, same_apart_from_meta, stored_resource, warning_header,
 };
 use crate::headers::NO_STORE;
 
@@ -121,13 +121,23 @@ impl<'a> Visit<'a> {
             if managed.registration.bounds != update.bounds {
                 return Err(OAuthError::busy());
             }
-            let Decided { change, body, version } = managed.decide(act, &update)?;
+            let mut moved = managed.secret_move(act, &update)?;
+            let mut warning = None;
+            if let (Wish::Rotate, Some(moved)) = (&update.wish, &mut moved) {
+                warning = moved
+                    .check_overwrite(act, &managed.state)
+                    .await
+                    .map_err(|no| OAuthError::metadata(&no))?;
+            }
+            let Decided { change, body, version } = managed.decide(act, &update, moved)?;
             let Some(change) = change else { return Ok(reply(StatusCode::OK, body, version)) };
             if committed(self.app, change).await.map_err(|outcome| OAuthError::metadata(&outcome))? {
                 if let Some(slot) = update.wish.slot() {
                     SecretMove::tell(self.app, self.client, &managed.caller, slot);
                 }
-                return Ok(reply(StatusCode::OK, body, version));
+                let mut reply = reply(StatusCode::OK, body, version);
+                reply.headers_mut().extend(warning.and_then(warning_header));
+                return Ok(reply);
             }
         }
         Err(OAuthError::busy())
@@ -285,10 +295,14 @@ impl Managed {
     }
 
     /// Values in, values out: what an update changes, and what it answers.
-    fn decide(&self, act: Act<'_>, update: &Update) -> Result<Decided, OAuthError> {
+    fn decide(
+        &self,
+        act: Act<'_>,
+        update: &Update,
+        moved: Option<SecretMove>,
+    ) -> Result<Decided, OAuthError> {
         let failed = |outcome: Outcome| OAuthError::metadata(&outcome);
         let current = &self.state.resource;
-        let moved = self.secret_move(act, update)?;
         let before = stored_resource(current).map_err(failed)?;
         let mut after = before.clone();
         update.metadata.apply(&mut after);

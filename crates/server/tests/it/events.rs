@@ -262,7 +262,7 @@ async fn a_retiring_secret_is_told_of_when_it_becomes_too_old() {
     test.set(&test.project, "secretMaximumAge", "30d").await;
     let mut client = test.make_client(&test.project, "Nightly export").await;
     let day = Duration::from_hours(24);
-    test.clock.advance(day * 29 - Duration::from_hours(1));
+    test.clock.advance(Duration::from_hours(24 * 29 - 1));
     rotate(&test, &mut client).await;
     let retiring = kept(&test, None).await.remove(0).data["data"]["retiring"].clone();
     for (wait, kind) in [(Duration::from_hours(1), "expiring"), (day, "expired")] {

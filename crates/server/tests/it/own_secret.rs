@@ -55,6 +55,18 @@ async fn a_client_rotates_its_own_secret_and_is_told_no_more_than_that() {
     }
 }
 
+/// Who is no admin is none in the project of Super Admins either.
+#[tokio::test]
+async fn in_the_project_of_super_admins_it_is_as_anywhere() {
+    let test = TestApp::start().await;
+    let of_super_admin = test.membership_of(&test.super_admin).await;
+    let project = of_super_admin["project"]["reference"].as_str().unwrap().trim_start_matches("Project/");
+    let client = test.make_client(project, "Nightly export").await;
+    test.put_under_policy(&client, &json!({ "name": "Its own", "resource": [rule()] })).await;
+    let token = test.bearer(&client).await;
+    rotate(&test, token, &client).await.expect(200);
+}
+
 #[tokio::test]
 async fn nothing_else_says_that_a_client_may() {
     let test = TestApp::start().await;

@@ -437,6 +437,31 @@ async fn a_client_rotates_and_retires_its_own_secret() {
 }
 
 #[tokio::test]
+async fn a_client_that_overwrites_a_secret_in_use_is_held_to_the_setting_of_the_project() {
+    for setting in ["allow", "warn", "refuse"] {
+        let test = TestApp::start().await;
+        test.set(&test.project, "secretOverwrite", setting).await;
+        let made = Registered::new(&test).await;
+        let rotate = async |secret: &str| {
+            made.put(&test, &json!({ "client_secret": secret, "rotate_secret": true })).await
+        };
+        let new = rotate(&made.client.secret).await.expect(200).text_at("/client_secret");
+        test.bearer(&made.client).await;
+        let answer = rotate(&new).await;
+        assert_eq!(answer.header("warning").contains("was still in use"), setting == "warn", "{setting}");
+        if setting == "refuse" {
+            refused(&answer, 409, "invalid_client_metadata");
+            assert!(test.lets_in(&made.client.id, &made.client.secret).await, "nothing was changed");
+            continue;
+        }
+        answer.expect(200);
+        let path = format!("AuditEvent?entity={}&subtype=overwrite-secret-in-use", made.client.path());
+        let events = test.get(&test.admin, &path).await.expect(200).resources();
+        assert_eq!(events.len(), usize::from(setting == "warn"), "{setting}");
+    }
+}
+
+#[tokio::test]
 async fn where_secrets_are_shown_once_only_the_answer_that_made_one_has_it() {
     let test = TestApp::start().await;
     test.set(&test.project, "secretVisibility", "once").await;

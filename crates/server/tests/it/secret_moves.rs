@@ -98,6 +98,23 @@ async fn overwriting_a_retiring_secret_in_use_follows_the_setting_of_the_project
     }
 }
 
+#[tokio::test]
+async fn whoever_has_one_secret_only_does_not_revoke_it() {
+    let test = TestApp::start().await;
+    let admin = &test.super_admin;
+    let revoke = async |who: As, slot: &str| {
+        let path = format!("{}/$revoke-secret", admin.path());
+        test.fhir(who, Method::POST, &path).json(&json!({ "slot": slot })).send().await
+    };
+    for who in [admin.into(), test.bearer(admin).await] {
+        assert!(revoke(who, "secret").await.refused(409, "conflict").contains("lock you out"));
+    }
+    let new = test.rotate(admin, &admin.id, "secret", &admin.secret).await.expect(200);
+    let new = admin.with(&new.text_at("/secret"));
+    revoke(admin.into(), "retiringSecret").await.expect(200);
+    assert!(!test.lets_in(&admin.id, &admin.secret).await && test.lets_in(&new.id, &new.secret).await);
+}
+
 /// A Bundle with one move of secrets.
 async fn in_bundle(
     test: &TestApp,
