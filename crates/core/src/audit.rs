@@ -13,7 +13,7 @@ use crate::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId, WebhookId}
 use crate::time::Timestamp;
 use crate::usage::Presenter;
 
-pub use self::chain::{AuditKey, Link, LinkMac, RecordDigest, What};
+pub use self::chain::{AuditBeginning, AuditKey, AuditRoot, Link, LinkMac, RecordDigest, What};
 pub use self::refusals::{RefusalLog, Refusals};
 
 /// What moves the secrets of a client.

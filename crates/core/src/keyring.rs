@@ -18,7 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::audit::AuditKey;
+use crate::audit::AuditRoot;
 use crate::id::{ClientId, SecretId, SigningKeyId, UserId, WebhookId};
 use crate::random::Entropy;
 use crate::secret::{PlainSecret, SecretDigest};
@@ -346,19 +346,19 @@ impl Keyring {
         self.open(sealed, |key| &key.second_factors, user.uuid().as_bytes())
     }
 
-    /// Wraps the key that audit records are chained with.
+    /// Wraps what audit records hang on.
     #[must_use]
-    pub fn wrap_audit_key(&self, bytes: &[u8], entropy: &dyn Entropy) -> Sealed {
+    pub fn wrap_audit_root(&self, bytes: &[u8], entropy: &dyn Entropy) -> Sealed {
         let first = &self.keys.load().first;
         seal(first.id, &first.audit, bytes, AUDIT_PLACE, entropy)
     }
 
-    /// Unwraps the key that audit records are chained with.
-    pub fn unwrap_audit_key(&self, sealed: &Sealed) -> Result<AuditKey, KeyringError> {
-        self.open_audit_key(sealed).map(|bytes| AuditKey::from_bytes(&bytes))
+    /// Unwraps what audit records hang on.
+    pub fn unwrap_audit_root(&self, sealed: &Sealed) -> Result<AuditRoot, KeyringError> {
+        self.open_audit_root(sealed).map(|bytes| AuditRoot::from_bytes(&bytes))
     }
 
-    fn open_audit_key(&self, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+    fn open_audit_root(&self, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
         self.open(sealed, |key| &key.audit, AUDIT_PLACE)
     }
 

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use keyrelay_core::audit::{
-    AuditKey, Done, Recorded, Refusals, SecretEvent, SecretsOf, WebhookAction, WebhookEvent,
+    AuditBeginning, AuditKey, AuditRoot, Done, Recorded, Refusals, SecretEvent, SecretsOf, WebhookAction,
+    WebhookEvent,
 };
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::index_entries;
@@ -30,18 +31,19 @@ pub(crate) async fn key(
     now: Timestamp,
 ) -> Result<AuditKey, StartError> {
     if let Some(sealed) = store.audit_key().await? {
-        return Ok(keyring.unwrap_audit_key(&sealed)?);
+        return Ok(keyring.unwrap_audit_root(&sealed)?.key);
     }
-    let (key, bytes) = AuditKey::generate(entropy);
+    let beginning = AuditBeginning { since: now, is_first: !store.has_secrets_or_records().await? };
+    let (AuditRoot { key, .. }, bytes) = AuditRoot::generate(beginning, entropy);
     let mut change = Change::new();
-    change.create_audit_key(&keyring.wrap_audit_key(&bytes, entropy), now);
+    change.create_audit_key(&keyring.wrap_audit_root(&bytes, entropy), now);
     match store.commit(change).await {
         // Nothing is recorded where nothing is changed.
         Ok(()) | Err(StoreError::ReadOnly) => Ok(key),
         // Another server was faster, and its key is the one.
         Err(StoreError::Conflict(Conflict::Exists)) => {
             let sealed = store.audit_key().await?.ok_or(StoreError::Busy)?;
-            Ok(keyring.unwrap_audit_key(&sealed)?)
+            Ok(keyring.unwrap_audit_root(&sealed)?.key)
         }
         Err(error) => Err(error.into()),
     }

@@ -113,6 +113,13 @@ impl Store {
         rows.first().map(|row| row.blob(0).map(Sealed::from_bytes)).transpose()
     }
 
+    /// Whether a client has a secret, or there is an audit record.
+    pub async fn has_secrets_or_records(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM client WHERE active_id IS NOT NULL OR retiring_id IS NOT NULL \
+                   UNION ALL SELECT 1 FROM resource WHERE resource_type = 'AuditEvent' LIMIT 1";
+        Ok(!self.0.database.fetch(sql, Vec::new()).await?.is_empty())
+    }
+
     /// From now on audit records can be made.
     pub fn chain_audit_with(&self, key: AuditKey, entropy: Arc<dyn Entropy>) {
         // Whoever comes second has the same key: there is one in the database.

@@ -84,7 +84,7 @@ impl Walk<'_> {
 
     async fn audit_key(&mut self) -> Result<(), StoreError> {
         let Some(stored) = self.store.audit_key().await? else { return Ok(()) };
-        let resealed = self.keyring.reseal_audit_key(&stored, self.entropy);
+        let resealed = self.keyring.reseal_audit_root(&stored, self.entropy);
         if let Some(sealed) = self.opened(resealed) {
             let sql = "UPDATE audit_key SET sealed = $1 WHERE sealed = $2";
             self.push(sql, args![bytes(&sealed), bytes(&stored)]).await?;

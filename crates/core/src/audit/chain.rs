@@ -107,18 +107,54 @@ pub struct Link {
     pub mac: LinkMac,
 }
 
-impl AuditKey {
-    /// A new key, and its bytes to be wrapped.
+/// What the audit records of an installation hang on. It is wrapped as one, so that nobody can move their beginning
+/// without the master key, and put records before it.
+#[derive(Clone, Debug)]
+pub struct AuditRoot {
+    /// What they are chained with.
+    pub key: AuditKey,
+    /// When they began; `None` in a database where that was not wrapped with the key.
+    pub beginning: Option<AuditBeginning>,
+}
+
+/// When the audit records of an installation began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditBeginning {
+    /// When the key was made.
+    pub since: Timestamp,
+    /// Whether there was neither a record nor a secret before.
+    pub is_first: bool,
+}
+
+impl AuditRoot {
+    /// A new key, and what is to be wrapped.
     #[must_use]
-    pub fn generate(entropy: &dyn Entropy) -> (Self, Zeroizing<Vec<u8>>) {
+    pub fn generate(beginning: AuditBeginning, entropy: &dyn Entropy) -> (Self, Zeroizing<Vec<u8>>) {
         let mut bytes = Zeroizing::new(vec![0; KEY_BYTES]);
         entropy.fill(&mut bytes);
-        (Self::from_bytes(&bytes), bytes)
+        let root = Self { key: AuditKey::from_bytes(&bytes), beginning: Some(beginning) };
+        bytes.extend_from_slice(&beginning.since.epoch_ms().to_be_bytes());
+        bytes.push(u8::from(beginning.is_first));
+        (root, bytes)
     }
 
-    /// The key from what was unwrapped.
+    /// From what was unwrapped.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
+        let (key, rest) = bytes.split_at(bytes.len().min(KEY_BYTES));
+        let beginning = match rest.split_first_chunk() {
+            Some((since, [is_first])) => Some(AuditBeginning {
+                since: Timestamp::from_epoch_ms(i64::from_be_bytes(*since)),
+                is_first: *is_first != 0,
+            }),
+            _ => None,
+        };
+        Self { key: AuditKey::from_bytes(key), beginning }
+    }
+}
+
+impl AuditKey {
+    fn from_bytes(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
@@ -160,7 +196,8 @@ mod tests {
     #[test]
     fn a_link_proves_its_place_its_record_and_all_before_it() {
         let entropy = SeededEntropy::new(1);
-        let (key, bytes) = AuditKey::generate(&entropy);
+        let beginning = AuditBeginning { since: Timestamp::from_epoch_ms(7), is_first: true };
+        let (AuditRoot { key, .. }, bytes) = AuditRoot::generate(beginning, &entropy);
         let chain = ChainId::random(&entropy);
         let record = |at| {
             let (id, version) = (ResourceId::NIL, VersionId::NIL);
@@ -170,7 +207,9 @@ mod tests {
         let second = key.after(&first, &record(2));
         assert_eq!((first.nth, second.nth, second.chain), (1, 2, chain));
 
-        let same = AuditKey::from_bytes(&bytes);
+        let AuditRoot { key: same, beginning: read } = AuditRoot::from_bytes(&bytes);
+        assert_eq!(read, Some(beginning));
+        assert_eq!(AuditRoot::from_bytes(&bytes[..KEY_BYTES]).beginning, None, "from before it was wrapped");
         let again = same.after(&same.first(chain, &record(1)), &record(2));
         assert!(again.mac.matches(&second.mac));
         let read = LinkMac::parse(&second.mac.to_string()).unwrap();
@@ -183,7 +222,7 @@ mod tests {
             key.after(&key.first(chain, &record(9)), &record(2)),
             key.after(&key.first(ChainId::random(&entropy), &record(1)), &record(2)),
             key.after(&Link { nth: 2, ..first }, &record(2)),
-            AuditKey::generate(&entropy).0.after(&first, &record(2)),
+            AuditRoot::generate(beginning, &entropy).0.key.after(&first, &record(2)),
         ];
         for other in others {
             assert!(!other.mac.matches(&second.mac), "{other:?}");

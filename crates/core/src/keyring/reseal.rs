@@ -48,14 +48,14 @@ impl Keyring {
         Ok(opened.map(|key| self.seal_second_factor(user, &key, entropy)))
     }
 
-    /// The key of audit records under the first key. `None` if it is there already.
-    pub fn reseal_audit_key(
+    /// What audit records hang on, under the first key. `None` if it is there already.
+    pub fn reseal_audit_root(
         &self,
         sealed: &Sealed,
         entropy: &dyn Entropy,
     ) -> Result<Option<Sealed>, KeyringError> {
-        let opened = self.open_older(sealed, || self.open_audit_key(sealed))?;
-        Ok(opened.map(|key| self.wrap_audit_key(&key, entropy)))
+        let opened = self.open_older(sealed, || self.open_audit_root(sealed))?;
+        Ok(opened.map(|root| self.wrap_audit_root(&root, entropy)))
     }
 
     /// What the deliveries to a webhook are signed with, under the first key. `None` if it is there already.
@@ -131,9 +131,9 @@ mod tests {
         let sealed = both.reseal_second_factor(user, &sealed, &entropy).unwrap().unwrap();
         assert_eq!(new.open_second_factor(user, &sealed).unwrap().as_slice(), b"factor");
 
-        let sealed = old.wrap_audit_key(b"audit", &entropy);
-        let sealed = both.reseal_audit_key(&sealed, &entropy).unwrap().unwrap();
-        assert!(new.unwrap_audit_key(&sealed).is_ok() && old.unwrap_audit_key(&sealed).is_err());
+        let sealed = old.wrap_audit_root(b"audit", &entropy);
+        let sealed = both.reseal_audit_root(&sealed, &entropy).unwrap().unwrap();
+        assert!(new.unwrap_audit_root(&sealed).is_ok() && old.unwrap_audit_root(&sealed).is_err());
         let (webhook, signing) = (WebhookId::random(&entropy), SigningSecret::generate(&entropy));
         let sealed = old.seal_signing_secret(webhook, &signing, &entropy);
         let sealed = both.reseal_signing_secret(webhook, &sealed, &entropy).unwrap().unwrap();

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use keyrelay_core::audit::{AuditKey, Link, LinkMac, RecordDigest, What};
+use keyrelay_core::audit::{AuditBeginning, AuditKey, AuditRoot, Link, LinkMac, RecordDigest, What};
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::search::index_entries;
 use keyrelay_core::id::{ChainId, ProjectId, ResourceId, SecretId, VersionId};
 use keyrelay_core::keyring::{Keyring, Sealed};
-use keyrelay_core::limits::AUDIT_FINDINGS_MAX;
+use keyrelay_core::limits::{AUDIT_FINDINGS_MAX, READ_GROUP_MAX};
 use keyrelay_core::time::Timestamp;
 use serde_json::Value;
 
@@ -14,6 +16,7 @@ use super::direct::Direct;
 use super::{Place, Progress, schema};
 use crate::StoreError;
 use crate::database::{Arg, Row};
+use crate::group::placeholders;
 
 /// Links that are read at once.
 const PAGE: i64 = 2000;
@@ -58,6 +61,16 @@ pub enum Finding {
         /// The record.
         event: String,
     },
+    /// A search does not find a record by what is in it, or finds it by what is not.
+    IndexChanged {
+        /// The record.
+        event: String,
+    },
+    /// A record has an earlier version: no record ever changes, so it was put in.
+    HistoryPutIn {
+        /// The record.
+        event: String,
+    },
     /// A client has a secret that no record tells of: what told of it was taken out, or the secret was put in.
     SecretUnrecorded {
         /// Whose.
@@ -86,6 +99,10 @@ impl fmt::Display for Finding {
             }
             Self::AfterTheEnd { chain, nth } => write!(f, "chain {chain}: link {nth} comes after its end"),
             Self::RecordUnchained { event } => write!(f, "AuditEvent/{event} is in no chain"),
+            Self::IndexChanged { event } => {
+                write!(f, "AuditEvent/{event} is not found by what is in it: the search index was changed")
+            }
+            Self::HistoryPutIn { event } => write!(f, "AuditEvent/{event} has an earlier version, put in"),
             Self::SecretUnrecorded { client, secret } => {
                 write!(f, "ClientApplication/{client} has the secret {secret}, which no record tells of")
             }
@@ -153,9 +170,15 @@ pub async fn verify_audit(
     schema::require_known(&direct).await?;
     let found = direct.fetch("SELECT sealed, created FROM audit_key", &[]).await?;
     let Some(row) = found.first() else { return Ok(None) };
-    let key = keyring.unwrap_audit_key(&Sealed::from_bytes(row.blob(0)?));
-    let key = key.map_err(|_| StoreError::MissingKeys { keys: "that of the audit records".to_owned() })?;
-    let since = row.int(1)?;
+    let root = keyring.unwrap_audit_root(&Sealed::from_bytes(row.blob(0)?));
+    let AuditRoot { key, beginning } =
+        root.map_err(|_| StoreError::MissingKeys { keys: "that of the audit records".to_owned() })?;
+    let since = match beginning {
+        // Nothing can be from before, whatever it says.
+        Some(AuditBeginning { is_first: true, .. }) => i64::MIN,
+        Some(AuditBeginning { since, .. }) => since.epoch_ms(),
+        None => row.int(1)?,
+    };
     let total = count(&direct, "SELECT COUNT(*) FROM audit_link").await?;
     let mut walk = Walk {
         key,
@@ -171,8 +194,9 @@ pub async fn verify_audit(
             direct.fetch(LINKS, &[Arg::from(after.0.as_str()), Arg::from(after.1), Arg::from(PAGE)]).await?;
         let Some(last) = rows.last() else { break };
         after = (last.text(0)?, last.int(1)?);
+        let mut indexed = indexed(&direct, &rows).await?;
         for row in &rows {
-            walk.take(row)?;
+            walk.take(row, &mut indexed)?;
         }
         done += u64::try_from(rows.len()).unwrap_or(0);
         progress(done, total);
@@ -184,6 +208,38 @@ pub async fn verify_audit(
 const LINKS: &str = "SELECT l.chain, l.nth, l.event_id, l.mac, r.version_id, r.project_id, r.last_updated, r.content \
      FROM audit_link l LEFT JOIN resource r ON r.id = l.event_id AND r.resource_type = 'AuditEvent' AND NOT r.deleted \
      WHERE l.chain > $1 OR (l.chain = $1 AND l.nth > $2) ORDER BY l.chain, l.nth LIMIT $3";
+
+/// By what some records are found, each by its id.
+type Indexed = BTreeMap<String, BTreeSet<(String, String, String)>>;
+
+/// By what the records of some links are found.
+async fn indexed(direct: &Direct, links: &[Row]) -> Result<Indexed, StoreError> {
+    let mut indexed = Indexed::new();
+    let events = links.iter().filter_map(|link| link.opt_text(2).transpose());
+    let events = events.collect::<Result<Vec<_>, _>>()?;
+    for some in events.chunks(READ_GROUP_MAX) {
+        let sql = format!(
+            "SELECT resource_id, code, system, value FROM search_index \
+             WHERE resource_type = 'AuditEvent' AND resource_id IN ({})",
+            placeholders(some.len())
+        );
+        let ids: Vec<Arg> = some.iter().map(|id| Arg::from(id.as_str())).collect();
+        for row in direct.fetch(&sql, &ids).await? {
+            let by = (row.text(1)?, row.text(2)?, row.text(3)?);
+            indexed.entry(row.text(0)?).or_default().insert(by);
+        }
+    }
+    Ok(indexed)
+}
+
+/// By what a record should be found.
+fn should_be_indexed(content: &str) -> BTreeSet<(String, String, String)> {
+    let Ok(Value::Object(event)) = serde_json::from_str(content) else { return BTreeSet::new() };
+    let entries = index_entries(ResourceType::AuditEvent, &event).into_iter();
+    // What begins so is in columns.
+    let entries = entries.filter(|entry| !entry.code.starts_with('_'));
+    entries.map(|entry| (entry.code.to_owned(), entry.system.unwrap_or_default(), entry.value)).collect()
+}
 
 async fn count(direct: &Direct, sql: &str) -> Result<u64, StoreError> {
     let rows = direct.fetch(sql, &[]).await?;
@@ -208,9 +264,14 @@ struct Walk {
 }
 
 impl Walk {
-    fn take(&mut self, row: &Row) -> Result<(), StoreError> {
+    fn take(&mut self, row: &Row, indexed: &mut Indexed) -> Result<(), StoreError> {
         let chain = row.id(0, ChainId::parse, "audit_link.chain")?;
         let (nth, event) = (row.int(1)?, row.opt_text(2)?);
+        if let (Some(event), Some(content)) = (&event, row.opt_text(7)?)
+            && indexed.remove(event).unwrap_or_default() != should_be_indexed(&content)
+        {
+            self.report.find(Finding::IndexChanged { event: event.clone() });
+        }
         let kept = LinkMac::parse(&row.text(3)?);
         let before = self.chain.filter(|head| head.link.chain == chain);
         if before.is_none() {
@@ -287,6 +348,10 @@ impl Walk {
         }
         for (secret, client) in std::mem::take(&mut self.unrecorded) {
             self.report.find(Finding::SecretUnrecorded { client, secret });
+        }
+        let sql = "SELECT DISTINCT id FROM resource_history WHERE resource_type = 'AuditEvent' ORDER BY id";
+        for row in direct.fetch(sql, &[]).await? {
+            self.report.find(Finding::HistoryPutIn { event: row.text(0)? });
         }
         let unchained = "FROM resource r LEFT JOIN audit_link l ON l.event_id = r.id \
                          WHERE r.resource_type = 'AuditEvent' AND l.event_id IS NULL";

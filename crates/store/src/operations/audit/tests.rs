@@ -17,6 +17,8 @@ struct Stage {
     place: Place,
     entropy: Arc<SeededEntropy>,
     keyring: Keyring,
+    /// Whether there was nothing before.
+    is_first: bool,
 }
 
 impl Stage {
@@ -29,20 +31,21 @@ impl Stage {
         };
         let entropy = Arc::new(SeededEntropy::new(1));
         let keyring = Keyring::parse_file(&Keyring::new_file(entropy.as_ref())).unwrap();
-        Self { _dir: dir, database, place, entropy, keyring }
+        Self { _dir: dir, database, place, entropy, keyring, is_first: true }
     }
 
     /// One run of a server that makes so many records, one after another.
     async fn run(&self, records: i64) -> Store {
         let store = self.database.open().await.unwrap();
         let key = if let Some(sealed) = store.audit_key().await.unwrap() {
-            self.keyring.unwrap_audit_key(&sealed).unwrap()
+            self.keyring.unwrap_audit_root(&sealed).unwrap().key
         } else {
-            let (key, bytes) = AuditKey::generate(self.entropy.as_ref());
+            let beginning = AuditBeginning { since: NOW, is_first: self.is_first };
+            let (root, bytes) = AuditRoot::generate(beginning, self.entropy.as_ref());
             let mut change = Change::new();
-            change.create_audit_key(&self.keyring.wrap_audit_key(&bytes, self.entropy.as_ref()), NOW);
+            change.create_audit_key(&self.keyring.wrap_audit_root(&bytes, self.entropy.as_ref()), NOW);
             store.commit(change).await.unwrap();
-            key
+            root.key
         };
         store.chain_audit_with(key, self.entropy.clone());
         for _ in 0..records {
@@ -53,8 +56,10 @@ impl Stage {
 
     async fn record(&self, store: &Store) {
         let mut change = Change::new();
-        let content = json!({ "resourceType": "AuditEvent", "entity": [] });
-        change.record(self.version(&content.to_string()), &[]);
+        let content = json!({ "resourceType": "AuditEvent", "recorded": NOW.to_instant(), "entity": [] });
+        let index = index_entries(ResourceType::AuditEvent, content.as_object().unwrap());
+        assert!(!index.is_empty());
+        change.record(self.version(&content.to_string()), &index);
         store.commit(change).await.unwrap();
     }
 
@@ -151,6 +156,20 @@ async fn whatever_is_changed_shows() {
                 .to_owned(),
             "AuditEvent/forged is in no chain",
         ),
+        (
+            "INSERT INTO resource SELECT 'older', resource_type, project_id, version_id, revision, 1, deleted, \
+             content FROM resource LIMIT 1; UPDATE audit_key SET created = created + 1000"
+                .to_owned(),
+            "AuditEvent/older is in no chain",
+        ),
+        (
+            "INSERT INTO resource_history (id, revision, version_id, resource_type, project_id, last_updated, deleted, \
+             content) SELECT id, 0, version_id, resource_type, project_id, 1, deleted, '{}' FROM resource LIMIT 1"
+                .to_owned(),
+            "has an earlier version",
+        ),
+        (format!("DELETE FROM search_index WHERE resource_id = {NTH}2)"), "the search index was changed"),
+        (format!("UPDATE search_index SET value = 'x' WHERE resource_id = {NTH}2)"), "the search index was changed"),
     ];
     for (sql, told) in tampered {
         let stage = Stage::set().await;
@@ -195,6 +214,26 @@ async fn a_secret_that_no_record_tells_of_shows() {
         .await;
     let findings = stage.verify(&[]).await.findings;
     assert_eq!(findings, [Finding::SecretUnrecorded { client: "someone".to_owned(), secret }]);
+}
+
+/// A database that was there before there were chains has records and secrets that none tells of.
+#[tokio::test]
+async fn what_was_there_before_the_first_chain_is_counted_only() {
+    let stage = Stage { is_first: false, ..Stage::set().await };
+    stage.run(1).await.close().await;
+    let secret = SecretId::random(stage.entropy.as_ref());
+    let earlier = NOW.epoch_ms() - 1;
+    stage
+        .tamper(&format!(
+            "INSERT INTO resource SELECT 'older', resource_type, project_id, version_id, revision, {earlier}, deleted, \
+             content FROM resource LIMIT 1; \
+             INSERT INTO client (id, project_id, active, active_id, active_created, former_count) \
+             VALUES ('someone', 'p', (1 = 1), '{secret}', {earlier}, 0)"
+        ))
+        .await
+        .unwrap();
+    let report = stage.verify(&[]).await;
+    assert_eq!((report.records, report.older, report.found), (1, 1, 0), "{report:?}");
 }
 
 #[tokio::test]
