@@ -107,8 +107,16 @@ pub(crate) async fn rotate_signing_secret(
         let (parts, body) = request.into_parts();
         let caller = admin(&app, &parts.headers, from).await?;
         let body = Content::Http { headers: parts.headers, body }.into_object().await?;
-        let overlap = overlap(&body)?;
+        let Renewal { overlap, force } = Renewal::read(&body)?;
         let (webhook, health) = named(&app, &caller, path).await?;
+        if let Some((_, ends)) = webhook.retiring.as_ref().filter(|(_, ends)| app.now() < *ends)
+            && !force
+        {
+            return Err(Outcome::conflict(format!(
+                "The secret before this one signs until {}, and would end now; force does it all the same",
+                ends.to_instant()
+            )));
+        }
         let (secret, ends) = (SigningSecret::generate(app.entropy.as_ref()), app.now().plus(overlap));
         let fresh = app.keyring.seal_signing_secret(webhook.id, &secret, app.entropy.as_ref());
         let after = Webhook { retiring: Some((webhook.signing.clone(), ends)), ..webhook.clone() };
@@ -219,17 +227,34 @@ fn kinds(body: &Map<String, Value>) -> Result<Option<Vec<EventKind>>, Outcome> {
     })
 }
 
-fn overlap(body: &Map<String, Value>) -> Result<Duration, Outcome> {
-    if body.keys().any(|name| name != "overlap") {
-        return Err(Outcome::invalid("The body has an unknown member; known is: overlap"));
+/// What is asked of another signing secret.
+struct Renewal {
+    /// How long the one before signs too.
+    overlap: Duration,
+    /// Whether one that still signs beside it ends for it.
+    force: bool,
+}
+
+impl Renewal {
+    fn read(body: &Map<String, Value>) -> Result<Self, Outcome> {
+        check_members(body, &["overlap", "force"])?;
+        let overlap = match body.get("overlap") {
+            None => Some(WEBHOOK_OVERLAP_DEFAULT),
+            Some(value) => value.as_str().and_then(parse_lifetime),
+        };
+        let overlap = overlap.filter(|overlap| *overlap <= WEBHOOK_OVERLAP_MAX).ok_or_else(|| {
+            let days = WEBHOOK_OVERLAP_MAX.as_secs() / 86_400;
+            let text =
+                format!("overlap must be a number and a unit, like 30m or 7d, and at most {days} days");
+            Outcome::invalid_at("overlap", text)
+        })?;
+        let force = match body.get("force") {
+            None => false,
+            Some(Value::Bool(force)) => *force,
+            Some(_) => return Err(Outcome::invalid_at("force", "force must be true or false")),
+        };
+        Ok(Self { overlap, force })
     }
-    let Some(value) = body.get("overlap") else { return Ok(WEBHOOK_OVERLAP_DEFAULT) };
-    let overlap = value.as_str().and_then(parse_lifetime);
-    overlap.filter(|overlap| *overlap <= WEBHOOK_OVERLAP_MAX).ok_or_else(|| {
-        let days = WEBHOOK_OVERLAP_MAX.as_secs() / 86_400;
-        let text = format!("overlap must be a number and a unit, like 30m or 7d, and at most {days} days");
-        Outcome::invalid_at("overlap", text)
-    })
 }
 
 /// A webhook, with how its deliveries go, and in the answer that makes one its signing secret.

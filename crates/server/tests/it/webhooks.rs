@@ -347,6 +347,9 @@ async fn while_the_signing_secret_is_rotated_both_sign() {
     let fresh = rotated.expect(200).text_at("/secret");
     assert_ne!(fresh, stage.secret);
     assert_eq!(stage.shown().await["retiringSecretEnds"], "2026-01-02T00:00:00.000Z");
+    // A second rotation would break what the first one promised.
+    let again = stage.send(Method::POST, &format!("/{}/rotate-secret", stage.id), Some(json!({}))).await;
+    assert!(again.refused(409, "conflict").contains("signs until 2026-01-02T00:00:00.000Z"));
     stage.rotate().await;
     let both = stage.receiver.next().await;
     assert!(both.is_signed_by(&stage.secret) && both.is_signed_by(&fresh));
@@ -356,7 +359,12 @@ async fn while_the_signing_secret_is_rotated_both_sign() {
     assert!(!one.is_signed_by(&stage.secret) && one.is_signed_by(&fresh));
     assert!(stage.shown().await["retiringSecretEnds"].is_null());
     let path = format!("/{}/rotate-secret", stage.id);
-    for body in [json!({ "overlap": "400d" }), json!({ "overlap": 7 }), json!({ "secret": "x" })] {
+    for body in [
+        json!({ "overlap": "400d" }),
+        json!({ "overlap": 7 }),
+        json!({ "secret": "x" }),
+        json!({ "force": "yes" }),
+    ] {
         stage.send(Method::POST, &path, Some(body)).await.refused(400, "invalid");
     }
     let at_once = stage.send(Method::POST, &path, Some(json!({ "overlap": "1s" }))).await.expect(200);
@@ -364,6 +372,11 @@ async fn while_the_signing_secret_is_rotated_both_sign() {
     stage.rotate().await;
     let one = stage.receiver.next().await;
     assert!(one.is_signed_by(&at_once.text_at("/secret")) && !one.is_signed_by(&fresh));
+    stage.send(Method::POST, &path, Some(json!({}))).await.expect(200);
+    let forced = stage.send(Method::POST, &path, Some(json!({ "force": true }))).await.expect(200);
+    stage.rotate().await;
+    let one = stage.receiver.next().await;
+    assert!(one.is_signed_by(&forced.text_at("/secret")) && !one.is_signed_by(&at_once.text_at("/secret")));
 }
 
 #[tokio::test]
