@@ -2,6 +2,7 @@
 //! `Display`, no `Serialize` and no `==`; its `Debug` prints `[redacted]`; its memory is wiped.
 //! What is kept instead is a [`SecretDigest`], which proves a value without holding it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -180,6 +181,20 @@ fn checksum(body: &str) -> String {
     digits.iter().map(|digit| char::from(*digit)).collect()
 }
 
+/// A text without the secrets of ours that somebody put where they do not belong, such as in the name of a
+/// parameter: for what is told of wrong input. A value that an admin chose cannot be told from any other word.
+#[must_use]
+pub fn without_secrets(text: &str) -> Cow<'_, str> {
+    let mut pieces = text.split(PREFIX);
+    let Some(first) = pieces.next().filter(|first| first.len() < text.len()) else { return text.into() };
+    let shown = pieces.fold(first.to_owned(), |shown, piece| {
+        let rest = piece.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        let value = if rest.len() < piece.len() { "…" } else { "" };
+        shown + PREFIX + value + rest
+    });
+    shown.into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -188,6 +203,21 @@ mod tests {
 
     use super::*;
     use crate::random::SeededEntropy;
+
+    #[test]
+    fn a_text_is_told_without_the_secrets_in_it() {
+        let secret = PlainSecret::generate(&SeededEntropy::new(1));
+        let told = |text: &str| without_secrets(text).into_owned();
+        let value = secret.reveal();
+        assert_eq!(
+            told(&format!("the key '{value}' is given twice: {value}")),
+            "the key 'krs_…' is given twice: krs_…"
+        );
+        assert_eq!(told(value), "krs_…");
+        for text in ["", "a value begins with krs_", "name: give a string"] {
+            assert_eq!(told(text), text);
+        }
+    }
 
     #[test]
     fn a_generated_secret_has_prefix_length_and_checksum() {

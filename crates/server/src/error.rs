@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use keyrelay_core::fhir::json::JsonError;
 use keyrelay_core::fhir::schema::Issue;
 use keyrelay_core::limits;
+use keyrelay_core::secret::without_secrets;
 use keyrelay_store::{Conflict, StoreError};
 use serde_json::{Value, json};
 
@@ -204,10 +205,12 @@ impl Outcome {
             .issues
             .iter()
             .map(|issue| {
+                let text = without_secrets(&issue.text);
                 let mut value =
-                    json!({ "severity": "error", "code": issue.code, "details": { "text": issue.text } });
+                    json!({ "severity": "error", "code": issue.code, "details": { "text": text } });
                 if let (Some(map), false) = (value.as_object_mut(), issue.expression.is_empty()) {
-                    map.insert("expression".to_owned(), json!(issue.expression));
+                    let named = issue.expression.iter().map(|element| without_secrets(element));
+                    map.insert("expression".to_owned(), named.collect());
                 }
                 value
             })
@@ -481,7 +484,8 @@ impl OAuthError {
 
 impl IntoResponse for OAuthError {
     fn into_response(self) -> Response {
-        let body = json!({ "error": self.code, "error_description": self.description });
+        let told = without_secrets(&self.description);
+        let body = json!({ "error": self.code, "error_description": told });
         let mut response = (
             self.status,
             [(CONTENT_TYPE, JSON), (CACHE_CONTROL, HeaderValue::from_static("no-store"))],

@@ -465,3 +465,31 @@ async fn a_project_that_shows_secrets_once_shows_each_once() {
     let read = test.get(&test.admin, &client.path()).await;
     assert_eq!(read.text_at("/secret"), rotated.text_at("/secret"));
 }
+
+/// What is told of wrong input names what was wrong, which may be a secret in the wrong place.
+#[tokio::test]
+async fn no_error_repeats_a_secret_that_was_sent_as_a_name() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Nightly export").await;
+    let (path, value) = (client.path(), &client.secret);
+    let admin = &test.admin;
+    let twice = format!("{{\"{value}\": 1, \"{value}\": 2}}");
+    let rotate = format!("{path}/$rotate-secret");
+    let mut named = json!({ "resourceType": "ClientApplication", "id": client.id, "name": "x" });
+    named[value] = json!(1);
+    let origin = json!({ "resourceType": "ClientApplication", "id": client.id, "allowedOrigin": [value] });
+    for request in [
+        test.fhir(admin, Method::POST, &rotate).body("application/json", twice),
+        test.fhir(admin, Method::GET, &format!("ClientApplication?{value}=x")),
+        test.fhir(admin, Method::GET, &format!("ClientApplication?name:{value}=x")),
+        test.fhir(admin, Method::PUT, &path).json(&named),
+        test.fhir(admin, Method::PUT, &path).json(&origin),
+    ] {
+        let answer = request.send().await;
+        assert_eq!(answer.status, 400, "{}", answer.text);
+        assert!(answer.text.contains("krs_…") && !answer.text.contains(value.as_str()), "{}", answer.text);
+    }
+    let form = [("grant_type", "client_credentials"), (value.as_str(), "1"), (value.as_str(), "2")];
+    let answer = test.request(As::Anonymous, Method::POST, "oauth2/token").form(&form).send().await;
+    assert!(!answer.text.contains(value.as_str()), "{}", answer.text);
+}
