@@ -29,8 +29,24 @@ pub struct Known<'a> {
     pub created: Timestamp,
     /// Up to when all uses are counted.
     pub complete_until: Timestamp,
-    /// The earliest time at which a server ended without writing down what it had counted.
-    pub gap: Option<Timestamp>,
+    /// Where a server ended without writing down what it had counted; the latest of them.
+    pub gap: Option<Gap>,
+}
+
+/// A time of which not all uses may have been counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Up to here the server had written down all that it counted.
+    pub after: Timestamp,
+    /// By then it had ended. What it did not write down may be as late as this.
+    pub until: Timestamp,
+}
+
+impl Gap {
+    /// Whether a use may be missing that is not as long ago as that.
+    fn is_within(self, unused_for: Duration, now: Timestamp) -> bool {
+        now.since(self.until) < unused_for
+    }
 }
 
 /// Whether the retiring secret can go, and why.
@@ -92,13 +108,15 @@ pub fn judge(known: &Known<'_>, unused_for: Duration, now: Timestamp) -> Advice 
         let _ = write!(reason, " Its uses are counted only for {counted}, and {asked} were asked for.");
     }
     let is_recent = now.since(known.complete_until) < EVIDENCE_SETTLED_AFTER;
-    let gap = known.gap.filter(|gap| now.since(*gap) < unused_for);
+    let gap = known.gap.filter(|gap| gap.is_within(unused_for, now));
     if !is_recent {
         let _ = write!(reason, " Uses after {} are not all counted yet.", known.complete_until);
     }
-    if let Some(gap) = gap {
-        let _ =
-            write!(reason, " Some uses after {gap} may not have been counted: a server ended out of order.");
+    if let Some(Gap { after, .. }) = gap {
+        let _ = write!(
+            reason,
+            " Some uses after {after} may not have been counted: a server ended out of order."
+        );
     }
     let in_use = !lingering.is_empty() || !is_recent || gap.is_some();
     Advice { safe: !in_use && counted_for >= unused_for, in_use, reason }
@@ -114,7 +132,7 @@ pub fn why_not_unused(known: &Known<'_>, unused_for: Duration, now: Timestamp) -
     let from = now.minus(unused_for).max(known.created);
     let is_counted = known.counted_since <= from
         && now.since(known.complete_until) < EVIDENCE_SETTLED_AFTER
-        && known.gap.is_none_or(|gap| now.since(gap) >= unused_for);
+        && !known.gap.is_some_and(|gap| gap.is_within(unused_for, now));
     if recent.is_none() && is_counted {
         return None;
     }
@@ -231,9 +249,15 @@ mod tests {
         let late = Known { complete_until: NOW.minus(EVIDENCE_SETTLED_AFTER), ..known };
         let late = judge(&late, DAY, NOW);
         assert!(!late.safe && late.reason.contains("are not all counted yet"), "{}", late.reason);
-        let gap = Known { gap: Some(NOW.minus(seconds(60))), ..known };
-        let gap = judge(&gap, DAY, NOW);
-        assert!(!gap.safe && gap.reason.contains("ended out of order"), "{}", gap.reason);
+        // Of a server that had nothing to write down for a day, what it lost may be as late as its end.
+        let gap = Gap { after: NOW.minus(2 * DAY), until: NOW.minus(seconds(60)) };
+        let gap = Known { gap: Some(gap), ..known };
+        let told = judge(&gap, DAY, NOW);
+        let after = NOW.minus(2 * DAY);
+        let reason =
+            format!(" Some uses after {after} may not have been counted: a server ended out of order.");
+        assert!(!told.safe && told.in_use && told.reason.ends_with(&reason), "{}", told.reason);
+        assert!(judge(&gap, seconds(60), NOW).safe);
     }
 
     #[test]
@@ -248,7 +272,8 @@ mod tests {
         assert!(why.ends_with(&format!(" Complete up to {}.", NOW.to_instant())), "{why}");
         let late = Known { complete_until: NOW.minus(EVIDENCE_SETTLED_AFTER), ..known };
         assert!(why_not_unused(&late, seconds(60), NOW).is_some());
-        let gap = Known { gap: Some(NOW.minus(seconds(59))), ..known };
+        let gap = Gap { after: NOW.minus(DAY), until: NOW.minus(seconds(59)) };
+        let gap = Known { gap: Some(gap), ..known };
         assert!(why_not_unused(&gap, seconds(60), NOW).is_some());
         assert_eq!(why_not_unused(&gap, seconds(59), NOW), None);
     }

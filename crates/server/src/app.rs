@@ -78,11 +78,9 @@ impl App {
             Arc::clone(&entropy),
         );
         let tokens = TokenKeys::load(renewal, config.signing, config.base_url.clone()).await?;
-        if !store.refuses_changes() {
-            store.begin_usage(clock.now()).await?;
-        }
         let metrics = Arc::new(Metrics::new());
-        let usage = Arc::new(UsageCounter::new(entropy.as_ref()));
+        let usage = UsageCounter::begin(store.clone(), Arc::clone(&clock), Arc::clone(&entropy)).await?;
+        let usage = Arc::new(usage);
         let former = FormerSecretWatch::start(Watch {
             store: store.clone(),
             metrics: Arc::clone(&metrics),
@@ -125,7 +123,7 @@ impl App {
         let complete = self.flush_usage().await;
         audit::record_refusals(self, true).await;
         if complete.is_some()
-            && let Err(error) = self.usage.end(&self.store).await
+            && let Err(error) = self.usage.end().await
         {
             tracing::warn!(%error, "it could not be written down that all uses were counted");
         }
@@ -145,7 +143,8 @@ impl App {
         }
         let mut change = Change::new();
         change.sweep(self.now());
-        change.sweep_usage(self.now());
+        let (node, _) = self.usage.reach().await;
+        change.sweep_usage(node, self.now());
         change.sweep_events(self.now());
         if let Err(error) = self.store.commit(change).await {
             tracing::warn!(%error, "what is dead could not be forgotten; it is tried again");
@@ -202,12 +201,18 @@ impl App {
     }
 
     /// Writes down the uses that were counted in memory, and gives the time up to which that is all of them.
+    /// It goes on if nobody waits for it any more: what is being written down must not be forgotten.
     pub async fn flush_usage(&self) -> Option<Timestamp> {
+        let app = self.clone();
+        tokio::spawn(async move { app.flush_usage_here().await }).await.ok().flatten()
+    }
+
+    async fn flush_usage_here(&self) -> Option<Timestamp> {
         if self.store.refuses_changes() {
             return None;
         }
         let settled = self.former.settled().await;
-        let flushed = self.usage.flush(&self.store, self.clock.as_ref()).await;
+        let flushed = self.usage.flush(settled).await;
         audit::record_refusals(self, false).await;
         match flushed {
             Ok(complete_until) => settled.then_some(complete_until),

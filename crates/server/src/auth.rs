@@ -187,7 +187,7 @@ async fn by_secret(
 #[inline(never)]
 pub(crate) fn count_use(app: &App, client: ClientId, proof: Proof, peer: Peer<'_>) {
     let key = UsageKey { client, secret: proof.id };
-    app.usage.count(key, usage::Outcome::Accepted, peer.presenter(), app.clock.as_ref());
+    app.usage.count(key, usage::Outcome::Accepted, peer.presenter());
     app.metrics.count_use(proof.kind);
 }
 
@@ -195,7 +195,7 @@ pub(crate) fn count_use(app: &App, client: ClientId, proof: Proof, peer: Peer<'_
 pub(crate) fn refuse(app: &App, client: ClientId, peer: Peer<'_>, why: Refused) -> NotProved {
     if why != Refused::UnknownClient {
         let key = UsageKey { client, secret: SecretId::NIL };
-        app.usage.count(key, usage::Outcome::Refused, peer.presenter(), app.clock.as_ref());
+        app.usage.count(key, usage::Outcome::Refused, peer.presenter());
     }
     shut_out(app, client, peer.address, why)
 }

@@ -112,7 +112,7 @@ impl Watch {
             return;
         }
         let key = UsageKey { client, secret };
-        self.usage.count(key, Outcome::Refused, by.as_ref(), self.clock.as_ref());
+        self.usage.count(key, Outcome::Refused, by.as_ref());
     }
 
     /// Tells that a former secret was seen, once in a while and by one server.

@@ -6,13 +6,15 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use keyrelay_core::id::{ClientId, NodeId, SecretId};
-use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_MINUTES_KEPT};
+use keyrelay_core::limits::{
+    USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_MINUTES_KEPT, USAGE_SILENCE_MAX,
+};
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{CallerUsage, Minute, Presenter, SecretUsage, Tally, UsageKey};
 
 use crate::change::args;
 use crate::database::{Arg, Row};
-use crate::{Change, Store, StoreError};
+use crate::{Change, Conflict, Store, StoreError};
 
 /// Callers in one statement: few enough texts to keep their plans, and a fleet in few of them.
 const CALLERS_CHUNK: usize = 25;
@@ -48,28 +50,44 @@ pub struct UsageMark {
     pub node: NodeId,
     /// All that it counted until then is in the database.
     pub complete_until: Timestamp,
+    /// How often it has written. Whatever it writes moves this on by one, from what it knows: so of two
+    /// attempts at one flush, only one can be made.
+    pub flushes: i64,
+    /// When it was found that it had ended without a word; what it counted between its last flush and then
+    /// may be lost.
+    pub ended: Option<Timestamp>,
+}
+
+impl UsageMark {
+    /// As it is after one more flush.
+    #[must_use]
+    pub const fn moved(self, complete_until: Timestamp) -> Self {
+        Self { complete_until, flushes: self.flushes + 1, ended: None, ..self }
+    }
 }
 
 impl Store {
-    /// Adds counted uses to what is written down, and says up to when they are complete.
+    /// Adds counted uses to what is written down, and moves the mark of the server that counted them, which
+    /// must be where it was. If it is not known whether that was done, the same again does it if, and only
+    /// if, it was not; otherwise it is a conflict.
     pub async fn add_usage(
         &self,
         counted: &[(UsageKey, SecretUsage)],
-        mark: Option<UsageMark>,
-    ) -> Result<(), StoreError> {
+        mark: UsageMark,
+        complete_until: Timestamp,
+    ) -> Result<UsageMark, StoreError> {
         let mut change = Change::new();
+        let moved = mark.moved(complete_until);
+        change.push(
+            "UPDATE usage_mark SET complete_until = $3, flushes = $4, ended = NULL WHERE node = $1 AND flushes = $2",
+            args![mark.node, mark.flushes, moved.complete_until, moved.flushes],
+            Some(Conflict::Version),
+        );
         for (key, usage) in counted {
             change.add_usage(*key, usage);
         }
-        if let Some(mark) = mark {
-            change.push(
-                "INSERT INTO usage_mark (node, complete_until) VALUES ($1, $2) \
-                 ON CONFLICT (node) DO UPDATE SET complete_until = excluded.complete_until",
-                args![mark.node, mark.complete_until],
-                None,
-            );
-        }
-        self.commit(change).await
+        self.commit(change).await?;
+        Ok(moved)
     }
 
     /// Says that a server ends, and has written down all that it counted.
@@ -79,8 +97,14 @@ impl Store {
         self.commit(change).await
     }
 
-    /// Says that from now on callers are told apart, where nobody has said it before.
-    pub async fn begin_usage(&self, now: Timestamp) -> Result<(), StoreError> {
+    /// Says that a server counts, and has nothing from before `complete_until` to write down: were it killed at
+    /// once, its mark would tell. Where nobody else can use the database, whoever has a mark in it has ended.
+    pub async fn begin_usage(
+        &self,
+        node: NodeId,
+        complete_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<UsageMark, StoreError> {
         let mut change = Change::new();
         change.push(
             "INSERT INTO usage_began (began) SELECT CAST($1 AS BIGINT) \
@@ -88,7 +112,17 @@ impl Store {
             args![now],
             None,
         );
-        self.commit(change).await
+        if !self.is_shared() {
+            change.push("UPDATE usage_mark SET ended = $1 WHERE ended IS NULL", args![now], None);
+        }
+        let mark = UsageMark { node, complete_until, flushes: 0, ended: None };
+        change.push(
+            "INSERT INTO usage_mark (node, complete_until, flushes) VALUES ($1, $2, $3)",
+            args![mark.node, mark.complete_until, mark.flushes],
+            Some(Conflict::Id),
+        );
+        self.commit(change).await?;
+        Ok(mark)
     }
 
     /// Since when callers are told apart.
@@ -100,12 +134,14 @@ impl Store {
 
     /// Up to when each server that is at work, or ended out of order, has written down what it counted.
     pub async fn usage_marks(&self) -> Result<Vec<UsageMark>, StoreError> {
-        let sql = "SELECT node, complete_until FROM usage_mark ORDER BY node";
+        let sql = "SELECT node, complete_until, flushes, ended FROM usage_mark ORDER BY node";
         let rows = self.0.database.fetch(sql, Vec::new()).await?;
         let mark = |row: &Row| {
             Ok(UsageMark {
                 node: row.id(0, NodeId::parse, "usage_mark.node")?,
                 complete_until: Timestamp::from_epoch_ms(row.int(1)?),
+                flushes: row.int(2)?,
+                ended: row.opt_int(3)?.map(Timestamp::from_epoch_ms),
             })
         };
         rows.iter().map(mark).collect()
@@ -272,11 +308,17 @@ impl Change {
     }
 
     /// Forgets callers that were not seen for long, single minutes after a day, and servers that ended out of
-    /// order once nothing that they counted matters any more.
-    pub fn sweep_usage(&mut self, now: Timestamp) {
+    /// order once nothing that they counted matters any more. Of a server other than `node` that has been
+    /// silent for too long it is written down that it has ended.
+    pub fn sweep_usage(&mut self, node: NodeId, now: Timestamp) {
         let kept = now.minus(USAGE_CALLERS_KEPT);
         self.push("DELETE FROM secret_caller WHERE last_seen < $1", args![kept], None);
-        self.push("DELETE FROM usage_mark WHERE complete_until < $1", args![kept], None);
+        self.push("DELETE FROM usage_mark WHERE ended < $1", args![kept], None);
+        self.push(
+            "UPDATE usage_mark SET ended = $1 WHERE ended IS NULL AND node <> $2 AND complete_until < $3",
+            args![now, node, now.minus(USAGE_SILENCE_MAX)],
+            None,
+        );
         let minute = Minute::of(now.minus(USAGE_MINUTES_KEPT)).number();
         self.push("DELETE FROM secret_minute WHERE minute < $1", args![minute], None);
     }

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use keyrelay_chaos::postgres::Cluster;
 use keyrelay_chaos::proxy::{Mode, Proxy};
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, ResourceId, SecretId, VersionId};
+use keyrelay_core::id::{ClientId, NodeId, ResourceId, SecretId, VersionId};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{Outcome, PresenterRef, UsageCounts, UsageKey};
@@ -194,15 +194,29 @@ async fn uses_that_may_have_been_counted_are_not_counted_again() {
         counts.count(key, Outcome::Accepted, by, at);
     }
     let counted = counts.into_ordered();
-    let mut lost = stage.proxy.commits_lost();
-    stage.proxy.set(Mode::LoseAnswersToCommits);
-    let store = stage.store.clone();
-    let outcome = tokio::spawn(async move { store.add_usage(&counted, None).await });
-    lost.changed().await.unwrap();
-    stage.heal();
-    assert!(matches!(outcome.await.unwrap(), Err(StoreError::Unknown)));
-    let found = stage.beside.usage(key.client, [key.secret, SecretId::NIL, SecretId::NIL], at).await.unwrap();
-    assert_eq!(found[&key.secret].total.map(|total| total.accepted), Some(3));
+    let mut mark = stage.store.begin_usage(NodeId::random(&stage.entropy), at, at).await.unwrap();
+    for (mode, uses) in [(Mode::KeepCommits, 3), (Mode::LoseAnswersToCommits, 6)] {
+        let mut lost = stage.proxy.commits_lost();
+        stage.proxy.set(mode);
+        let (store, flushed) = (stage.store.clone(), counted.clone());
+        let outcome = tokio::spawn(async move { store.add_usage(&flushed, mark, at).await });
+        lost.changed().await.unwrap();
+        stage.heal();
+        match (outcome.await.unwrap(), mode) {
+            // It did not arrive, so it was made again.
+            (Ok(moved), Mode::KeepCommits) => mark = moved,
+            // It was made, and cannot be made again.
+            (Err(StoreError::Unknown), Mode::LoseAnswersToCommits) => {
+                let again = stage.store.add_usage(&counted, mark, at).await;
+                assert!(matches!(again, Err(StoreError::Conflict(Conflict::Version))), "{again:?}");
+                assert_eq!(stage.beside.usage_marks().await.unwrap(), [mark.moved(at)]);
+            }
+            (told, _) => panic!("{mode:?}: {told:?}"),
+        }
+        let found =
+            stage.beside.usage(key.client, [key.secret, SecretId::NIL, SecretId::NIL], at).await.unwrap();
+        assert_eq!(found[&key.secret].total.map(|total| total.accepted), Some(uses));
+    }
 }
 
 #[tokio::test]

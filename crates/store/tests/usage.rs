@@ -1,13 +1,14 @@
 //! Counts of uses: summed over time and servers, bounded, and never in a statement that touches a secret.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use keyrelay_core::id::{ClientId, NodeId, SecretId};
-use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX};
+use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_SILENCE_MAX};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{Outcome, PresenterRef, Tally, UsageCounts, UsageKey};
-use keyrelay_store::{Change, Store, StoreError, TestDatabase, UsageMark};
+use keyrelay_store::{Change, Conflict, Store, StoreError, TestDatabase};
 use tempfile::TempDir;
 
 /// An empty store. Counts name clients and secrets, and need none to be there.
@@ -44,13 +45,18 @@ async fn use_is_summed_and_survives_a_restart() {
         }
         counts.into_ordered()
     };
-    let mark = |ms| UsageMark { node, complete_until: at(ms) };
+    let began = stage.store.begin_usage(node, at(1), at(1)).await.unwrap();
     let first = counted(&[(Outcome::Accepted, "curl", 10), (Outcome::Accepted, "curl", 60_020)]);
-    stage.store.add_usage(&first, Some(mark(60_030))).await.unwrap();
+    let mark = stage.store.add_usage(&first, began, at(60_030)).await.unwrap();
     let second = counted(&[(Outcome::Accepted, "node", 5), (Outcome::Refused, "curl", 60_040)]);
-    stage.store.add_usage(&second, Some(mark(60_050))).await.unwrap();
+    let mark = stage.store.add_usage(&second, mark, at(60_050)).await.unwrap();
+    // What is written once more, because it is not known whether it was, is not written again.
+    for again in [began, mark.moved(at(60_050))] {
+        let refused = stage.store.add_usage(&second, again, at(60_060)).await;
+        assert!(matches!(refused, Err(StoreError::Conflict(Conflict::Version))), "{refused:?}");
+    }
     stage.store.close().await;
-    assert!(matches!(stage.store.add_usage(&second, None).await, Err(StoreError::Closed)));
+    assert!(matches!(stage.store.add_usage(&second, mark, at(60_060)).await, Err(StoreError::Closed)));
 
     let again = stage.database.open().await.unwrap();
     let secrets = [secret, SecretId::NIL, SecretId::NIL];
@@ -75,14 +81,52 @@ async fn use_is_summed_and_survives_a_restart() {
     // The first minute is an hour ago, the second is not.
     assert_eq!((found.recent.accepted_hour, found.recent.refused_hour), (1, 1));
     assert_eq!((found.recent.accepted_day, found.recent.refused_day), (3, 1));
-    assert_eq!(again.usage_marks().await.unwrap(), [mark(60_050)]);
-    assert_eq!(again.usage_began().await.unwrap(), None);
-    for at in [7, 5, 9] {
-        again.begin_usage(Timestamp::from_epoch_ms(at)).await.unwrap();
-    }
-    assert_eq!(again.usage_began().await.unwrap(), Some(Timestamp::from_epoch_ms(7)), "whoever began first");
+    assert_eq!(again.usage_marks().await.unwrap(), [mark]);
+    assert_eq!((mark.flushes, mark.complete_until, mark.ended), (2, at(60_050), None));
     again.end_usage(node).await.unwrap();
     assert_eq!(again.usage_marks().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn of_a_server_that_ended_without_a_word_it_is_kept_when_that_was_found() {
+    let stage = Stage::open().await;
+    let at = |ms| Timestamp::from_epoch_ms(ms);
+    let [killed, second, third] = [(); 3].map(|()| NodeId::random(&stage.entropy));
+    let is_shared = stage.store.is_shared();
+    let mark = stage.store.begin_usage(killed, at(7), at(7)).await.unwrap();
+    stage.store.begin_usage(second, at(9), at(9)).await.unwrap();
+    let ended = async |node| {
+        let marks = stage.store.usage_marks().await.unwrap();
+        marks.into_iter().find(|mark| mark.node == node).map(|mark| mark.ended)
+    };
+    // Where it cannot be another's, nobody who has a mark is left. Elsewhere nobody knows yet.
+    assert_eq!(ended(killed).await, Some((!is_shared).then(|| at(9))));
+    assert_eq!(ended(second).await, Some(None));
+    assert_eq!(stage.store.usage_began().await.unwrap(), Some(at(7)), "whoever began first");
+    // It writes after all; then it is silent, and is not said to be so by itself.
+    let mark = stage.store.add_usage(&[], mark, at(20)).await.unwrap();
+    assert_eq!(ended(killed).await, Some(None));
+    let sweep = async |node, now| {
+        let mut change = Change::new();
+        change.sweep_usage(node, now);
+        stage.store.commit(change).await.unwrap();
+    };
+    let silent = at(21).plus(USAGE_SILENCE_MAX);
+    for (node, now, found) in [
+        (second, silent.minus(Duration::from_millis(1)), None),
+        (killed, silent, None),
+        (third, silent, Some(silent)),
+    ] {
+        sweep(node, now).await;
+        assert_eq!(ended(killed).await, Some(found));
+    }
+    // It is found once, and forgotten when nothing that it counted matters any more.
+    sweep(third, silent.plus(USAGE_CALLERS_KEPT)).await;
+    assert_eq!(ended(killed).await, Some(Some(silent)));
+    sweep(third, silent.plus(USAGE_CALLERS_KEPT).plus(Duration::from_millis(1))).await;
+    assert_eq!(ended(killed).await, None);
+    let refused = stage.store.add_usage(&[], mark, at(30)).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(Conflict::Version))), "{refused:?}");
 }
 
 #[tokio::test]
@@ -90,6 +134,9 @@ async fn callers_of_a_secret_are_bounded_and_the_rest_is_summed() {
     let stage = Stage::open().await;
     let key = UsageKey { client: stage.client, secret: SecretId::random(&stage.entropy) };
     let rounds = USAGE_CALLERS_PER_SECRET_MAX / 100 + 2;
+    let node = NodeId::random(&stage.entropy);
+    let start = Timestamp::from_epoch_ms(0);
+    let mut mark = stage.store.begin_usage(node, start, start).await.unwrap();
     for round in 0..rounds {
         let mut counts = UsageCounts::default();
         for n in 0..100 {
@@ -98,7 +145,7 @@ async fn callers_of_a_secret_are_bounded_and_the_rest_is_summed() {
             let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), &agent, "");
             counts.count(key, Outcome::Accepted, by, Timestamp::from_epoch_ms(ms));
         }
-        stage.store.add_usage(&counts.into_ordered(), None).await.unwrap();
+        mark = stage.store.add_usage(&counts.into_ordered(), mark, mark.complete_until).await.unwrap();
     }
     let now = Timestamp::from_epoch_ms(1_000_000);
     let found = stage.store.usage(key.client, [key.secret, SecretId::NIL, SecretId::NIL], now).await.unwrap();
@@ -112,7 +159,7 @@ async fn callers_of_a_secret_are_bounded_and_the_rest_is_summed() {
     assert_eq!(callers.iter().map(|by| by.tally.accepted).sum::<i64>(), all);
     assert_eq!(found[&key.secret].total.unwrap().accepted, all);
     let mut change = Change::new();
-    change.sweep_usage(now.plus(USAGE_CALLERS_KEPT));
+    change.sweep_usage(node, now.plus(USAGE_CALLERS_KEPT));
     stage.store.commit(change).await.unwrap();
     let found = stage.store.usage(key.client, [key.secret, SecretId::NIL, SecretId::NIL], now).await.unwrap();
     assert_eq!(found[&key.secret].callers, []);

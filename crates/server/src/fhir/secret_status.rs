@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use keyrelay_core::caller::Caller;
-use keyrelay_core::evidence::{Known, counted_since, judge};
+use keyrelay_core::evidence::{Gap, Known, counted_since, judge};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::{ClientId, SecretId};
@@ -93,7 +93,7 @@ impl Evidence {
             counted_since: self.reach.counted_since(retires),
             created: retires,
             complete_until: self.reach.complete_until,
-            gap: self.reach.gaps.last().copied(),
+            gap: self.reach.gaps.iter().copied().max_by_key(|gap| gap.until),
         }
     }
 }
@@ -125,29 +125,28 @@ pub(super) struct Reach {
     /// When the installation began to count.
     began: Option<Timestamp>,
     complete_until: Timestamp,
-    /// When servers ended that had not written down all that they had counted, the first first.
-    gaps: Vec<Timestamp>,
+    /// Of servers that ended and had not written down all that they had counted, the first first.
+    gaps: Vec<Gap>,
 }
 
 impl Reach {
     /// What this server has counted is written down first.
     pub(super) async fn now(app: &App) -> Result<Self, Outcome> {
-        let own = app.flush_usage().await;
+        app.flush_usage().await;
         let now = app.now();
         let began = app.store.usage_began().await?;
-        let mut reach = Self { now, began, complete_until: own.unwrap_or(now), gaps: Vec::new() };
-        for mark in app.store.usage_marks().await? {
-            let is_own = mark.node == app.usage.node();
+        let marks = app.store.usage_marks().await?;
+        let (node, complete_until) = app.usage.reach().await;
+        let mut reach = Self { now, began, complete_until, gaps: Vec::new() };
+        for mark in marks.into_iter().filter(|mark| mark.node != node) {
             let is_alive = app.store.is_shared() && now.since(mark.complete_until) <= USAGE_SILENCE_MAX;
-            match (is_own, is_alive) {
-                (true, _) if own.is_some() => {}
-                (true, _) | (false, true) => {
-                    reach.complete_until = reach.complete_until.min(mark.complete_until);
-                }
-                (false, false) => reach.gaps.push(mark.complete_until),
+            if is_alive {
+                reach.complete_until = reach.complete_until.min(mark.complete_until);
+            } else {
+                reach.gaps.push(Gap { after: mark.complete_until, until: mark.ended.unwrap_or(now) });
             }
         }
-        reach.gaps.sort_unstable();
+        reach.gaps.sort_unstable_by_key(|gap| gap.after);
         Ok(reach)
     }
 
@@ -181,7 +180,7 @@ fn status(evidence: &Evidence, unused_for: Duration) -> Value {
     parameters.push(json!({ "name": "refused", "part": parts }));
     parameters.push(json!({ "name": "completeUntil", "valueInstant": reach.complete_until.to_instant() }));
     for gap in &reach.gaps {
-        parameters.push(json!({ "name": "gapAfter", "valueInstant": gap.to_instant() }));
+        parameters.push(json!({ "name": "gapAfter", "valueInstant": gap.after.to_instant() }));
     }
     json!({ "resourceType": "Parameters", "parameter": parameters })
 }

@@ -85,6 +85,12 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+/// How a server ends.
+enum End {
+    InOrder,
+    Killed,
+}
+
 impl Running {
     fn start(server: Server, app: App) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
@@ -456,17 +462,25 @@ impl TestApp {
 
     /// Stops the server and starts it again on the same database, with other settings.
     pub async fn restart_configured(self, set: impl FnOnce(&mut Config)) -> Self {
-        self.restart(None, set).await
+        self.restart(End::InOrder, None, set).await
     }
 
     /// Stops the server and starts it again on the same database, with TLS and other settings:
     /// [`TestApp::request`] cannot be used with it.
     pub async fn restart_with_tls(self, tls: Tls, set: impl FnOnce(&mut Config)) -> Self {
-        self.restart(Some(tls), set).await
+        self.restart(End::InOrder, Some(tls), set).await
     }
 
-    async fn restart(self, tls: Option<Tls>, set: impl FnOnce(&mut Config)) -> Self {
-        self.running.stop().await;
+    /// Ends the server without a word, and starts it again on the same database.
+    pub async fn kill_and_start_again(self) -> Self {
+        self.restart(End::Killed, None, |_| {}).await
+    }
+
+    async fn restart(self, end: End, tls: Option<Tls>, set: impl FnOnce(&mut Config)) -> Self {
+        match end {
+            End::InOrder => self.running.stop().await,
+            End::Killed => self.running.task.abort(),
+        }
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = server.address();
         let mut config = Config::new(BaseUrl::parse(&self.base_url).unwrap());

@@ -50,5 +50,6 @@ mod throttle;
 mod tls;
 mod token;
 mod transactions;
+mod uses;
 mod visibility;
 mod webhooks;

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use keyrelay_core::id::{ClientId, NodeId, SecretId};
+use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::limits::{EVIDENCE_SETTLED_AFTER, USAGE_CALLERS_KEPT, USAGE_SILENCE_MAX};
-use keyrelay_core::random::SeededEntropy;
-use keyrelay_store::UsageMark;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -140,19 +138,36 @@ async fn a_server_that_has_ended_without_a_word_leaves_a_gap_that_is_told() {
     let test = TestApp::start().await;
     let old = test.make_client(&test.project, "Nightly export").await;
     test.rotate(&test.admin, &old.id, "secret", &old.secret).await.expect(200);
-    let killed = UsageMark { node: NodeId::random(&SeededEntropy::new(9)), complete_until: START };
-    test.store().await.add_usage(&[], Some(killed)).await.unwrap();
+    // For longer than a day there is nothing to write down. Then comes a job, and the server is killed.
+    test.clock.advance(Duration::from_hours(25));
+    assert_eq!(grant_as(&test, &old, "nightly").await, 200);
+    let test = test.kill_and_start_again().await;
     test.clock.advance(USAGE_SILENCE_MAX + Duration::from_millis(1));
-    let told = status(&test, &old, "?unusedFor=1m").await;
-    assert_eq!(part(&told, &["completeUntil"]), "2026-01-01T00:00:30.001Z");
+    let told = status(&test, &old, "").await;
+    assert_eq!(part(&told, &["completeUntil"]), "2026-01-02T01:00:30.001Z");
     assert_eq!(part(&told, &["gapAfter"]), "2026-01-01T00:00:00.000Z");
     assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), false);
     let reason = part(&told, &["retiringSecret", "reason"]).as_str().unwrap();
-    assert!(reason.contains("may not have been counted: a server ended out of order"), "{reason}");
+    assert_eq!(
+        reason,
+        "No use of the retiring secret is known. Some uses after 2026-01-01T00:00:00.000Z may not have been \
+         counted: a server ended out of order."
+    );
     // What it did not write down is of no importance any more once all of it is longer ago than is asked.
+    test.app.sweep().await;
+    test.clock.advance(Duration::from_hours(24) - Duration::from_secs(31));
+    assert_eq!(part(&status(&test, &old, "").await, &["retiringSecret", "safeToRetire"]), false);
+    test.clock.advance(Duration::from_secs(31));
+    assert_eq!(part(&status(&test, &old, "").await, &["retiringSecret", "safeToRetire"]), true);
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_down_is_not_called_complete() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Nightly export").await;
+    test.app.refuse_changes();
     test.clock.advance(Duration::from_mins(1));
-    let told = status(&test, &old, "?unusedFor=1m").await;
-    assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), true);
+    assert_eq!(part(&status(&test, &client, "").await, &["completeUntil"]), "2026-01-01T00:00:00.000Z");
 }
 
 #[tokio::test]
