@@ -129,6 +129,11 @@ pub const USAGE_SECRETS_MAX: usize = 100_000;
 pub const USAGE_CALLERS_PER_SECRET_MAX: usize = 1024;
 /// Callers that are told apart in memory, over all secrets, between two flushes.
 pub const USAGE_CALLERS_MAX: usize = 50_000;
+/// Minutes that are told apart for each secret until they are written down; older ones would be forgotten at once.
+pub const USAGE_MINUTES_PER_SECRET_MAX: usize = 25 * 60;
+const _: () = assert!(USAGE_MINUTES_PER_SECRET_MAX as u64 * 60 == USAGE_MINUTES_KEPT.as_secs());
+/// Minutes that are told apart in memory, over all secrets; past it, each secret has one that moves on.
+pub const USAGE_MINUTES_MAX: usize = 3 * USAGE_SECRETS_MAX;
 /// How much of a `User-Agent` and an `X-Client-Instance` is kept, in bytes.
 pub const PRESENTER_TEXT_BYTES_MAX: usize = 128;
 /// How long a caller must have left a retiring secret alone to have moved on from it.

@@ -11,7 +11,8 @@ use hashbrown::{Equivalent, HashMap};
 
 use crate::id::{ClientId, SecretId};
 use crate::limits::{
-    PRESENTER_TEXT_BYTES_MAX, USAGE_CALLERS_MAX, USAGE_CALLERS_PER_SECRET_MAX, USAGE_SECRETS_MAX,
+    PRESENTER_TEXT_BYTES_MAX, USAGE_CALLERS_MAX, USAGE_CALLERS_PER_SECRET_MAX, USAGE_MINUTES_MAX,
+    USAGE_MINUTES_PER_SECRET_MAX, USAGE_SECRETS_MAX,
 };
 use crate::secret::PREFIX;
 use crate::time::Timestamp;
@@ -161,7 +162,8 @@ impl Minute {
 pub struct SecretUsage {
     /// All of them.
     pub total: Tally,
-    /// By minute, in no order. Those of an interval between two flushes are few.
+    /// By minute, in no order. Those of an interval between two flushes are few; there are more where nothing
+    /// can be written down.
     pub minutes: Vec<(Minute, Tally)>,
     /// By who presented it.
     pub callers: HashMap<Presenter, Tally, RandomState>,
@@ -179,10 +181,59 @@ impl SecretUsage {
         }
     }
 
-    fn add_to_minute(&mut self, minute: Minute, tally: &Tally) {
-        match self.minutes.iter_mut().rev().find(|(known, _)| *known == minute) {
-            Some((_, sum)) => sum.add(tally),
-            None => self.minutes.push((minute, *tally)),
+    /// How many rows it takes to write it down, at most.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        1 + self.minutes.len() + self.callers.len() + usize::from(self.others.is_some())
+    }
+
+    /// The same in parts that take at most so many rows.
+    #[must_use]
+    pub fn split(self, rows_max: usize) -> Vec<Self> {
+        if self.rows() <= rows_max {
+            return vec![self];
+        }
+        let Tally { first, last, .. } = self.total;
+        let empty = Self { total: Tally { accepted: 0, refused: 0, first, last }, ..Self::new(first) };
+        let (mut parts, mut part) = (Vec::new(), empty.clone());
+        let mut make_room = |part: &mut Self| {
+            if part.rows() >= rows_max {
+                parts.push(std::mem::replace(part, empty.clone()));
+            }
+        };
+        for (caller, tally) in self.callers {
+            make_room(&mut part);
+            part.total.add(&tally);
+            part.callers.insert(caller, tally);
+        }
+        for minute in self.minutes {
+            make_room(&mut part);
+            part.minutes.push(minute);
+        }
+        if let Some(others) = self.others {
+            make_room(&mut part);
+            part.total.add(&others);
+            part.others = Some(others);
+        }
+        parts.push(part);
+        parts
+    }
+
+    /// Without room, what was last moves on to this minute. Of those that are told apart the earliest goes.
+    fn add_to_minute(&mut self, minute: Minute, tally: &Tally, room: bool) {
+        if let Some((_, sum)) = self.minutes.iter_mut().rev().find(|(known, _)| *known == minute) {
+            return sum.add(tally);
+        }
+        if !room && let Some((last, sum)) = self.minutes.last_mut() {
+            *last = minute.max(*last);
+            return sum.add(tally);
+        }
+        self.minutes.push((minute, *tally));
+        if self.minutes.len() > USAGE_MINUTES_PER_SECRET_MAX {
+            let earliest = self.minutes.iter().enumerate().min_by_key(|(_, (minute, _))| *minute);
+            if let Some((at, _)) = earliest {
+                self.minutes.remove(at);
+            }
         }
     }
 
@@ -199,6 +250,7 @@ impl SecretUsage {
 pub struct UsageCounts {
     secrets: HashMap<UsageKey, SecretUsage, RandomState>,
     callers: usize,
+    minutes: usize,
 }
 
 impl UsageCounts {
@@ -206,9 +258,12 @@ impl UsageCounts {
     pub fn count(&mut self, key: UsageKey, outcome: Outcome, by: PresenterRef<'_>, at: Timestamp) {
         let one = Tally::one(outcome, at);
         let room = self.callers < USAGE_CALLERS_MAX;
+        let room_for_minutes = self.minutes < USAGE_MINUTES_MAX;
         let usage = self.of(key, at);
+        let minutes_before = usage.minutes.len();
         usage.total.add(&one);
-        usage.add_to_minute(Minute::of(at), &one);
+        usage.add_to_minute(Minute::of(at), &one, room_for_minutes);
+        let minutes = usage.minutes.len() - minutes_before;
         if let Some(sum) = usage.callers.get_mut(&by) {
             sum.add(&one);
         } else if room && usage.callers.len() < USAGE_CALLERS_PER_SECRET_MAX {
@@ -217,17 +272,23 @@ impl UsageCounts {
         } else {
             usage.add_to_others(&one);
         }
+        self.minutes += minutes;
     }
 
     /// Takes back what could not be written down.
     pub fn take_back(&mut self, key: UsageKey, counted: SecretUsage) {
         let mut room = USAGE_CALLERS_MAX.saturating_sub(self.callers);
+        let mut room_for_minutes = USAGE_MINUTES_MAX.saturating_sub(self.minutes);
         let usage = self.of(key, counted.total.first);
         let before = usage.callers.len();
         usage.total.add(&counted.total);
+        let minutes_before = usage.minutes.len();
         for (minute, tally) in &counted.minutes {
-            usage.add_to_minute(*minute, tally);
+            let known = usage.minutes.len();
+            usage.add_to_minute(*minute, tally, room_for_minutes > 0);
+            room_for_minutes = room_for_minutes.saturating_sub(usage.minutes.len() - known);
         }
+        let minutes = usage.minutes.len() - minutes_before;
         for (presenter, tally) in counted.callers {
             if let Some(sum) = usage.callers.get_mut(&presenter) {
                 sum.add(&tally);
@@ -242,6 +303,7 @@ impl UsageCounts {
             usage.add_to_others(others);
         }
         self.callers += usage.callers.len() - before;
+        self.minutes += minutes;
     }
 
     /// Past the bound, uses of further secrets are summed under no secret at all.
@@ -330,6 +392,40 @@ mod tests {
         assert_eq!(all, i64::try_from(USAGE_SECRETS_MAX).unwrap() + 10);
     }
 
+    #[test]
+    fn what_cannot_be_written_down_takes_no_more_room_as_time_goes_by() {
+        let by = PresenterRef::new(HERE, "agent", "");
+        let at = |minute: usize| Timestamp::from_epoch_ms(i64::try_from(minute).unwrap() * 60_000);
+        let mut one = UsageCounts::default();
+        let minutes = USAGE_MINUTES_PER_SECRET_MAX + 10;
+        for minute in 0..minutes {
+            one.count(key(0), Outcome::Accepted, by, at(minute));
+        }
+        assert_eq!(one.minutes, USAGE_MINUTES_PER_SECRET_MAX);
+        let (_, usage) = one.into_ordered().remove(0);
+        assert_eq!(usage.total.accepted, i64::try_from(minutes).unwrap(), "nothing is lost of the sum");
+        let told = usage.minutes.iter().map(|(minute, _)| minute.number());
+        assert_eq!(told.clone().min(), Some(10), "what would be forgotten at once");
+        assert_eq!(told.max(), Some(i64::try_from(minutes).unwrap() - 1));
+
+        let (mut many, secrets) = (UsageCounts::default(), 1000);
+        let minutes = USAGE_MINUTES_MAX / secrets + 10;
+        for minute in 0..minutes {
+            for secret in 0..secrets {
+                many.count(key(u128::try_from(secret).unwrap()), Outcome::Accepted, by, at(minute));
+            }
+        }
+        assert_eq!(many.minutes, USAGE_MINUTES_MAX);
+        let late = i64::try_from(minutes).unwrap() - 1;
+        for (_, usage) in many.secrets.iter().take(10) {
+            assert!(
+                usage.minutes.iter().any(|(minute, tally)| minute.number() == late && tally.accepted > 1)
+            );
+        }
+        let all = i64::try_from(minutes).unwrap();
+        assert!(sums(many).into_iter().all(|(accepted, _)| accepted == all));
+    }
+
     /// The bound in bytes that the bounds in limits.rs come to: names as long as they are kept, of as many as are.
     #[test]
     fn a_million_callers_take_no_more_room_than_the_bounds_say() {
@@ -361,6 +457,7 @@ mod tests {
         fn what_is_taken_back_is_counted_once(
             proofs in proptest::collection::vec((0_u128..3, 0_u8..4, any::<bool>(), 0_i64..200_000), 0..200),
             split in 0_usize..200,
+            rows_max in 2_usize..10,
         ) {
             let count = |counts: &mut UsageCounts, proofs: &[(u128, u8, bool, i64)]| {
                 for (secret, caller, accepted, at) in proofs {
@@ -376,11 +473,18 @@ mod tests {
             count(&mut first, before);
             count(&mut second, after);
             for (key, usage) in first.into_ordered() {
-                second.take_back(key, usage);
+                for part in usage.split(rows_max) {
+                    prop_assert!(part.rows() <= rows_max);
+                    second.take_back(key, part);
+                }
             }
             prop_assert_eq!(second.callers, whole.callers);
+            prop_assert_eq!(second.minutes, whole.minutes);
             let tallies = |counts: UsageCounts| -> Vec<_> {
-                counts.into_ordered().into_iter().map(|(key, usage)| (key, usage.total, usage.callers)).collect()
+                counts.into_ordered().into_iter().map(|(key, mut usage)| {
+                    usage.minutes.sort_unstable_by_key(|(minute, _)| *minute);
+                    (key, usage.total, usage.callers, usage.minutes)
+                }).collect()
             };
             prop_assert_eq!(tallies(second), tallies(whole));
         }

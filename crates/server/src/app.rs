@@ -131,7 +131,7 @@ impl App {
     }
 
     /// From now on nothing is changed: who wants to is answered 503. Clients are let in and read as before;
-    /// uses are counted and not written down.
+    /// uses are not counted, and the mark of the last that were stays behind.
     pub fn refuse_changes(&self) {
         self.store.refuse_changes();
     }

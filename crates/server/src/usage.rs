@@ -83,9 +83,12 @@ impl UsageCounter {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one proof. The time is read under the lock, so that none is counted as before a flush that
-    /// it came too late for.
+    /// Counts one proof, unless nothing can be written down anyway: the mark that stays behind tells of it. The
+    /// time is read under the lock, so that none is counted as before a flush that it came too late for.
     pub(crate) fn count(&self, key: UsageKey, outcome: Outcome, by: PresenterRef<'_>) {
+        if self.store.refuses_changes() {
+            return;
+        }
         let mut counted = self.counted();
         counted.count(key, outcome, by, self.clock.now());
     }
@@ -191,19 +194,53 @@ impl UsageCounter {
     }
 }
 
+/// What is written down together: no chunk takes more than [`FLUSH_ROWS_MAX`] rows, and of a secret with more
+/// there are several.
 fn chunks(counted: Vec<(UsageKey, SecretUsage)>) -> Vec<Vec<(UsageKey, SecretUsage)>> {
     let mut chunks: Vec<Vec<_>> = Vec::new();
     let mut room = 0;
-    for (key, usage) in counted {
-        let rows = usage.callers.len() + usage.minutes.len() + 1;
-        if rows > room || chunks.is_empty() {
+    let parts = counted
+        .into_iter()
+        .flat_map(|(key, usage)| usage.split(FLUSH_ROWS_MAX).into_iter().map(move |part| (key, part)));
+    for (key, part) in parts {
+        let rows = part.rows();
+        if rows > room {
             chunks.push(Vec::new());
             room = FLUSH_ROWS_MAX;
         }
         room = room.saturating_sub(rows);
         if let Some(chunk) = chunks.last_mut() {
-            chunk.push((key, usage));
+            chunk.push((key, part));
         }
     }
     chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use keyrelay_core::id::{ClientId, SecretId};
+
+    use super::*;
+
+    #[test]
+    fn no_write_is_large_whatever_waits_to_be_written() {
+        let mut counts = UsageCounts::default();
+        let secret = |n| SecretId::from(uuid::Uuid::from_u128(n));
+        let (days, secrets) = (2 * 24 * 60, 3);
+        for minute in 0..days {
+            for n in 0..secrets {
+                let name = format!("{minute}");
+                let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), &name, "");
+                let key = UsageKey { client: ClientId::NIL, secret: secret(n) };
+                counts.count(key, Outcome::Accepted, by, Timestamp::from_epoch_ms(minute * 60_000));
+            }
+        }
+        let chunks = chunks(counts.into_ordered());
+        let rows = |chunk: &Vec<(_, SecretUsage)>| chunk.iter().map(|(_, part)| part.rows()).sum::<usize>();
+        assert!(chunks.iter().all(|chunk| rows(chunk) <= FLUSH_ROWS_MAX));
+        let all: i64 = chunks.iter().flatten().map(|(_, part)| part.total.accepted).sum();
+        assert_eq!(all, days * i64::try_from(secrets).unwrap());
+    }
 }

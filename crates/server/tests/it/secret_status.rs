@@ -167,7 +167,16 @@ async fn what_cannot_be_written_down_is_not_called_complete() {
     let client = test.make_client(&test.project, "Nightly export").await;
     test.app.refuse_changes();
     test.clock.advance(Duration::from_mins(1));
-    assert_eq!(part(&status(&test, &client, "").await, &["completeUntil"]), "2026-01-01T00:00:00.000Z");
+    assert_eq!(grant_as(&test, &client, "one").await, 200);
+    let told = status(&test, &client, "").await;
+    assert_eq!(part(&told, &["completeUntil"]), "2026-01-01T00:00:00.000Z");
+    assert_eq!(part(&told, &["secret", "uses"]), 0);
+    // Nor is it afterwards, although the server ended in order.
+    let test = test.restart_configured(|_| {}).await;
+    test.clock.advance(USAGE_SILENCE_MAX + Duration::from_millis(1));
+    let told = status(&test, &client, "").await;
+    assert_eq!(part(&told, &["completeUntil"]), "2026-01-01T00:01:30.001Z");
+    assert_eq!(part(&told, &["gapAfter"]), "2026-01-01T00:00:00.000Z");
 }
 
 #[tokio::test]
