@@ -158,6 +158,9 @@ async fn by_secret(
     // An id that is no id is looked up all the same, under an id that nothing has (P5).
     let client = credentials.client.unwrap_or(ClientId::NIL);
     if credentials.secrets.iter().all(PlainSecret::is_garbled) {
+        // Refused without a read, but not unseen: half a secret is what a deployment that went wrong presents.
+        let by = peer.presenter().to_owned();
+        app.former.refused(RefusedProof { client, presented: Vec::new(), by, too_old: None, is_known: None });
         return Err(shut_out(app, client, peer.address, Refused::Garbled));
     }
     let access = app.store.access(client).await.map_err(NotProved::Store)?;
@@ -178,7 +181,8 @@ async fn by_secret(
     }
     // Whatever the reason: what is done beside a request shows in its time too.
     let by = peer.presenter().to_owned();
-    app.former.refused(RefusedProof { client, presented, by, too_old, is_known: access.is_some() });
+    let is_known = Some(access.is_some());
+    app.former.refused(RefusedProof { client, presented, by, too_old, is_known });
     Err(shut_out(app, client, peer.address, too_old.map_or(refused, Refused::TooOld)))
 }
 

@@ -221,8 +221,27 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use keyrelay_core::id::{ClientId, SecretId};
+    use keyrelay_core::random::SeededEntropy;
+    use keyrelay_core::time::ManualClock;
 
     use super::*;
+
+    #[tokio::test]
+    async fn where_nothing_is_written_down_nothing_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_sqlite(&dir.path().join("keyrelay.sqlite")).await.unwrap();
+        let clock = Arc::new(ManualClock::at(Timestamp::from_epoch_ms(0)));
+        let entropy = Arc::new(SeededEntropy::new(1));
+        let usage = UsageCounter::begin(store.clone(), clock, entropy).await.unwrap();
+        let key = UsageKey { client: ClientId::NIL, secret: SecretId::NIL };
+        let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), "curl", "");
+        usage.count(key, Outcome::Accepted, by);
+        assert!(!usage.counted().is_empty());
+        usage.flush(true).await.unwrap();
+        store.refuse_changes();
+        usage.count(key, Outcome::Accepted, by);
+        assert!(usage.counted().is_empty());
+    }
 
     #[test]
     fn no_write_is_large_whatever_waits_to_be_written() {

@@ -200,6 +200,26 @@ async fn a_secret_that_has_ended_is_counted_where_it_is_seen_again() {
 }
 
 #[tokio::test]
+async fn a_secret_that_was_cut_short_on_its_way_into_a_deployment_is_seen() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Nightly export").await;
+    let (half, _) = client.secret.split_at(client.secret.len() - 1);
+    assert_eq!(grant_as(&test, &client.with(half), "half").await, 401);
+    let told = status(&test, &client, "").await;
+    assert_eq!(callers(&told, "refused"), [(json!("export/2.1"), json!("half"), json!(0), json!(1))]);
+    assert_eq!(part(&told, &["refused", "refusedLastHour"]), 1);
+    let query = format!("AuditEvent?entity={}&subtype=refused-proofs", client.path());
+    assert_eq!(test.get(&test.admin, &query).await.resources().len(), 1);
+    // Of a client that there is not, nothing is kept.
+    let nobody =
+        Credentials { id: "0198c2f0-1111-4222-8333-944455566677".to_owned(), secret: half.to_owned() };
+    assert_eq!(grant_as(&test, &nobody, "half").await, 401);
+    test.app.flush_usage().await;
+    let id = ClientId::parse(&nobody.id).unwrap();
+    assert!(test.store().await.usage(id, [SecretId::NIL; 3], START).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn it_is_for_admins_and_shows_no_secret() {
     let test = TestApp::start().await;
     let client = test.make_client(&test.project, "Nightly export").await;
