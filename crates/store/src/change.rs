@@ -319,6 +319,7 @@ impl Change {
 
     /// Ends a client: none of its secrets grants access again.
     pub fn delete_client(&mut self, id: ClientId) {
+        self.forget_uses_of(id);
         self.push("DELETE FROM client WHERE id = $1", args![id], Some(Conflict::Version));
         self.push("DELETE FROM client_registration WHERE client_id = $1", args![id], None);
         self.push("DELETE FROM kept_answer WHERE client_id = $1", args![id], None);

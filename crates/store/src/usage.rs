@@ -307,12 +307,36 @@ impl Change {
         );
     }
 
-    /// Forgets callers that were not seen for long, single minutes after a day, and servers that ended out of
-    /// order once nothing that they counted matters any more. Of a server other than `node` that has been
+    /// Forgets all uses of a client's secrets, as long as it is there. What comes after that, because it was not
+    /// written down yet, is swept.
+    pub(crate) fn forget_uses_of(&mut self, client: ClientId) {
+        for sql in [
+            "DELETE FROM secret_usage WHERE secret_id IN ( \
+             SELECT active_id FROM client WHERE id = $1 UNION ALL SELECT retiring_id FROM client WHERE id = $1 \
+             UNION ALL SELECT secret_id FROM former_secret WHERE client_id = $1 \
+             UNION ALL SELECT secret_id FROM secret_caller WHERE client_id = $1)",
+            "DELETE FROM secret_caller WHERE client_id = $1",
+            "DELETE FROM secret_minute WHERE client_id = $1",
+        ] {
+            self.push(sql, args![client], None);
+        }
+    }
+
+    /// Forgets callers that were not seen for long, with the sums of secrets that no client has any more, not
+    /// even as a former one; single minutes after a day; and servers that ended out of order once nothing
+    /// that they counted matters any more. Of a server other than `node` that has been
     /// silent for too long it is written down that it has ended.
     pub fn sweep_usage(&mut self, node: NodeId, now: Timestamp) {
         let kept = now.minus(USAGE_CALLERS_KEPT);
         self.push("DELETE FROM secret_caller WHERE last_seen < $1", args![kept], None);
+        self.push(
+            "DELETE FROM secret_usage WHERE last_used < $1 AND NOT EXISTS (SELECT 1 FROM client c \
+             WHERE c.id = secret_usage.client_id AND (c.active_id = secret_usage.secret_id \
+             OR c.retiring_id = secret_usage.secret_id OR EXISTS (SELECT 1 FROM former_secret f \
+             WHERE f.client_id = c.id AND f.secret_id = secret_usage.secret_id)))",
+            args![kept],
+            None,
+        );
         self.push("DELETE FROM usage_mark WHERE ended < $1", args![kept], None);
         self.push(
             "UPDATE usage_mark SET ended = $1 WHERE ended IS NULL AND node <> $2 AND complete_until < $3",

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use keyrelay_chaos::proxy::Mode;
 use keyrelay_core::id::{ClientId, SecretId};
+use keyrelay_core::limits::USAGE_CALLERS_KEPT;
+use keyrelay_core::time::Clock;
 
 use crate::app::{Credentials, START, TestApp};
 use crate::secret_status::{part, status};
@@ -16,6 +18,63 @@ async fn accepted(test: &TestApp, client: &Credentials) -> i64 {
     let id = ClientId::parse(&client.id).unwrap();
     let written = test.store().await.usage(id, [secret, SecretId::NIL, SecretId::NIL], START).await.unwrap();
     written.get(&secret).and_then(|used| used.total).map_or(0, |total| total.accepted)
+}
+
+/// Whether anything is written down of secrets of a client.
+async fn is_anything_kept(test: &TestApp, client: &Credentials, secrets: [SecretId; 3]) -> bool {
+    let id = ClientId::parse(&client.id).unwrap();
+    !test.store().await.usage(id, secrets, test.clock.now()).await.unwrap().is_empty()
+}
+
+#[tokio::test]
+async fn uses_are_forgotten_with_their_client() {
+    let test = TestApp::start().await;
+    let old = test.make_client(&test.project, "Nightly export").await;
+    let first = part(&status(&test, &old, "").await, &["secret", "id"]).clone();
+    test.grant(&old.id, &old.secret).await.expect(200);
+    let new = old
+        .with(&test.rotate(&test.admin, &old.id, "secret", &old.secret).await.expect(200).text_at("/secret"));
+    test.rotate(&test.admin, &old.id, "retiringSecret", &old.secret).await.expect(200);
+    test.grant(&new.id, &new.secret).await.expect(200);
+    test.grant(&new.id, "wrong").await.expect(401);
+    let second = part(&status(&test, &old, "").await, &["secret", "id"]).clone();
+    let [first, second] = [first, second].map(|id| SecretId::parse(id.as_str().unwrap()).unwrap());
+    let all = [first, second, SecretId::NIL];
+    for id in all {
+        assert!(is_anything_kept(&test, &old, [id; 3]).await, "{id}");
+    }
+    // What of that is not written down yet comes when the client is gone, and goes when it is old enough.
+    test.grant(&new.id, &new.secret).await.expect(200);
+    test.delete(&test.admin, &old.path()).await.expect(200);
+    assert!(!is_anything_kept(&test, &old, all).await);
+    test.app.flush_usage().await;
+    assert!(is_anything_kept(&test, &old, [second; 3]).await);
+    test.clock.advance(USAGE_CALLERS_KEPT + Duration::from_millis(1));
+    test.app.sweep().await;
+    assert!(!is_anything_kept(&test, &old, all).await);
+}
+
+#[tokio::test]
+async fn the_sum_of_a_secret_is_kept_for_as_long_as_its_client_has_or_had_it() {
+    let test = TestApp::start().await;
+    let old = test.make_client(&test.project, "Nightly export").await;
+    let mut secrets = Vec::new();
+    let mut current = old.clone();
+    for _ in 0..3 {
+        test.grant(&current.id, &current.secret).await.expect(200);
+        let id = part(&status(&test, &old, "").await, &["secret", "id"]).clone();
+        secrets.push(SecretId::parse(id.as_str().unwrap()).unwrap());
+        let rotated = test.rotate(&test.admin, &old.id, "secret", &current.secret).await.expect(200);
+        current = old.with(&rotated.text_at("/secret"));
+    }
+    test.grant(&current.id, &current.secret).await.expect(200);
+    test.app.flush_usage().await;
+    test.clock.advance(USAGE_CALLERS_KEPT + Duration::from_millis(1));
+    test.app.sweep().await;
+    // One retiring, two former. The current one tells how often it was used, however long ago.
+    assert!(is_anything_kept(&test, &old, [secrets[0]; 3]).await, "its next refusal is counted on");
+    assert!(is_anything_kept(&test, &old, [secrets[2]; 3]).await);
+    assert_eq!(part(&status(&test, &old, "").await, &["secret", "uses"]), 1);
 }
 
 #[tokio::test]

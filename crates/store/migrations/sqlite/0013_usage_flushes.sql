@@ -3,3 +3,5 @@
 ALTER TABLE usage_mark ADD COLUMN flushes BIGINT NOT NULL DEFAULT 0;
 -- When it was found that the server had ended out of order; NULL while it may be at work.
 ALTER TABLE usage_mark ADD COLUMN ended BIGINT;
+-- Sums of secrets that have ended are forgotten when they were not presented for long.
+CREATE INDEX secret_usage_by_end ON secret_usage (last_used);
