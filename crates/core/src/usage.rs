@@ -155,6 +155,12 @@ impl Minute {
     pub const fn number(self) -> i64 {
         self.0
     }
+
+    /// When it begins.
+    #[must_use]
+    pub const fn start(self) -> Timestamp {
+        Timestamp::from_epoch_ms(self.0.saturating_mul(60_000))
+    }
 }
 
 /// The uses of one secret.

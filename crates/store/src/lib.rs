@@ -61,7 +61,7 @@ pub use sessions::MembershipChoice;
 pub use signing_keys::StoredSigningKey;
 #[cfg(feature = "test-database")]
 pub use test_database::{SERVER_VARIABLE, TestDatabase};
-pub use usage::{Recent, UsageMark, UsageOfSecret};
+pub use usage::{Recent, UsageMark, UsageOfMinute, UsageOfSecret};
 pub use users::{UserAccount, UserRow};
 pub use webhooks::{Delivery, DueWebhook, Webhook, WebhookHealth};
 use writer::Writer;

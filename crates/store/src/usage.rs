@@ -43,6 +43,17 @@ pub struct Recent {
     pub refused_day: i64,
 }
 
+/// The uses of one secret in one minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsageOfMinute {
+    /// Which.
+    pub minute: Minute,
+    /// Proofs that were accepted in it.
+    pub accepted: i64,
+    /// Proofs that were refused in it.
+    pub refused: i64,
+}
+
 /// Up to when a server has written down what it counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageMark {
@@ -180,6 +191,29 @@ impl Store {
         for row in self.0.database.fetch(sql, args![client, first, second, third]).await? {
             let caller = CallerUsage { caller: presenter(&row, 5)?, tally: tally(&row, 1)? };
             found.entry(secret(&row)?).or_default().callers.push(caller);
+        }
+        Ok(found)
+    }
+}
+
+impl Store {
+    /// The uses of some secrets of a client, minute by minute, from the one after `after` on. A minute without
+    /// any use is not among them.
+    pub async fn usage_by_minute(
+        &self,
+        client: ClientId,
+        secrets: [SecretId; 3],
+        after: Minute,
+    ) -> Result<HashMap<SecretId, Vec<UsageOfMinute>>, StoreError> {
+        let mut found: HashMap<SecretId, Vec<UsageOfMinute>> = HashMap::new();
+        let [first, second, third] = secrets;
+        let sql = "SELECT secret_id, minute, uses, refused FROM secret_minute \
+                   WHERE client_id = $1 AND secret_id IN ($2, $3, $4) AND minute > $5 ORDER BY minute";
+        let args = args![client, first, second, third, after.number()];
+        for row in self.0.database.fetch(sql, args).await? {
+            let minute = Minute::from_number(row.int(1)?);
+            let usage = UsageOfMinute { minute, accepted: row.int(2)?, refused: row.int(3)? };
+            found.entry(secret(&row)?).or_default().push(usage);
         }
         Ok(found)
     }

@@ -1,6 +1,7 @@
 //! `GET [base]/ClientApplication/[id]/$secret-status`: the evidence before a secret is retired. It tells of
 //! secrets by their ids, and reads none.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use keyrelay_core::caller::Caller;
@@ -8,13 +9,13 @@ use keyrelay_core::evidence::{Gap, Known, counted_since, judge};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::{ClientId, SecretId};
-use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, USAGE_SILENCE_MAX};
+use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, USAGE_MINUTES_PER_SECRET_MAX, USAGE_SILENCE_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::secret_rules::SecretRules;
 use keyrelay_core::slots::{SecretSlots, Slot};
 use keyrelay_core::time::Timestamp;
-use keyrelay_core::usage::CallerUsage;
-use keyrelay_store::{ClientState, UsageOfSecret};
+use keyrelay_core::usage::{CallerUsage, Minute};
+use keyrelay_store::{ClientState, UsageOfMinute, UsageOfSecret};
 use serde_json::{Value, json};
 
 use super::render::Rendered;
@@ -36,14 +37,19 @@ pub(super) async fn secret_status(
     if !may {
         return Err(Outcome::forbidden("Only an admin of the project may ask who uses a client's secrets"));
     }
-    let unused_for = unused_for(request.query.as_deref().unwrap_or_default())?;
+    let asked = Asked::read(request.query.as_deref().unwrap_or_default())?;
     let state =
         app.store.client(client.ok_or_else(Outcome::not_found)?).await?.ok_or_else(Outcome::not_found)?;
     SecretAuthor::of(caller, Interaction::Read, &state)?;
     if state.resource.deleted {
         return Err(Outcome::gone());
     }
-    let body = status(&Evidence::now(app, &state).await?, unused_for);
+    let evidence = Evidence::now(app, &state).await?;
+    let minutes = match asked.minutes {
+        Some(minutes) => evidence.by_minute(app, &state, minutes).await?,
+        None => HashMap::new(),
+    };
+    let body = status(&evidence, asked.unused_for, &minutes);
     Ok(Reply::ok(Rendered::value(&body)))
 }
 
@@ -62,14 +68,19 @@ impl Evidence {
     pub(super) async fn now(app: &App, state: &ClientState) -> Result<Self, Outcome> {
         let reach = Reach::now(app).await?;
         let slots = state.slots.at(reach.now);
-        let id = |slot: Option<&Slot>| slot.map_or(SecretId::NIL, |slot| slot.id);
-        let (active, retiring) = (id(slots.active()), id(slots.retiring()));
-        let ids = [active, retiring, SecretId::NIL];
+        let ids = ids(&slots);
+        let [active, retiring, _] = ids;
         let mut usage = app.store.usage(state.resource.id.into(), ids, reach.now).await?;
         // The refused first: where there is no secret, nothing is left to be found under its id.
         let [refused, active, retiring] =
             [SecretId::NIL, active, retiring].map(|id| usage.remove(&id).unwrap_or_default());
         Ok(Self { reach, rules: app.rules(&state.settings), slots, active, retiring, refused })
+    }
+
+    /// Minute by minute, the last ones.
+    async fn by_minute(&self, app: &App, state: &ClientState, minutes: i64) -> Result<ByMinute, Outcome> {
+        let after = Minute::from_number(Minute::of(self.reach.now).number() - minutes);
+        Ok(app.store.usage_by_minute(state.resource.id.into(), ids(&self.slots), after).await?)
     }
 
     /// Until when a secret grants access, and until when it is to be rotated.
@@ -98,25 +109,51 @@ impl Evidence {
     }
 }
 
-/// The one parameter of the operation.
-fn unused_for(query: &str) -> Result<Duration, Outcome> {
-    let mut found = None;
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        match name.as_ref() {
-            "unusedFor" if found.is_none() => {
-                found = Some(parse_lifetime(&value).ok_or_else(|| {
-                    Outcome::invalid_at(
-                        "unusedFor",
-                        "unusedFor is a whole number with a unit, such as 10m or 24h",
-                    )
-                })?);
+/// What uses are counted under: both secrets, and what is none of them. Where there is no secret, the last.
+fn ids(slots: &SecretSlots) -> [SecretId; 3] {
+    let id = |slot: Option<&Slot>| slot.map_or(SecretId::NIL, |slot| slot.id);
+    [id(slots.active()), id(slots.retiring()), SecretId::NIL]
+}
+
+type ByMinute = HashMap<SecretId, Vec<UsageOfMinute>>;
+
+/// The parameters of the operation.
+struct Asked {
+    unused_for: Duration,
+    /// How many of the last minutes are told one by one.
+    minutes: Option<i64>,
+}
+
+impl Asked {
+    fn read(query: &str) -> Result<Self, Outcome> {
+        let (mut unused_for, mut minutes) = (None, None);
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let was_given = match name.as_ref() {
+                "unusedFor" => unused_for.replace(read_unused_for(&value)?).is_some(),
+                "minutes" => minutes.replace(read_minutes(&value)?).is_some(),
+                "_format" => false,
+                _ => return Err(Outcome::invalid("Unknown parameter: there are unusedFor and minutes")),
+            };
+            if was_given {
+                return Err(Outcome::invalid_at(name.as_ref(), format!("{name} is given more than once")));
             }
-            "unusedFor" => return Err(Outcome::invalid_at("unusedFor", "unusedFor is given more than once")),
-            "_format" => {}
-            _ => return Err(Outcome::invalid("Unknown parameter: unusedFor is the only one")),
         }
+        Ok(Self { unused_for: unused_for.unwrap_or(EVIDENCE_UNUSED_FOR_DEFAULT), minutes })
     }
-    Ok(found.unwrap_or(EVIDENCE_UNUSED_FOR_DEFAULT))
+}
+
+fn read_unused_for(value: &str) -> Result<Duration, Outcome> {
+    parse_lifetime(value).ok_or_else(|| {
+        Outcome::invalid_at("unusedFor", "unusedFor is a whole number with a unit, such as 10m or 24h")
+    })
+}
+
+fn read_minutes(value: &str) -> Result<i64, Outcome> {
+    let minutes = value.parse().ok().filter(|minutes| (1..=USAGE_MINUTES_PER_SECRET_MAX).contains(minutes));
+    minutes.and_then(|minutes| i64::try_from(minutes).ok()).ok_or_else(|| {
+        let text = format!("minutes is a whole number from 1 to {USAGE_MINUTES_PER_SECRET_MAX}");
+        Outcome::invalid_at("minutes", text)
+    })
 }
 
 /// Up to when uses are counted.
@@ -156,12 +193,13 @@ impl Reach {
     }
 }
 
-fn status(evidence: &Evidence, unused_for: Duration) -> Value {
+fn status(evidence: &Evidence, unused_for: Duration, by_minute: &ByMinute) -> Value {
     let Evidence { reach, slots, active, retiring, refused, .. } = evidence;
     let mut parameters = Vec::new();
     if let Some(slot) = slots.active() {
         let mut parts = slot_parts(slot, active, reach);
         parts.extend(evidence.age_parts(slot, None));
+        parts.extend(minutes(by_minute, slot.id));
         parameters.push(json!({ "name": "secret", "part": parts }));
     }
     if let Some(slot) = slots.retiring() {
@@ -170,6 +208,7 @@ fn status(evidence: &Evidence, unused_for: Duration) -> Value {
         parts.extend(evidence.age_parts(slot, slots.retiring_ends()));
         parts.push(json!({ "name": "safeToRetire", "valueBoolean": advice.safe }));
         parts.push(json!({ "name": "reason", "valueString": advice.reason }));
+        parts.extend(minutes(by_minute, slot.id));
         parameters.push(json!({ "name": "retiringSecret", "part": parts }));
     }
     let mut parts = vec![
@@ -177,6 +216,7 @@ fn status(evidence: &Evidence, unused_for: Duration) -> Value {
         json!({ "name": "refusedLastDay", "valueInteger": count(refused.recent.refused_day) }),
     ];
     parts.extend(callers(&refused.callers));
+    parts.extend(minutes(by_minute, SecretId::NIL));
     parameters.push(json!({ "name": "refused", "part": parts }));
     parameters.push(json!({ "name": "completeUntil", "valueInstant": reach.complete_until.to_instant() }));
     for gap in &reach.gaps {
@@ -226,6 +266,16 @@ fn callers(callers: &[CallerUsage]) -> impl Iterator<Item = Value> {
         parts.push(json!({ "name": "lastSeen", "valueInstant": tally.last.to_instant() }));
         let name = if usage.caller.is_some() { "caller" } else { "others" };
         json!({ "name": name, "part": parts })
+    })
+}
+
+fn minutes(by_minute: &ByMinute, secret: SecretId) -> impl Iterator<Item = Value> {
+    by_minute.get(&secret).into_iter().flatten().map(|usage| {
+        json!({ "name": "minute", "part": [
+            { "name": "at", "valueInstant": usage.minute.start().to_instant() },
+            { "name": "accepted", "valueInteger": count(usage.accepted) },
+            { "name": "refused", "valueInteger": count(usage.refused) },
+        ] })
     })
 }
 

@@ -199,6 +199,55 @@ async fn a_secret_that_has_ended_is_counted_where_it_is_seen_again() {
     assert!(!usage.contains_key(&SecretId::NIL), "it is counted once");
 }
 
+/// The minutes that are told of a secret, or of none: when, how many accepted, how many refused.
+fn minutes(parameters: &Value, slot: &str) -> Vec<(String, i64, i64)> {
+    let parts = parameters["parameter"].as_array().unwrap().iter().find(|part| part["name"] == slot);
+    let parts = parts.unwrap()["part"].as_array().unwrap();
+    let of = |minute: &Value, name| part(&json!({ "parameter": minute["part"] }), &[name]).clone();
+    let told = parts.iter().filter(|part| part["name"] == "minute").map(|minute| {
+        let number = |name| of(minute, name).as_i64().unwrap();
+        (of(minute, "at").as_str().unwrap().to_owned(), number("accepted"), number("refused"))
+    });
+    told.collect()
+}
+
+#[tokio::test]
+async fn whoever_asks_for_them_is_told_the_minutes_that_a_chart_is_drawn_by() {
+    let test = TestApp::start().await;
+    let old = test.make_client(&test.project, "Nightly export").await;
+    test.clock.advance(Duration::from_secs(59));
+    for seconds in [1, 59, 1, 120] {
+        assert_eq!(grant_as(&test, &old, "one").await, 200);
+        test.clock.advance(Duration::from_secs(seconds));
+    }
+    let rotated = test.rotate(&test.admin, &old.id, "secret", &old.secret).await.expect(200);
+    let new = old.with(&rotated.text_at("/secret"));
+    assert_eq!(grant_as(&test, &new, "one").await, 200);
+    for _ in 0..2 {
+        assert_eq!(grant_as(&test, &old.with("wrong"), "one").await, 401);
+    }
+    let told =
+        |minute: i64, accepted, refused| (format!("2026-01-01T00:0{minute}:00.000Z"), accepted, refused);
+    let all = status(&test, &old, "?minutes=1500").await;
+    assert_eq!(minutes(&all, "retiringSecret"), [told(0, 1, 0), told(1, 2, 0), told(2, 1, 0)]);
+    assert_eq!(minutes(&all, "secret"), [told(4, 1, 0)]);
+    assert_eq!(minutes(&all, "refused"), [told(4, 0, 2)]);
+    // The one that is under way is the last.
+    let some = status(&test, &old, "?unusedFor=1h&minutes=3").await;
+    assert_eq!(minutes(&some, "retiringSecret"), [told(2, 1, 0)]);
+    assert_eq!(minutes(&some, "secret"), [told(4, 1, 0)]);
+    let one = status(&test, &old, "?minutes=1").await;
+    assert_eq!(minutes(&one, "retiringSecret"), []);
+    // Whoever does not ask for them is told the rest, and nothing else.
+    let mut without = all;
+    for parameter in without["parameter"].as_array_mut().unwrap() {
+        if let Some(parts) = parameter.get_mut("part").and_then(Value::as_array_mut) {
+            parts.retain(|part| part["name"] != "minute");
+        }
+    }
+    assert_eq!(status(&test, &old, "").await, without);
+}
+
 #[tokio::test]
 async fn a_secret_that_was_cut_short_on_its_way_into_a_deployment_is_seen() {
     let test = TestApp::start().await;
@@ -236,8 +285,17 @@ async fn it_is_for_admins_and_shows_no_secret() {
     let post = test.fhir(&test.admin, Method::POST, &path).json(&json!({})).send().await;
     post.refused(405, "not-supported");
     assert_eq!(post.header("allow"), "GET");
-    for query in ["?unusedFor=soon", "?unusedFor=1h&unusedFor=2h", "?x=y"] {
-        test.get(&test.admin, &format!("{path}{query}")).await.refused(400, "invalid");
+    for (query, why) in [
+        ("?unusedFor=soon", "unusedFor is a whole number with a unit"),
+        ("?unusedFor=1h&unusedFor=2h", "unusedFor is given more than once"),
+        ("?minutes=0", "minutes is a whole number from 1 to 1500"),
+        ("?minutes=1501", "minutes is a whole number from 1 to 1500"),
+        ("?minutes=all", "minutes is a whole number from 1 to 1500"),
+        ("?minutes=1&minutes=1", "minutes is given more than once"),
+        ("?x=y", "Unknown parameter: there are unusedFor and minutes"),
+    ] {
+        let told = test.get(&test.admin, &format!("{path}{query}")).await.refused(400, "invalid");
+        assert!(told.contains(why), "{query}: {told}");
     }
     test.fhir(&test.admin, Method::DELETE, &client.path()).send().await.expect(200);
     test.get(&test.admin, &path).await.refused(410, "deleted");

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::schema::ResourceType;
 use super::{definition_id, definition_url};
+use crate::limits::USAGE_MINUTES_PER_SECRET_MAX;
 
 /// An operation on one resource of a type. Routing knows no other, and the `CapabilityStatement` and the
 /// definitions leave none out.
@@ -213,6 +214,18 @@ fn secret_status() -> Told {
                 "How long a caller that was not seen with the current secret must have stayed away to \
                     count as gone, and uses must have been counted (countedSince), such as 10m or 24h; a day where nothing is said.",
             ),
+            {
+                "name": "minutes",
+                "use": "in",
+                "min": 0,
+                "max": "1",
+                "documentation": format!(
+                    "For a chart: how many of the last minutes, at most {USAGE_MINUTES_PER_SECRET_MAX}, are told one by \
+                     one. Then secret, retiringSecret and refused have a part minute for each of them that has any \
+                     use: when it began (at), and how many proofs were accepted and refused in it."
+                ),
+                "type": "positiveInt",
+            },
             {
                 "name": "return",
                 "use": "out",

@@ -113,7 +113,7 @@ fn the_operation_is_described() {
     let operation = &operations[1];
     assert_eq!(operation["code"], "secret-status");
     assert_eq!(operation["affectsState"], false);
-    assert_eq!(strings(operation, "/parameter", "name"), ["unusedFor", "return"]);
+    assert_eq!(strings(operation, "/parameter", "name"), ["unusedFor", "minutes", "return"]);
 }
 
 #[test]
