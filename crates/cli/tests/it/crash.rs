@@ -2,12 +2,16 @@
 //!
 //! A hundred clients are rotated ten times each, all at once, some rotations undone and some old secrets revoked
 //! in between, while the server is killed and started again twenty times. A move whose answer is lost may have
-//! happened or not; every other one must be exactly as answered.
+//! happened or not; every other one must be exactly as answered. Every other rotation has a deadline and a key:
+//! the deadline stays, and a lost answer is given again. The audit records are proved after every kill.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use keyrelay_core::time::{Clock, SystemClock, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -18,6 +22,8 @@ use crate::way::Way;
 const CLIENTS: usize = 100;
 const ROTATIONS: usize = 10;
 const KILLS: usize = 20;
+/// What a rotation with a deadline gives to the old secret: more than the test takes.
+const RETIRE_AFTER: Duration = Duration::from_hours(24);
 /// Refusals in a row that stay below the limit for one address.
 const REFUSALS_PER_START: usize = 90;
 
@@ -28,6 +34,8 @@ struct Known {
     active: String,
     retiring: Option<String>,
     ended: Vec<String>,
+    /// When the retiring secret ends by itself, if it does: as long after the rotation as was asked for.
+    ends: Option<RangeInclusive<Timestamp>>,
 }
 
 /// The server's address, which changes with every start, and the admin.
@@ -44,12 +52,14 @@ impl Stage {
         base: &mut watch::Receiver<String>,
         path: &str,
         body: Option<&Value>,
+        key: Option<&str>,
     ) -> Option<(u16, Value)> {
         let url = format!("{}fhir/R4/{path}", *base.borrow_and_update());
         let request = match body {
             Some(body) => self.http.post(url).json(body),
             None => self.http.get(url),
         };
+        let request = key.into_iter().fold(request, |request, key| request.header("idempotency-key", key));
         let sent = request.basic_auth(&self.admin.0, Some(&self.admin.1)).send().await;
         let answer = match sent {
             Ok(response) => {
@@ -70,12 +80,12 @@ impl Stage {
         let path = format!("ClientApplication/{}/$rotate-secret", known.id);
         let mut lost = false;
         loop {
-            match self.send(&mut base, &path, Some(&parameters("secret", &known.active))).await {
-                Some((200, body)) => return known.rotated(&body),
+            match self.send(&mut base, &path, Some(&parameters("secret", &known.active)), None).await {
+                Some((200, body)) => return known.rotated(&body, None),
                 // Only a rotation of ours whose answer was lost can have made the value stale.
                 Some((400, body)) if lost => {
                     assert_eq!(body["issue"][0]["details"]["text"], "Provided secret does not match client");
-                    return known.rotated(&self.read(&mut base, known).await);
+                    return known.rotated(&self.read(&mut base, known).await, None);
                 }
                 Some((status, body)) => panic!("{status} {body}"),
                 None => lost = true,
@@ -83,10 +93,30 @@ impl Stage {
         }
     }
 
+    /// The same with a deadline for the old secret, and under a key: no answer is lost for good.
+    async fn rotate_with_a_deadline(&self, known: &mut Known, key: &str) {
+        let mut base = self.base.clone();
+        let path = format!("ClientApplication/{}/$rotate-secret", known.id);
+        let mut body = parameters("secret", &known.active);
+        let after = json!({ "name": "retireAfter", "valueString": format!("{}s", RETIRE_AFTER.as_secs()) });
+        body["parameter"].as_array_mut().unwrap().push(after);
+        let asked = SystemClock.now();
+        loop {
+            match self.send(&mut base, &path, Some(&body), Some(key)).await {
+                Some((200, body)) => {
+                    let ends = asked.plus(RETIRE_AFTER)..=SystemClock.now().plus(RETIRE_AFTER);
+                    return known.rotated(&body, Some(ends));
+                }
+                Some((status, body)) => panic!("{status} {body}"),
+                None => {}
+            }
+        }
+    }
+
     /// The client as an admin reads it.
     async fn read(&self, base: &mut watch::Receiver<String>, known: &Known) -> Value {
         loop {
-            let answer = self.send(base, &format!("ClientApplication/{}", known.id), None).await;
+            let answer = self.send(base, &format!("ClientApplication/{}", known.id), None, None).await;
             if let Some((status, read)) = answer {
                 assert_eq!(status, 200, "{read}");
                 return read;
@@ -99,7 +129,7 @@ impl Stage {
         let mut base = self.base.clone();
         let path = format!("ClientApplication/{}/$undo-rotation", known.id);
         loop {
-            let told = match self.send(&mut base, &path, Some(&json!({}))).await {
+            let told = match self.send(&mut base, &path, Some(&json!({})), None).await {
                 Some((200, body)) => body,
                 Some((status, body)) => panic!("{status} {body}"),
                 // It may have been done: to do it once more would undo that.
@@ -119,7 +149,7 @@ impl Stage {
         let path = format!("ClientApplication/{}/$revoke-secret", known.id);
         let mut lost = false;
         loop {
-            match self.send(&mut base, &path, Some(&json!({ "slot": "retiringSecret" }))).await {
+            match self.send(&mut base, &path, Some(&json!({ "slot": "retiringSecret" })), None).await {
                 Some((200, body)) => assert_eq!(body["secret"], json!(known.active), "the other one stays"),
                 Some((409, _)) if lost => {}
                 Some((status, body)) => panic!("{status} {body}"),
@@ -134,7 +164,8 @@ impl Stage {
 }
 
 impl Known {
-    fn rotated(&mut self, body: &Value) {
+    fn rotated(&mut self, body: &Value, ends: Option<RangeInclusive<Timestamp>>) {
+        self.ends = ends;
         assert_eq!(body["retiringSecret"], json!(self.active), "the old secret retires");
         let fresh = body["secret"].as_str().unwrap().to_owned();
         self.ended.extend(self.retiring.replace(std::mem::replace(&mut self.active, fresh)));
@@ -160,6 +191,7 @@ async fn make_clients(http: &reqwest::Client, base: &str, admin: &(String, Strin
             active: text(client, "secret"),
             retiring: None,
             ended: Vec::new(),
+            ends: None,
         })
         .collect()
 }
@@ -181,7 +213,12 @@ async fn a_secret_that_was_answered_survives_kill_9() {
             let (stage, tell_done) = (Arc::clone(&stage), tell_done.clone());
             tokio::spawn(async move {
                 for n in 1..=ROTATIONS {
-                    stage.rotate(&mut known).await;
+                    if n % 2 == 0 {
+                        let key = format!("{}/{n}", known.id);
+                        stage.rotate_with_a_deadline(&mut known, &key).await;
+                    } else {
+                        stage.rotate(&mut known).await;
+                    }
                     if n % 3 == 0 {
                         stage.undo(&mut known).await;
                     }
@@ -201,6 +238,7 @@ async fn a_secret_that_was_answered_survives_kill_9() {
         rotations += 1;
         if rotations % (CLIENTS * ROTATIONS / (KILLS + 1)) == 0 && kills < KILLS {
             server.kill().await;
+            place.do_well(&["audit", "verify"]).await;
             server = place.start().await;
             tell_base.send(server.base.clone()).unwrap();
             kills += 1;
@@ -209,7 +247,8 @@ async fn a_secret_that_was_answered_survives_kill_9() {
     assert_eq!((rotations, kills), (CLIENTS * ROTATIONS, KILLS));
     let known: Vec<Known> = join_all(workers).await.into_iter().map(Result::unwrap).collect();
     assert!(server.terminate().await.success());
-    verify(&place, &http, &known).await;
+    verify(&place, &http, &stage.admin, &known).await;
+    place.do_well(&["audit", "verify"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,7 +293,7 @@ async fn an_answer_that_was_lost_with_its_server_is_given_again() {
 }
 
 /// Every secret is in the state that the answers said, as every place that takes one sees it.
-async fn verify(place: &Place, http: &reqwest::Client, known: &[Known]) {
+async fn verify(place: &Place, http: &reqwest::Client, admin: &(String, String), known: &[Known]) {
     let all: BTreeSet<&String> =
         known.iter().flat_map(|k| k.ended.iter().chain(&k.retiring).chain([&k.active])).collect();
     assert_eq!(all.len(), CLIENTS * (ROTATIONS + 1), "no secret was given out twice, and none is missing");
@@ -264,6 +303,9 @@ async fn verify(place: &Place, http: &reqwest::Client, known: &[Known]) {
         for secret in client.retiring.iter().chain([&client.active]) {
             assert_eq!(grant(http, &server.base, &client.id, secret).await, 200, "{}", client.id);
         }
+        let deadline = retiring_ends(http, &server.base, admin, &client.id).await;
+        let ends = client.ends.as_ref().expect("the last rotation had a deadline");
+        assert!(deadline.is_some_and(|deadline| ends.contains(&deadline)), "{deadline:?} {ends:?}");
     }
     assert!(server.terminate().await.success());
 
@@ -276,4 +318,20 @@ async fn verify(place: &Place, http: &reqwest::Client, known: &[Known]) {
         }
         server.kill().await;
     }
+}
+
+/// When the retiring secret of a client ends by itself, as an admin is told.
+async fn retiring_ends(
+    http: &reqwest::Client,
+    base: &str,
+    admin: &(String, String),
+    id: &str,
+) -> Option<Timestamp> {
+    let url = format!("{base}fhir/R4/ClientApplication/{id}/$secret-status");
+    let told = http.get(url).basic_auth(&admin.0, Some(&admin.1)).send().await.unwrap();
+    let told: Value = told.json().await.unwrap();
+    let named =
+        |parts: &Value, name: &str| parts.as_array()?.iter().find(|part| part["name"] == name).cloned();
+    let retiring = named(&told["parameter"], "retiringSecret")?;
+    Timestamp::parse(named(&retiring["part"], "expires")?["valueInstant"].as_str()?)
 }

@@ -1,6 +1,7 @@
 //! P4 with a real process: after a run that used every route, no secret is anywhere it must not be.
 //! Looked for, byte by byte: the database, its WAL, the log at `trace`, the metrics, every version of
-//! every resource, every AuditEvent, what webhooks and streams of events tell, and why a delivery failed.
+//! every resource, every AuditEvent, what webhooks and streams of events tell, why a delivery failed, and what is
+//! told of uses.
 
 use std::path::Path;
 
@@ -143,10 +144,15 @@ impl Run {
         self.send_twice(&format!("{path}/$undo-rotation"), &json!({})).await;
         let undone = self.send_twice(&format!("{path}/$undo-rotation?"), &json!({})).await;
         assert_eq!(undone["secret"], json!(secret));
+        self.revoke_retiring(&path).await;
+        self.send("POST", &rotate, Some(&parameters("secret", &secret))).await;
+        self.present_by_mistake(&id, &secret).await;
+        self.tell_status(&path).await;
         let read = self.send("GET", &path, None).await;
         let retiring = read["retiringSecret"].as_str().unwrap().to_owned();
         self.send("POST", &rotate, Some(&parameters("retiringSecret", &retiring))).await;
         self.token(&id, &retiring).await;
+        self.tell_status(&path).await;
 
         let mut stale = read.clone();
         stale["description"] = json!("Read before");
@@ -187,6 +193,43 @@ impl Run {
         let other = other["id"].as_str().unwrap();
         self.send("DELETE", &format!("fhir/R4/ClientApplication/{other}"), None).await;
         id
+    }
+
+    /// Ends the retiring secret as in an emergency. An admin is shown the one that stays, and not the other.
+    async fn revoke_retiring(&mut self, path: &str) {
+        let client = self.send("GET", path, None).await;
+        let gone = client["retiringSecret"].as_str().unwrap();
+        for status in [200, 409] {
+            let request = self.http.post(format!("{}{path}/$revoke-secret", self.base));
+            let request = request.json(&json!({ "slot": "retiringSecret" }));
+            let answer = request.basic_auth(&self.admin.0, Some(&self.admin.1)).send().await.unwrap();
+            assert_eq!(answer.status(), status);
+            let text = answer.text().await.unwrap();
+            assert!(!text.contains(gone), "{text}");
+            if status == 409 {
+                self.texts.push(("$revoke-secret".to_owned(), text));
+            }
+        }
+    }
+
+    /// A client whose secret has got into what it says of itself.
+    async fn present_by_mistake(&mut self, id: &str, secret: &str) {
+        let form = [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)];
+        let request = self.http.post(format!("{}oauth2/token", self.base)).form(&form);
+        let request =
+            request.header("user-agent", format!("job {secret}")).header("x-client-instance", secret);
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        assert!(answer["access_token"].is_string(), "{answer}");
+        self.remember(&answer);
+    }
+
+    /// Keeps what is told of who uses which secret.
+    async fn tell_status(&mut self, path: &str) {
+        let path = format!("{path}/$secret-status?minutes=1500");
+        let request = self.http.get(format!("{}{path}", self.base));
+        let answer = request.basic_auth(&self.admin.0, Some(&self.admin.1)).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        self.texts.push(("$secret-status".to_owned(), answer.text().await.unwrap()));
     }
 
     /// One that receives, and one that nobody answers.
@@ -286,6 +329,10 @@ async fn no_secret_is_found_where_it_must_not_be() {
         ("a webhook", "client.secret.rotated"),
         ("admin/", "no connection could be made"),
         ("admin/", "event: "),
+        ("$secret-status", "retiringSecret"),
+        ("$secret-status", "[withheld]"),
+        ("$secret-status", "\"minute\""),
+        ("$revoke-secret", "conflict"),
     ] {
         assert!(
             texts.iter().any(|(path, text)| path.starts_with(name) && text.contains(expected)),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use keyrelay_store::TestDatabase;
+use tokio::process::Command;
 
 use crate::process::{Process, keyrelay};
 
@@ -31,13 +32,25 @@ impl Place {
         self.start_in(&self.dir.join(name)).await
     }
 
+    /// Runs a command on the database, which must succeed, and gives what it said.
+    pub async fn do_well(&self, arguments: &[&str]) -> String {
+        let output = self.command().args(arguments).arg("--data-dir").arg(&self.dir).output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        said.into_owned()
+    }
+
     async fn start_in(&self, data_dir: &Path) -> Process {
+        Process::start_with(self.command(), data_dir).await
+    }
+
+    fn command(&self) -> Command {
         let mut command = keyrelay();
         command.env("KEYRELAY_LOG", "warn");
         if self.database.is_postgres() {
             command.env("KEYRELAY_DATABASE_URL", self.database.url());
             command.env("KEYRELAY_MASTER_KEY_FILE", self.dir.join("master.key"));
         }
-        Process::start_with(command, data_dir).await
+        command
     }
 }
