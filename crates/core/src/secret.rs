@@ -111,6 +111,12 @@ impl PlainSecret {
         self.reveal().as_bytes().ct_eq(public.as_bytes()).into()
     }
 
+    /// Whether another one has the same value, compared in constant time.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.is(other.reveal())
+    }
+
     /// How many characters the value has.
     #[must_use]
     pub fn chars(&self) -> usize {
@@ -257,6 +263,15 @@ mod tests {
         assert!(PlainSecret::presented("krs_".to_owned()).unwrap().is_garbled());
         assert!(PlainSecret::presented("krs_é€".to_owned()).unwrap().is_garbled());
         assert!(!PlainSecret::presented("b4f0a7e2-of-another-system".to_owned()).unwrap().is_garbled());
+    }
+
+    #[test]
+    fn two_are_the_same_by_every_character() {
+        let secret = |text: &str| PlainSecret::presented(text.to_owned()).unwrap();
+        assert!(secret("abc").is_same_as(&secret("abc")));
+        for other in ["abd", "ab", "abcd"] {
+            assert!(!secret("abc").is_same_as(&secret(other)), "{other}");
+        }
     }
 
     #[test]

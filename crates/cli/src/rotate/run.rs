@@ -14,7 +14,7 @@ use serde_json::json;
 use super::next::{Next, OnRetiring, next};
 use super::record::{Record, RecordFile};
 use super::wait::{Wait, Waited};
-use crate::admin::{ClientSecrets, Rotation, Server, ServerError};
+use crate::admin::{ClientSecrets, Rotated, Rotation, Server, ServerError};
 use crate::deliver::{Target, identity, place, remove, run_command};
 use crate::exit::Ending;
 use crate::tell::Tell;
@@ -23,6 +23,14 @@ use crate::tell::Tell;
 const TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(1);
 /// What is said after a failure that can be gone on from.
 const GO_ON: &str = "both secrets work: put right what failed, and run the same command again to go on";
+
+/// What is said when it is not known whether it was rotated.
+const ASK_AGAIN: &str =
+    "if the answer was lost, the secret was rotated: run the same command again, which asks for it again";
+
+/// What is said when a new secret is not the current one any more.
+const MOVED: &str = "the client's secrets were moved in the same moment, and not by this: nothing more was delivered; \
+    run the same command again";
 
 /// What is said when nobody has the new secret.
 const LOST: &str = "the new secret was in an answer that did not arrive and is not given again, and the client's project \
@@ -63,8 +71,7 @@ impl Run {
             Next::Rotate { from } => {
                 let secrets = self.secrets().await?;
                 self.advise(&secrets);
-                let record = self.record_of(before, from);
-                let (record, secret) = self.rotate(record, secrets).await?;
+                let (record, secret) = self.rotate(before, from, secrets).await?;
                 let record = self.deliver(record, &secret).await.context(GO_ON)?;
                 self.end(record).await
             }
@@ -90,14 +97,19 @@ impl Run {
         Record { url, client, from, to: None, delivered: false, first_target_was: None, asked: None }
     }
 
-    /// The record of a rotation that is to be asked for: as it was asked for before, if it was. What an earlier
-    /// run asked for may be under way, and only by its key is the answer to it an answer to this.
-    fn record_of(&self, before: Option<Record>, from: String) -> Record {
-        let force = self.on_retiring == OnRetiring::Overwrite;
-        let asked = before.filter(|record| record.from == from).and_then(|record| record.asked);
-        let asked = asked.filter(|asked| asked.force == force);
-        let asked = asked.unwrap_or_else(|| Rotation::new(force, self.retire_after, &SystemEntropy));
-        Record { asked: Some(asked), ..self.record(from) }
+    /// How it is asked for: as before, if no answer came to that. What an earlier run asked for may be under way, and
+    /// only by its key is the answer to it an answer to this.
+    fn asked(&self, before: Option<&Record>) -> Option<Rotation> {
+        let asked = before.filter(|record| record.to.is_none()).and_then(|record| record.asked.clone());
+        asked.filter(|asked| asked.force == self.forces())
+    }
+
+    fn forces(&self) -> bool {
+        self.on_retiring == OnRetiring::Overwrite
+    }
+
+    fn asks_anew(&self) -> Rotation {
+        Rotation::new(self.forces(), self.retire_after, &SystemEntropy)
     }
 
     /// Says it if the old secret may look unused while somebody still has it.
@@ -123,41 +135,83 @@ impl Run {
         Ok((first, PathBuf::from(format!("{}.retiring", first.path().display()))))
     }
 
+    /// The current secret, where the project shows it once. It is set aside, and what is needed to see whether the
+    /// first target has got another one since is noted. The second value is whether an earlier run had set the same
+    /// one aside.
+    fn set_aside(&self, record: &mut Record, before: Option<&Record>) -> anyhow::Result<(PlainSecret, bool)> {
+        let (first, aside) = self.kept()?;
+        let was_aside = if before.is_some() { held(&Target::File(aside.clone()))? } else { None };
+        record.first_target_was = identity(first.path())?;
+        let was = before.and_then(|before| before.first_target_was.as_ref());
+        if was.is_some_and(|was| Some(was) != record.first_target_was.as_ref())
+            && let Some(current) = was_aside
+        {
+            // What the first target got has ended, and the one that is current again is nowhere else.
+            return Ok((current, true));
+        }
+        let current = held(first)?.with_context(|| {
+            format!(
+                "{first} does not hold the current secret, which nobody else can say: the project shows it once"
+            )
+        })?;
+        place(&aside, current.reveal().as_bytes())?;
+        let is_same = was_aside.is_some_and(|was| was.is_same_as(&current));
+        Ok((current, is_same))
+    }
+
     async fn rotate(
         &mut self,
-        mut record: Record,
+        before: Option<Record>,
+        from: String,
         secrets: ClientSecrets,
     ) -> anyhow::Result<(Record, PlainSecret)> {
+        let before = before.filter(|record| record.from == from);
+        let mut record = self.record(from);
         let shows_once = secrets.secret.is_none();
-        let current = if let Some(current) = secrets.secret {
-            current
-        } else {
-            let (first, aside) = self.kept()?;
-            let held = first.held()?.with_context(|| {
-                    format!("{first} does not hold the current secret, which nobody else can say: the project shows it once")
-                })?;
-            place(&aside, held.as_bytes())?;
-            record.first_target_was = identity(first.path())?;
-            PlainSecret::presented(held).with_context(|| format!("what {first} holds"))?
+        let (current, is_same) = match secrets.secret {
+            Some(current) => (current, true),
+            None => self.set_aside(&mut record, before.as_ref())?,
         };
-        self.file.write(&record)?;
-        let asked = record.asked.as_ref().context("the record does not say how it is asked for")?;
-        let rotated = self.server.rotate(self.client, &current, asked).await.context(
-            "if the answer was lost, the secret was rotated: run the same command again, which asks for it again",
-        )?;
-        let fresh = rotated.secret;
+        // Under its key there is an answer to the same request only.
+        let again = self.asked(before.as_ref()).filter(|_| is_same);
+        let fresh = self.ask(&mut record, &current, again).await?;
         if shows_once {
             // Before anything that can fail: it is nowhere else.
-            self.kept()?.0.deliver(&fresh)?;
+            self.kept()?.0.deliver(&fresh.secret)?;
         }
-        self.server.follow(self.client, &fresh);
+        self.server.follow(self.client, &fresh.secret);
         let status = self.server.status(self.client, None).await.context(GO_ON)?;
-        let to = status.active_id().context("the client has no secret after the rotation")?;
-        let record = record.of(to.to_owned());
+        let active = status.secret.filter(|active| active.created == fresh.at).context(MOVED)?;
+        let record = record.of(active.id);
         self.file.write(&record)?;
+        let to = record.to.as_deref().unwrap_or_default();
         let text = format!("Rotated: {} is current, {} retires, and both grant access.", to, record.from);
         self.tell.event("rotated", &text, json!({ "from": record.from, "to": record.to }));
-        Ok((record, fresh))
+        Ok((record, fresh.secret))
+    }
+
+    /// Asks for a new secret, `again` for one that an earlier run may have asked for. That one may have been made
+    /// and have ended since, by whoever undid or revoked: the answer is given again all the same, and nobody may
+    /// get a secret that is refused.
+    async fn ask(
+        &self,
+        record: &mut Record,
+        current: &PlainSecret,
+        again: Option<Rotation>,
+    ) -> anyhow::Result<Rotated> {
+        if let Some(asked) = again {
+            record.asked = Some(asked.clone());
+            self.file.write(record)?;
+            let given = self.server.rotate(self.client, current, &asked).await.context(ASK_AGAIN)?;
+            let status = self.server.status(self.client, None).await.context(ASK_AGAIN)?;
+            if status.secret.is_some_and(|active| active.created == given.at) {
+                return Ok(given);
+            }
+        }
+        let asked = self.asks_anew();
+        record.asked = Some(asked.clone());
+        self.file.write(record)?;
+        self.server.rotate(self.client, current, &asked).await.context(ASK_AGAIN)
     }
 
     /// Delivers what an earlier run made; `since` is when the current secret was made.
@@ -178,8 +232,7 @@ impl Run {
     async fn asked_again(&self, record: &Record, since: &str) -> anyhow::Result<Option<PlainSecret>> {
         let Some(asked) = &record.asked else { return Ok(None) };
         let (_, aside) = self.kept()?;
-        let Some(held) = Target::File(aside.clone()).held()? else { return Ok(None) };
-        let old = PlainSecret::presented(held).with_context(|| format!("what {} holds", aside.display()))?;
+        let Some(old) = held(&Target::File(aside))? else { return Ok(None) };
         match self.server.rotate(self.client, &old, asked).await {
             Ok(rotated) if rotated.at == since => Ok(Some(rotated.secret)),
             Ok(_) | Err(ServerError::Refused { .. }) => Ok(None),
@@ -193,8 +246,7 @@ impl Run {
         let (first, _) = self.kept()?;
         let was = record.first_target_was.as_ref();
         let has_it = was.is_some() && identity(first.path())?.as_ref() != was;
-        let held = if has_it { first.held()? } else { None };
-        held.map(PlainSecret::presented).transpose().with_context(|| format!("what {first} holds"))
+        if has_it { held(first) } else { Ok(None) }
     }
 
     /// Delivers to every target. Files that have the secret stay as they are; commands are not run again once
@@ -265,9 +317,8 @@ impl Run {
             retiring
         } else {
             let (_, aside) = self.kept()?;
-            let held = Target::File(aside.clone()).held()?;
-            let held = held.with_context(|| format!("{} with the old secret is gone", aside.display()))?;
-            PlainSecret::presented(held).with_context(|| format!("what {} holds", aside.display()))?
+            let kept = held(&Target::File(aside.clone()))?;
+            kept.with_context(|| format!("{} with the old secret is gone", aside.display()))?
         };
         self.server.retire(self.client, &retiring, None).await.context(
             "if the answer was lost, the secret was retired: run the same command again, which finds that out",
@@ -300,6 +351,12 @@ impl Run {
             Ok(self.server.secrets(self.client).await?)
         }
     }
+}
+
+/// The secret that a file holds now.
+fn held(target: &Target) -> anyhow::Result<Option<PlainSecret>> {
+    let held = target.held()?.map(PlainSecret::presented).transpose();
+    held.with_context(|| format!("what {target} holds"))
 }
 
 impl Record {

@@ -200,6 +200,73 @@ async fn a_lost_answer_is_asked_for_as_it_was_at_first() {
     assert_eq!(grant(&http(), &stage.server.base, &stage.client, &stage.read("secret")).await, 200);
 }
 
+/// How a rotation that was answered can be taken back before it is gone on with.
+async fn take_back(stage: &Stage, by_undoing: bool) {
+    let client = format!("fhir/R4/ClientApplication/{}", stage.client);
+    let operate = async |operation, body| {
+        stage.ask("POST", &format!("{client}/{operation}"), Some(body)).await;
+    };
+    if by_undoing {
+        operate("$undo-rotation", json!({})).await;
+        operate("$revoke-secret", json!({ "slot": "retiringSecret" })).await;
+    } else {
+        operate("$revoke-secret", json!({ "slot": "secret" })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_has_ended_between_two_runs_is_not_delivered_again() {
+    const WAITS: [&str; 9] = [
+        "--to",
+        "file:secret",
+        "--exec",
+        "cat > by-command",
+        "--retire",
+        "--wait-unused",
+        "2h",
+        "--timeout",
+        "1s",
+    ];
+    let mut stage = Stage::set().await;
+    for visibility in ["recoverable", "once"] {
+        stage.set_project("secretVisibility", visibility).await;
+        for by_undoing in [false, true] {
+            stage.make_client().await;
+            let old = stage.read("secret");
+            let said = stage.run("rotate", &WAITS).await;
+            assert_eq!(said.code, Some(4), "{}", said.text);
+            let ended = stage.read("secret");
+            take_back(&stage, by_undoing).await;
+            let said = stage.run("rotate", &WAITS).await;
+            assert_eq!(said.code, Some(4), "{visibility}, {by_undoing}: {}", said.text);
+            let new = stage.read("secret");
+            assert!(new != ended && new == stage.read("by-command"), "{visibility}, {by_undoing}");
+            for (secret, expected) in [(&new, 200), (&old, 200), (&ended, 401)] {
+                let granted = grant(&http(), &stage.server.base, &stage.client, secret).await;
+                assert_eq!(granted, expected, "{visibility}, {by_undoing}");
+            }
+            // In a project that shows secrets once, the old one is still at hand to be retired.
+            let said = stage.run("rotate", &["--to", "file:secret", "--retire", "--wait-unused", "1s"]).await;
+            assert_eq!(said.code, Some(0), "{visibility}, {by_undoing}: {}", said.text);
+            assert_eq!(grant(&http(), &stage.server.base, &stage.client, &old).await, 401);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_whose_secret_has_ended_is_not_taken() {
+    for by_undoing in [false, true] {
+        let stage = Stage::set().await;
+        let (way, old) = with_a_lost_answer(&stage).await;
+        take_back(&stage, by_undoing).await;
+        let said = end(by(&way, &stage, &["--to", "file:secret"])).await;
+        assert_eq!((said.code, stage.rotations().await), (Some(0), 2), "{}", said.text);
+        for secret in [&stage.read("secret"), &old] {
+            assert_eq!(grant(&http(), &stage.server.base, &stage.client, secret).await, 200);
+        }
+    }
+}
+
 #[tokio::test]
 async fn files_keep_their_mode_owner_and_everything_else() {
     let stage = Stage::set().await;
