@@ -109,9 +109,10 @@ impl Agent {
     fn new(args: AgentArgs, entropy: &dyn Entropy) -> anyhow::Result<Self> {
         let file = args.secret_file.iter().map(|path| Target::File(path.clone()));
         let files: Vec<Target> = file.chain(args.to.iter().cloned()).collect();
-        check_all(&files)?;
+        // First: another run may be about to write what is tried here.
         let record = RecordFile::open(args.state.as_deref(), args.client)
             .context("the state of the rotation cannot be kept")?;
+        check_all(&files)?;
         let (due_at_age, tell) = (due_at_age(args.every.0, entropy), Tell::json(args.json));
         let agent = Self { args, files, due_at_age, record: Arc::new(record), tell };
         warn_if_in_clear(&agent.server()?);

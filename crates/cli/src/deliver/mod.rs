@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use keyrelay_core::secret::PlainSecret;
 use zeroize::Zeroizing;
 
+use atomic::Turn;
 pub use atomic::{identity, place, remove};
 pub use command::run as run_command;
 
@@ -68,6 +69,16 @@ impl Target {
         }
     }
 
+    /// A file beside it that is beside no other target: those of one file have different keys.
+    pub fn beside(&self, what: &str) -> PathBuf {
+        let mut name = self.path().as_os_str().to_owned();
+        if let Self::Dotenv { key, .. } = self {
+            name.push(format!(".{key}"));
+        }
+        name.push(format!(".{what}"));
+        name.into()
+    }
+
     /// The secret that it holds now.
     pub fn held(&self) -> anyhow::Result<Option<Zeroizing<String>>> {
         let Some(bytes) = atomic::read(self.path())? else { return Ok(None) };
@@ -95,19 +106,31 @@ impl Target {
 
     /// Tries everything but giving the file its name, so that what cannot be delivered is not made.
     pub fn check(&self) -> anyhow::Result<()> {
-        let cannot = || format!("cannot deliver to {self}; nothing was changed");
-        let bytes = atomic::read(self.path()).with_context(cannot)?;
-        atomic::check(self.path(), bytes.as_ref().map(|bytes| bytes.as_slice()).unwrap_or_default())
-            .with_context(cannot)
+        let check = || {
+            let bytes = atomic::read(self.path())?.unwrap_or_default();
+            Turn::wait(self.path())?.check(&bytes)
+        };
+        check().with_context(|| format!("cannot deliver to {self}; nothing was changed"))
     }
 
     /// Puts the secret there.
     pub fn deliver(&self, secret: &PlainSecret) -> anyhow::Result<()> {
-        let (before, after) = self.with(secret)?;
-        if before.is_some_and(|before| before == after) {
+        if self.has(secret)? {
             return Ok(());
         }
-        place(self.path(), &after).with_context(|| format!("cannot deliver to {self}"))
+        let deliver = || {
+            let turn = Turn::wait(self.path())?;
+            // Again: another key of the file may have got another value meanwhile.
+            let (_, after) = self.with(secret)?;
+            turn.place(&after)
+        };
+        deliver().with_context(|| format!("cannot deliver to {self}"))
+    }
+
+    /// Whether nothing would change.
+    fn has(&self, secret: &PlainSecret) -> anyhow::Result<bool> {
+        let (before, after) = self.with(secret)?;
+        Ok(before.is_some_and(|before| before == after))
     }
 }
 
@@ -146,6 +169,29 @@ mod tests {
         {
             assert!(read(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn who_writes_other_keys_of_one_file_takes_turns() {
+        const ROUNDS: usize = 30;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".env");
+        let target = &|n| Target::Dotenv { path: path.clone(), key: format!("KEY_{n}") };
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let secret = PlainSecret::presented(format!("secret-{n}-{round}")).unwrap();
+                        target(n).check().unwrap();
+                        target(n).deliver(&secret).unwrap();
+                        // Nobody put back what was there before.
+                        assert!(target(n).has(&secret).unwrap(), "{n}, {round}");
+                    }
+                });
+            }
+        });
+        let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, [".env"]);
     }
 
     #[test]

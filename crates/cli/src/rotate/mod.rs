@@ -99,14 +99,15 @@ pub async fn rotate(args: RotateArgs) -> anyhow::Result<ExitCode> {
 
 fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
     let server = open(&args.connection)?;
+    // First: another run may be about to write what is tried here.
+    let file = RecordFile::open(args.state.as_deref(), args.client)
+        .context("the state of the rotation cannot be kept")?;
     check_all(&args.to)?;
     let on_retiring = match (args.resume, args.force) {
         (true, _) => OnRetiring::Resume,
         (_, true) => OnRetiring::Overwrite,
         _ => OnRetiring::Refuse,
     };
-    let file = RecordFile::open(args.state.as_deref(), args.client)
-        .context("the state of the rotation cannot be kept")?;
     Ok(Run {
         server,
         client: args.client,

@@ -132,7 +132,7 @@ impl Run {
             "the client's project shows secrets once, so the new secret can be read from the answer only: name a \
              file with --to, which is written before anything else; it must hold the current secret",
         )?;
-        Ok((first, PathBuf::from(format!("{}.retiring", first.path().display()))))
+        Ok((first, first.beside("retiring")))
     }
 
     /// The current secret, where the project shows it once. It is set aside, and what is needed to see whether the

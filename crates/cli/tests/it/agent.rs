@@ -137,6 +137,18 @@ async fn while_the_server_is_away_it_waits_and_a_start_is_no_reason_to_rotate() 
 }
 
 #[tokio::test]
+async fn a_second_one_touches_nothing() {
+    let stage = prepared("recoverable").await;
+    std::fs::create_dir_all(stage.state_file().parent().unwrap()).unwrap();
+    let lock = std::fs::File::create(stage.state_file().with_extension("json.lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(stage.path(".secret.keyrelay-part"), "about to be delivered").unwrap();
+    let said = end(agent(&stage, &stage.server.base, &["--once"])).await;
+    assert!(said.code == Some(1) && said.text.contains("is running"), "{}", said.text);
+    assert_eq!(stage.read(".secret.keyrelay-part"), "about to be delivered");
+}
+
+#[tokio::test]
 async fn the_old_secret_may_end_by_itself() {
     let stage = prepared("recoverable").await;
     let old = stage.read("secret");

@@ -326,6 +326,33 @@ async fn what_cannot_be_delivered_is_not_made() {
 }
 
 #[tokio::test]
+async fn two_clients_may_have_their_secrets_in_one_file() {
+    let mut stage = Stage::set().await;
+    stage.set_project("secretVisibility", "once").await;
+    let first = (stage.client.clone(), stage.read("secret"));
+    stage.make_client().await;
+    let second = (stage.client.clone(), stage.read("secret"));
+    std::fs::write(stage.path(".env"), format!("FIRST={}\nSECOND={}\n", first.1, second.1)).unwrap();
+    let both = [("dotenv:.env#FIRST", first), ("dotenv:.env#SECOND", second)];
+    for (wait, code) in [("2h", 4), ("1s", 0)] {
+        for (target, (client, old)) in &both {
+            stage.client.clone_from(client);
+            let arguments = ["--to", target, "--retire", "--wait-unused", wait, "--timeout", "1s"];
+            let said = stage.run("rotate", &arguments[..if code == 0 { 5 } else { 7 }]).await;
+            assert_eq!(said.code, Some(code), "{}", said.text);
+            let granted = grant(&http(), &stage.server.base, client, old).await;
+            assert_eq!(granted, if code == 0 { 401 } else { 200 });
+        }
+    }
+    let env = stage.read(".env");
+    for (line, (_, (client, _))) in env.lines().zip(&both) {
+        let secret = line.split_once('=').unwrap().1;
+        assert_eq!(grant(&http(), &stage.server.base, client, secret).await, 200);
+    }
+    assert_eq!(names(stage.dir.path()), [".env", "data", "home", "log", "secret"]);
+}
+
+#[tokio::test]
 async fn a_command_that_fails_leaves_both_secrets_working() {
     let stage = Stage::set().await;
     let old = stage.read("secret");
@@ -371,8 +398,10 @@ async fn a_secret_in_use_is_not_retired_until_the_time_is_up() {
     let mut waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(waiting.stdout.take().unwrap()).lines();
     assert!(lines.next_line().await.unwrap().unwrap().starts_with("An earlier run has rotated"));
+    std::fs::write(stage.path(".secret.keyrelay-part"), "about to be delivered").unwrap();
     let said = stage.run("rotate", &patient).await;
     assert!(said.code == Some(1) && said.text.contains("is running"), "{}", said.text);
+    assert_eq!(stage.read(".secret.keyrelay-part"), "about to be delivered");
     waiting.kill().await.unwrap();
 
     std::fs::rename(stage.path("secret"), &stubborn).unwrap();
