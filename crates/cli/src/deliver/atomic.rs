@@ -44,12 +44,6 @@ fn metadata(path: &Path) -> std::io::Result<Option<Metadata>> {
     }
 }
 
-/// Which file has that name now: another one after each [`place`]. `None` where there is none.
-pub fn identity(path: &Path) -> anyhow::Result<Option<String>> {
-    let meta = metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
-    Ok(meta.map(|meta| format!("{}:{}", meta.dev(), meta.ino())))
-}
-
 /// Gives a file its contents.
 pub fn place(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
     Turn::wait(path)?.place(contents)
@@ -231,11 +225,9 @@ mod tests {
             (fs::metadata(&path).unwrap().uid(), fs::metadata(&path).unwrap().gid())
         };
         std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1)).unwrap();
-        let before = identity(&path).unwrap();
         place(&path, b"two").unwrap();
         let meta = fs::metadata(&path).unwrap();
         assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o640, owner.0, owner.1));
-        assert_ne!(identity(&path).unwrap(), before);
         assert_eq!(names(dir.path()), ["secret"]);
     }
 

@@ -13,7 +13,7 @@ use keyrelay_core::secret::PlainSecret;
 use zeroize::Zeroizing;
 
 use atomic::Turn;
-pub use atomic::{identity, place, remove};
+pub use atomic::{place, remove};
 pub use command::run as run_command;
 
 /// What is in a file.

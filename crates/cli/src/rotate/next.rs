@@ -128,7 +128,6 @@ mod tests {
             from: from.to_owned(),
             to: None,
             delivered: false,
-            first_target_was: None,
             asked: None,
         });
         match next(record.as_ref(), now, on_retiring) {

@@ -16,7 +16,7 @@ use crate::installation::dir_of;
 
 /// A rotation that is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The server.
     pub url: String,
@@ -28,8 +28,6 @@ pub struct Record {
     pub to: Option<String>,
     /// Whether every target has it.
     pub delivered: bool,
-    /// Which file the first target was before; see [`crate::deliver::identity`].
-    pub first_target_was: Option<String>,
     /// How it was asked for, so that the answer can be asked for again; none where somebody else asked.
     #[serde(default)]
     pub asked: Option<Rotation>,

@@ -9,13 +9,14 @@ use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::ClientId;
 use keyrelay_core::random::SystemEntropy;
 use keyrelay_core::secret::PlainSecret;
+use reqwest::StatusCode;
 use serde_json::json;
 
 use super::next::{Next, OnRetiring, next};
 use super::record::{Record, RecordFile};
 use super::wait::{Wait, Waited};
 use crate::admin::{ClientSecrets, Rotated, Rotation, Server, ServerError};
-use crate::deliver::{Target, identity, place, remove, run_command};
+use crate::deliver::{Target, place, remove, run_command};
 use crate::exit::Ending;
 use crate::tell::Tell;
 
@@ -77,16 +78,15 @@ impl Run {
             }
             Next::Deliver { from, to } => {
                 let record = before.filter(|record| record.from == from);
-                let record = record.unwrap_or_else(|| self.record(from)).of(to);
-                self.file.write(&record)?;
+                let record = record.unwrap_or_else(|| self.record(from));
                 let text = "An earlier run has rotated: its secret is delivered, and no other one is made.";
-                self.tell.event("resumed", text, json!({ "from": record.from, "to": record.to }));
-                let record = self.deliver_again(record, &since).await.context(GO_ON)?;
+                self.tell.event("resumed", text, json!({ "from": record.from, "to": to }));
+                let record = self.deliver_again(record, to, &since).await.context(GO_ON)?;
                 self.end(record).await
             }
             Next::Finish { to } => {
-                let record = before.unwrap_or_else(|| self.record(to.clone())).of(to);
-                self.deliver_again(record, &since).await?;
+                let record = before.unwrap_or_else(|| self.record(to.clone()));
+                self.deliver_again(record, to, &since).await?;
                 self.done()
             }
         }
@@ -94,7 +94,7 @@ impl Run {
 
     fn record(&self, from: String) -> Record {
         let (url, client) = (self.server.url().to_owned(), self.client.to_string());
-        Record { url, client, from, to: None, delivered: false, first_target_was: None, asked: None }
+        Record { url, client, from, to: None, delivered: false, asked: None }
     }
 
     /// How it is asked for: as before, if no answer came to that. What an earlier run asked for may be under way, and
@@ -135,28 +135,24 @@ impl Run {
         Ok((first, first.beside("retiring")))
     }
 
-    /// The current secret, where the project shows it once. It is set aside, and what is needed to see whether the
-    /// first target has got another one since is noted. The second value is whether an earlier run had set the same
-    /// one aside.
-    fn set_aside(&self, record: &mut Record, before: Option<&Record>) -> anyhow::Result<(PlainSecret, bool)> {
+    /// The current secret, where the project shows it once, kept until it is retired; and whether an earlier run kept
+    /// the same one, and so may have asked with it.
+    fn current(&self, before: Option<&Record>) -> anyhow::Result<(PlainSecret, bool)> {
         let (first, aside) = self.kept()?;
-        let was_aside = if before.is_some() { held(&Target::File(aside.clone()))? } else { None };
-        record.first_target_was = identity(first.path())?;
-        let was = before.and_then(|before| before.first_target_was.as_ref());
-        if was.is_some_and(|was| Some(was) != record.first_target_was.as_ref())
-            && let Some(current) = was_aside
-        {
-            // What the first target got has ended, and the one that is current again is nowhere else.
-            return Ok((current, true));
-        }
+        let was_kept = if before.is_some() { held(&Target::File(aside.clone()))? } else { None };
         let current = held(first)?.with_context(|| {
             format!(
                 "{first} does not hold the current secret, which nobody else can say: the project shows it once"
             )
         })?;
-        place(&aside, current.reveal().as_bytes())?;
-        let is_same = was_aside.is_some_and(|was| was.is_same_as(&current));
-        Ok((current, is_same))
+        match was_kept {
+            // What the first target got has ended, and the one that is current again is nowhere else.
+            Some(kept) if !kept.is_same_as(&current) => Ok((kept, true)),
+            kept => {
+                place(&aside, current.reveal().as_bytes())?;
+                Ok((current, kept.is_some()))
+            }
+        }
     }
 
     async fn rotate(
@@ -165,16 +161,19 @@ impl Run {
         from: String,
         secrets: ClientSecrets,
     ) -> anyhow::Result<(Record, PlainSecret)> {
-        let before = before.filter(|record| record.from == from);
+        let before = before.filter(|record| record.from == from && record.asked.is_some());
         let mut record = self.record(from);
         let shows_once = secrets.secret.is_none();
         let (current, is_same) = match secrets.secret {
             Some(current) => (current, true),
-            None => self.set_aside(&mut record, before.as_ref())?,
+            None => self.current(before.as_ref())?,
         };
         // Under its key there is an answer to the same request only.
         let again = self.asked(before.as_ref()).filter(|_| is_same);
-        let fresh = self.ask(&mut record, &current, again).await?;
+        let fresh = match self.ask(&mut record, &current, again).await {
+            Err(error) if shows_once && is_no_match(&error) => return Err(self.not_current(&current, error)?),
+            fresh => fresh?,
+        };
         if shows_once {
             // Before anything that can fail: it is nowhere else.
             self.kept()?.0.deliver(&fresh.secret)?;
@@ -188,6 +187,23 @@ impl Run {
         let text = format!("Rotated: {} is current, {} retires, and both grant access.", to, record.from);
         self.tell.event("rotated", &text, json!({ "from": record.from, "to": record.to }));
         Ok((record, fresh.secret))
+    }
+
+    /// What is said of a secret that was taken for the current one. If it is where it was taken from, nothing is left
+    /// of the attempt, so that the right one is taken from there when it is put there.
+    fn not_current(&self, taken: &PlainSecret, error: anyhow::Error) -> anyhow::Result<anyhow::Error> {
+        let (first, aside) = self.kept()?;
+        if held(first)?.is_some_and(|held| held.is_same_as(taken)) {
+            self.forget()?;
+            return Ok(
+                error.context(format!("{first} does not hold the current secret; nothing was changed"))
+            );
+        }
+        Ok(error.context(format!(
+            "{} was kept as the secret that is current again; nothing was changed. If it is not, put the current one \
+             into {first}, and remove that file",
+            aside.display()
+        )))
     }
 
     /// Asks for a new secret, `again` for one that an earlier run may have asked for. That one may have been made
@@ -214,39 +230,62 @@ impl Run {
         self.server.rotate(self.client, current, &asked).await.context(ASK_AGAIN)
     }
 
-    /// Delivers what an earlier run made; `since` is when the current secret was made.
-    async fn deliver_again(&mut self, record: Record, since: &str) -> anyhow::Result<Record> {
+    /// Delivers the secret with the id `to`, which an earlier run made; `since` is when it was made.
+    async fn deliver_again(&mut self, record: Record, to: String, since: &str) -> anyhow::Result<Record> {
         let secret = match self.secrets().await?.secret {
             Some(secret) => secret,
-            None => match self.held_by_first_target(&record)? {
-                Some(secret) => secret,
-                None => self.asked_again(&record, since).await?.context(LOST)?,
-            },
+            None => self.found(&record, &to, since).await?.context(LOST)?,
         };
         self.server.follow(self.client, &secret);
+        let record = record.of(to);
+        self.file.write(&record)?;
         self.deliver(record, &secret).await
     }
 
-    /// The new secret by the answer to an earlier run, which may not have got it. None where the server gives that
-    /// answer no more, or where the secret in it is not the current one by now.
-    async fn asked_again(&self, record: &Record, since: &str) -> anyhow::Result<Option<PlainSecret>> {
+    /// The current secret, where the server does not show it. An earlier run may have got the answer with it or not,
+    /// and what the first target holds may have been put there by others.
+    async fn found(&self, record: &Record, to: &str, since: &str) -> anyhow::Result<Option<PlainSecret>> {
+        let has_got = record.to.as_deref() == Some(to);
+        if has_got && let Some(held) = self.held_by_first_target(record)? {
+            return Ok(Some(held));
+        }
+        let given = self.asked_again(record).await?;
+        match given {
+            Some(given) if given.at == since => Ok(Some(given.secret)),
+            // By now another one is current: whoever wrote that may have put it there.
+            Some(ended) => {
+                let held = self.held_by_first_target(record)?;
+                Ok(held.filter(|held| !held.is_same_as(&ended.secret)))
+            }
+            None if record.to.is_none() => self.held_by_first_target(record),
+            None => Ok(None),
+        }
+    }
+
+    /// The answer to an earlier run, which may not have got it. None where the server gives that answer no more.
+    async fn asked_again(&self, record: &Record) -> anyhow::Result<Option<Rotated>> {
         let Some(asked) = &record.asked else { return Ok(None) };
         let (_, aside) = self.kept()?;
         let Some(old) = held(&Target::File(aside))? else { return Ok(None) };
         match self.server.rotate(self.client, &old, asked).await {
-            Ok(rotated) if rotated.at == since => Ok(Some(rotated.secret)),
-            Ok(_) | Err(ServerError::Refused { .. }) => Ok(None),
+            Ok(rotated) => Ok(Some(rotated)),
+            Err(ServerError::Refused { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The new secret, if an earlier run has got it. Without a record of one, nothing says that the file is not
-    /// from before the rotation.
+    /// What the first target holds, if that is not the old secret. Without a record of how a new one was asked for,
+    /// or without the old one beside it, nothing says that it is not.
     fn held_by_first_target(&self, record: &Record) -> anyhow::Result<Option<PlainSecret>> {
-        let (first, _) = self.kept()?;
-        let was = record.first_target_was.as_ref();
-        let has_it = was.is_some() && identity(first.path())?.as_ref() != was;
-        if has_it { held(first) } else { Ok(None) }
+        let (first, aside) = self.kept()?;
+        if record.asked.is_none() {
+            return Ok(None);
+        }
+        Ok(match (held(first)?, held(&Target::File(aside))?) {
+            (held, Some(old)) => held.filter(|held| !held.is_same_as(&old)),
+            // It goes before the record does.
+            (held, None) => held.filter(|_| record.delivered),
+        })
     }
 
     /// Delivers to every target. Files that have the secret stay as they are; commands are not run again once
@@ -351,6 +390,12 @@ impl Run {
             Ok(self.server.secrets(self.client).await?)
         }
     }
+}
+
+/// Whether the server said that the secret is not the one that was to be rotated: then nothing was.
+fn is_no_match(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<ServerError>();
+    matches!(error, Some(ServerError::Refused { status: StatusCode::BAD_REQUEST, .. }))
 }
 
 /// The secret that a file holds now.

@@ -190,6 +190,55 @@ async fn a_lost_answer_that_is_out_of_date_by_now_is_not_delivered() {
 }
 
 #[tokio::test]
+async fn the_old_secret_that_somebody_puts_back_is_not_taken_for_the_new_one() {
+    let stage = Stage::set().await;
+    let (way, old) = with_a_lost_answer(&stage).await;
+    std::fs::write(stage.path("beside"), &old).unwrap();
+    std::fs::rename(stage.path("beside"), stage.path("secret")).unwrap();
+    let arguments = ["--to", "file:secret", "--retire", "--wait-unused"];
+    for (wait, code) in [("2h", Some(4)), ("1s", Some(0))] {
+        let arguments = [&arguments[..], &[wait, "--timeout", "3s"]].concat();
+        let said = end(by(&way, &stage, &arguments)).await;
+        assert_eq!((said.code, stage.rotations().await), (code, 1), "{}", said.text);
+        assert_eq!(grant(&http(), &stage.server.base, &stage.client, &stage.read("secret")).await, 200);
+        // Also after the new one had got there.
+        std::fs::write(stage.path("secret"), &old).unwrap();
+    }
+    assert_eq!(grant(&http(), &stage.server.base, &stage.client, &old).await, 401);
+}
+
+#[tokio::test]
+async fn a_secret_that_was_replaced_is_not_delivered_from_the_first_target() {
+    let stage = Stage::set().await;
+    stage.set_project("secretVisibility", "once").await;
+    let waits = ["--to", "file:secret", "--retire", "--wait-unused", "2h", "--timeout", "1s"];
+    let said = stage.run("rotate", &waits).await;
+    assert_eq!(said.code, Some(4), "{}", said.text);
+    let chosen = "chosen by an admin, long enough to be allowed";
+    let patch = json!([{ "op": "add", "path": "/secret", "value": chosen }]);
+    stage.ask("PATCH", &format!("fhir/R4/ClientApplication/{}", stage.client), Some(patch)).await;
+    let fresh = [&["--to", "file:secret", "--to", "file:fresh"], &waits[2..]].concat();
+    let said = stage.run("rotate", &fresh).await;
+    assert_eq!((said.code, stage.path("fresh").exists()), (Some(1), false), "{}", said.text);
+    std::fs::write(stage.path("secret"), chosen).unwrap();
+    let said = stage.run("rotate", &fresh).await;
+    assert_eq!((said.code, stage.read("fresh").as_str()), (Some(4), chosen), "{}", said.text);
+}
+
+#[tokio::test]
+async fn a_file_that_holds_another_secret_is_named_and_can_be_put_right() {
+    let stage = Stage::set().await;
+    stage.set_project("secretVisibility", "once").await;
+    let current = stage.read("secret");
+    std::fs::write(stage.path("secret"), "of another client").unwrap();
+    let said = stage.run("rotate", &["--to", "file:secret"]).await;
+    assert!(said.code == Some(1) && said.text.contains("secret does not hold the current"), "{}", said.text);
+    std::fs::write(stage.path("secret"), current).unwrap();
+    let said = stage.run("rotate", &["--to", "file:secret"]).await;
+    assert_eq!((said.code, stage.rotations().await), (Some(0), 1), "{}", said.text);
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_asked_for_as_it_was_at_first() {
     let stage = Stage::set().await;
     let (way, old) = with_a_lost_answer(&stage).await;
