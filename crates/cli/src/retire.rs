@@ -8,11 +8,9 @@ use clap::Args;
 use keyrelay_core::id::ClientId;
 use keyrelay_core::limits::EVIDENCE_UNUSED_FOR_DEFAULT;
 use keyrelay_core::secret::PlainSecret;
-use keyrelay_core::time::Timestamp;
-use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::admin::{ConnectionArgs, Period, ServerError, client_id, read_secret};
+use crate::admin::{ConnectionArgs, Period, Retirement, client_id, read_secret};
 use crate::exit::{EXIT_CODES, Ending};
 use crate::rotate::open;
 use crate::tell::Tell;
@@ -45,6 +43,9 @@ pub async fn retire(args: RetireArgs) -> anyhow::Result<ExitCode> {
     let server = open(&args.connection)?;
     let tell = Tell::json(args.json);
     let status = server.status(args.client, args.unused_for.map(|period| period.0)).await?;
+    // The server looks once more, in the moment in which the secret ends.
+    let unused_for = args.unused_for.map_or(EVIDENCE_UNUSED_FOR_DEFAULT, |period| period.0);
+    let only_if_unused = (!args.force).then(|| status.unused_until_now(unused_for));
     let Some(retiring) = status.retiring_secret else {
         tell.event("done", "There is no retiring secret.", json!({ "retired": false }));
         return Ok(ExitCode::SUCCESS);
@@ -59,17 +60,8 @@ pub async fn retire(args: RetireArgs) -> anyhow::Result<ExitCode> {
             "the client's project shows secrets once: name the file with the retiring secret by --retiring-file",
         )?,
     };
-    // Where nobody was seen for that long, the server looks once more, in the moment in which the secret ends.
-    let unused_for = args.unused_for.map_or(EVIDENCE_UNUSED_FOR_DEFAULT, |period| period.0);
-    let last_used = retiring.slot.last_used.as_deref().and_then(Timestamp::parse);
-    let counted = Timestamp::parse(&status.complete_until);
-    let is_unused = last_used.is_none_or(|last| counted.is_some_and(|now| now.since(last) >= unused_for));
-    let only_if_unused = (is_unused && !args.force).then_some(unused_for);
-    match server.retire(args.client, &secret, only_if_unused).await {
-        Err(ServerError::Refused { status: StatusCode::CONFLICT, text }) if only_if_unused.is_some() => {
-            return Ok(still_in_use(tell, &text));
-        }
-        retired => retired?,
+    if let Retirement::StillInUse(reason) = server.retire(args.client, &secret, only_if_unused).await? {
+        return Ok(still_in_use(tell, &reason));
     }
     let text = format!("Retired: {} is not accepted any more. {reason}", retiring.slot.id);
     tell.event("retired", &text, json!({ "secret": retiring.slot.id, "reason": reason }));

@@ -5,7 +5,7 @@ mod server;
 mod status;
 
 pub use connection::{ConnectionArgs, base, read_secret};
-pub use server::{Admin, ClientSecrets, Rotated, Rotation, Server, ServerError};
+pub use server::{Admin, ClientSecrets, Retirement, Rotated, Rotation, Server, ServerError};
 #[cfg(test)]
 pub use status::RetiringStatus;
 pub use status::{CallerStatus, Movement, SecretStatus, SlotStatus, ago, when};

@@ -143,6 +143,15 @@ pub struct Rotated {
     pub at: String,
 }
 
+/// What came of retiring.
+#[derive(Debug)]
+pub enum Retirement {
+    /// The secret is not accepted any more.
+    Done,
+    /// It was used, for the reason that the server says.
+    StillInUse(String),
+}
+
 /// As a string of structured fields, which the header is.
 fn keyed(request: RequestBuilder, key: &str) -> RequestBuilder {
     request.header("Idempotency-Key", format!("\"{key}\""))
@@ -284,13 +293,13 @@ impl Server {
         Ok(Rotated { secret, at: rotated.last_updated })
     }
 
-    /// Retires; with `only_if_unused`, only if nobody has used the secret for that long.
+    /// Retires; with `only_if_unused`, only if nobody has used the secret for that long when it ends.
     pub async fn retire(
         &self,
         client: ClientId,
         retiring: &PlainSecret,
         only_if_unused: Option<Duration>,
-    ) -> Result<(), ServerError> {
+    ) -> Result<Retirement, ServerError> {
         let mut parameters = vec![json!({ "name": "retiringSecret", "valueString": retiring.reveal() })];
         if let Some(period) = only_if_unused {
             let period = format!("{}ms", period.as_millis());
@@ -298,7 +307,13 @@ impl Server {
         }
         let body = json!({ "resourceType": "Parameters", "parameter": parameters });
         let request = self.request(Method::POST, client, "/$rotate-secret").json(&body);
-        Self::send::<ClientResource>(request).await.map(drop)
+        match Self::send::<ClientResource>(request).await {
+            Ok(_) => Ok(Retirement::Done),
+            Err(ServerError::Refused { status: StatusCode::CONFLICT, text }) if only_if_unused.is_some() => {
+                Ok(Retirement::StillInUse(text))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the retiring secret the current one again, if the client is still of that version.

@@ -2,8 +2,10 @@
 //! by their ids; none is in it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use keyrelay_core::evidence::in_words;
+use keyrelay_core::fhir::schema::LIFETIME_MIN;
 use keyrelay_core::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -157,6 +159,17 @@ impl SecretStatus {
     /// The id of the retiring secret.
     pub fn retiring_id(&self) -> Option<&str> {
         self.retiring_secret.as_ref().map(|retiring| retiring.slot.id.as_str())
+    }
+
+    /// How long the retiring secret is unused, and `unused_for` at most: what the server is to find again in the moment
+    /// in which it ends. That is less than `unused_for` where callers have moved that used it since.
+    pub fn unused_until_now(&self, unused_for: Duration) -> Duration {
+        let last_used = self.retiring_secret.as_ref().and_then(|retiring| retiring.slot.last_used.as_deref());
+        let (last_used, counted) =
+            (last_used.and_then(Timestamp::parse), Timestamp::parse(&self.complete_until));
+        let unused =
+            last_used.map_or(unused_for, |last| counted.map_or(Duration::ZERO, |now| now.since(last)));
+        unused.clamp(LIFETIME_MIN, unused_for.max(LIFETIME_MIN))
     }
 
     /// Both secrets, as far as there are any, with what to call them.
@@ -323,6 +336,15 @@ mod tests {
         ] });
         let status = SecretStatus::read(&told).unwrap();
         assert_eq!((status.active_id(), status.retiring_id()), (Some("a"), Some("r")));
+        let unused = |last_used: Option<&str>, seconds| {
+            let mut status = status.clone();
+            let slot = &mut status.retiring_secret.as_mut().unwrap().slot;
+            slot.last_used = last_used.map(|second| format!("2026-01-01T00:{second}.000Z"));
+            "2026-01-01T00:10:00.000Z".clone_into(&mut status.complete_until);
+            status.unused_until_now(Duration::from_secs(seconds)).as_secs()
+        };
+        assert_eq!((unused(Some("00:00"), 60), unused(None, 60)), (60, 60));
+        assert_eq!((unused(Some("00:00"), 3600), unused(Some("10:01"), 3600)), (600, 1));
         let stands: Vec<_> =
             status.movements().into_iter().map(|movement| (movement.who, movement.on_retiring)).collect();
         let expected = [("10.0.0.1 back", true), ("10.0.0.1 back[2J", true), ("10.0.0.1 moved", false)];

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::ClientId;
+use keyrelay_core::limits::EVIDENCE_UNUSED_FOR_DEFAULT;
 use keyrelay_core::random::SystemEntropy;
 use keyrelay_core::secret::PlainSecret;
 use reqwest::StatusCode;
@@ -15,7 +16,7 @@ use serde_json::json;
 use super::next::{Next, OnRetiring, next};
 use super::record::{Record, RecordFile};
 use super::wait::{Wait, Waited};
-use crate::admin::{ClientSecrets, Rotated, Rotation, Server, ServerError};
+use crate::admin::{ClientSecrets, Retirement, Rotated, Rotation, SecretStatus, Server, ServerError};
 use crate::deliver::{Target, place, remove, run_command};
 use crate::exit::Ending;
 use crate::tell::Tell;
@@ -321,36 +322,41 @@ impl Run {
             self.file.forget()?;
             return Ok(Ending::Done);
         }
-        let wait = Wait {
-            client: self.client,
-            from: &record.from,
-            unused_for: self.unused_for,
-            once: self.once,
-            timeout: self.timeout,
-        };
-        match wait.wait(&self.server, self.tell).await.context(WAITED)? {
-            Waited::Gone => self.done(),
-            Waited::Not(ending, status) => {
-                let reason = status.retiring_secret.map(|retiring| retiring.reason).unwrap_or_default();
-                let text = format!("Not retired. {reason}\nRun the same command again to go on.");
-                let event = if ending == Ending::TimedOut { "timed out" } else { "still in use" };
-                self.tell.event(event, &text, json!({ "reason": reason }));
-                Ok(ending)
-            }
-            Waited::Safe if self.retire => {
-                self.retire(&record).await?;
-                self.done()
-            }
-            Waited::Safe => {
-                let text = "Nobody uses the old secret any more, as far as can be told. It still works.";
-                self.tell.event("done", text, json!({ "retired": false }));
-                self.file.forget()?;
-                Ok(Ending::Done)
+        let mut wait = Wait::new(self.client, &record.from, self.unused_for, self.once, self.timeout);
+        loop {
+            match wait.wait(&self.server, self.tell).await.context(WAITED)? {
+                Waited::Gone => return self.done(),
+                Waited::Not(ending, status) => {
+                    let reason = status.retiring_secret.map(|retiring| retiring.reason).unwrap_or_default();
+                    return Ok(self.not_retired(ending, &reason));
+                }
+                Waited::Safe(status) if self.retire => match self.retire(&record, &status).await? {
+                    Retirement::Done => return self.done(),
+                    Retirement::StillInUse(reason) if self.once => {
+                        return Ok(self.not_retired(Ending::StillInUse, &reason));
+                    }
+                    // Somebody came in the last moment: that is waited for like everybody else.
+                    Retirement::StillInUse(_) => {}
+                },
+                Waited::Safe(_) => {
+                    let text = "Nobody uses the old secret any more, as far as can be told. It still works.";
+                    self.tell.event("done", text, json!({ "retired": false }));
+                    self.file.forget()?;
+                    return Ok(Ending::Done);
+                }
             }
         }
     }
 
-    async fn retire(&self, record: &Record) -> anyhow::Result<()> {
+    fn not_retired(&self, ending: Ending, reason: &str) -> Ending {
+        let text = format!("Not retired. {reason}\nRun the same command again to go on.");
+        let event = if ending == Ending::TimedOut { "timed out" } else { "still in use" };
+        self.tell.event(event, &text, json!({ "reason": reason }));
+        ending
+    }
+
+    /// Retires, if the server finds in that moment what was found just now.
+    async fn retire(&self, record: &Record, status: &SecretStatus) -> anyhow::Result<Retirement> {
         let secrets = self.secrets().await?;
         let retiring = if let Some(retiring) = secrets.retiring {
             retiring
@@ -359,12 +365,15 @@ impl Run {
             let kept = held(&Target::File(aside.clone()))?;
             kept.with_context(|| format!("{} with the old secret is gone", aside.display()))?
         };
-        self.server.retire(self.client, &retiring, None).await.context(
+        let unused_for = status.unused_until_now(self.unused_for.unwrap_or(EVIDENCE_UNUSED_FOR_DEFAULT));
+        let retired = self.server.retire(self.client, &retiring, Some(unused_for)).await.context(
             "if the answer was lost, the secret was retired: run the same command again, which finds that out",
         )?;
-        let text = format!("Retired: {} is not accepted any more.", record.from);
-        self.tell.event("retired", &text, json!({ "secret": record.from }));
-        Ok(())
+        if matches!(retired, Retirement::Done) {
+            let text = format!("Retired: {} is not accepted any more.", record.from);
+            self.tell.event("retired", &text, json!({ "secret": record.from }));
+        }
+        Ok(retired)
     }
 
     /// The old secret is gone: nothing of the rotation is left on the disk.

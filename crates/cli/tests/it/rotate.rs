@@ -461,6 +461,29 @@ async fn a_secret_in_use_is_not_retired_until_the_time_is_up() {
     assert!(said.code == Some(0) && said.text.contains("There is no retiring secret."), "{}", said.text);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_with_the_old_secret_in_the_last_moment_is_not_locked_out() {
+    let stage = Stage::set().await;
+    let stubborn = stage.path("stubborn");
+    std::fs::copy(stage.path("secret"), &stubborn).unwrap();
+    let way = Way::to(&stage.server.base).await;
+    way.mend();
+    let arguments = ["--to", "file:secret", "--retire", "--timeout", "3s", "--wait-unused"];
+    let said = end(by(&way, &stage, &[&arguments[..], &["2h"]].concat())).await;
+    assert_eq!(said.code, Some(4), "{}", said.text);
+    // Status, secrets, and the status by which it can go.
+    way.cut_after(6);
+    let rotate = tokio::spawn(end(by(&way, &stage, &[&arguments[..], &["1s"]].concat())));
+    way.is_cut().await;
+    let fleet = Fleet::start(&stage.server.base, &stage.client, &[From::File(stubborn)]);
+    fleet.goes_on().await;
+    way.mend();
+    way.release_held();
+    let said = rotate.await.unwrap();
+    assert_eq!(said.code, Some(4), "{}", said.text);
+    nobody_was_refused(fleet).await;
+}
+
 #[tokio::test]
 async fn while_the_server_is_away_it_waits_on() {
     let stage = Stage::set().await;

@@ -17,6 +17,8 @@ pub struct Way {
     held: Arc<Semaphore>,
     /// Tells connections whose message is held back to end.
     dropped: Arc<Notify>,
+    /// Tells them to let it go on.
+    released: Arc<Notify>,
     task: AbortHandle,
 }
 
@@ -27,20 +29,21 @@ impl Way {
         let own = format!("http://{}/", listener.local_addr().unwrap());
         let server = base.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let (passes, held) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let dropped = Arc::new(Notify::new());
-        let (allowed, kept_back, ended) = (Arc::clone(&passes), Arc::clone(&held), Arc::clone(&dropped));
+        let (dropped, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (allowed, kept_back) = (Arc::clone(&passes), Arc::clone(&held));
+        let (ended, goes_on) = (Arc::clone(&dropped), Arc::clone(&released));
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (allowed, kept_back, server) =
                     (Arc::clone(&allowed), Arc::clone(&kept_back), server.clone());
-                let ended = Arc::clone(&ended);
+                let (ended, goes_on) = (Arc::clone(&ended), Arc::clone(&goes_on));
                 tokio::spawn(async move {
                     let server = TcpStream::connect(server).await.unwrap();
-                    carry(client, server, &allowed, &kept_back, &ended).await;
+                    carry(client, server, &allowed, &kept_back, [&ended, &goes_on]).await;
                 });
             }
         });
-        Self { base: own, passes, held, dropped, task: task.abort_handle() }
+        Self { base: own, passes, held, dropped, released, task: task.abort_handle() }
     }
 
     /// Lets so many messages pass and then none.
@@ -57,6 +60,11 @@ impl Way {
     /// Ends the connections whose message is held back, so that their client hears of it.
     pub fn drop_held(&self) {
         self.dropped.notify_waiters();
+    }
+
+    /// Lets the messages go on that are held back.
+    pub fn release_held(&self) {
+        self.released.notify_waiters();
     }
 
     /// Ends when a message is held back.
@@ -77,26 +85,29 @@ async fn carry(
     mut server: TcpStream,
     passes: &Semaphore,
     held: &Semaphore,
-    dropped: &Notify,
+    [dropped, released]: [&Notify; 2],
 ) {
     loop {
         for forth in [true, false] {
-            let (from, to) = if forth { (&mut client, &mut server) } else { (&mut server, &mut client) };
+            let from = if forth { &mut client } else { &mut server };
             let Some(message) = read_message(from).await else { return };
-            let Ok(pass) = passes.try_acquire() else {
-                let dropped = dropped.notified();
-                tokio::pin!(dropped);
+            if let Ok(pass) = passes.try_acquire() {
+                pass.forget();
+            } else {
+                let (dropped, released) = (dropped.notified(), released.notified());
+                tokio::pin!(dropped, released);
                 dropped.as_mut().enable();
+                released.as_mut().enable();
                 held.add_permits(1);
                 // Whoever sent the request is killed now, or hears nothing; the server hears no more than that.
                 let mut rest = [0];
                 tokio::select! {
-                    _ = client.read(&mut rest) => {}
-                    () = dropped => {}
+                    _ = client.read(&mut rest) => return,
+                    () = dropped => return,
+                    () = released => {}
                 }
-                return;
-            };
-            pass.forget();
+            }
+            let to = if forth { &mut server } else { &mut client };
             if to.write_all(&message).await.is_err() {
                 return;
             }
