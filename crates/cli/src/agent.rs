@@ -191,6 +191,8 @@ impl Agent {
             retire_after: self.args.retire_after.map(|period| period.0),
             is_itself: true,
             on_retiring: OnRetiring::Refuse,
+            // It has a schedule of its own.
+            anew: false,
             file: Arc::clone(&self.record),
             tell: self.tell,
         }

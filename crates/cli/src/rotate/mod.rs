@@ -120,6 +120,7 @@ fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
         is_itself: false,
         timeout: args.timeout.map(|period| period.0),
         on_retiring,
+        anew: true,
         file: Arc::new(file),
         tell: Tell::json(args.json),
     })

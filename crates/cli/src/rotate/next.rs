@@ -36,6 +36,11 @@ pub enum Next {
         /// The id of the current secret.
         to: String,
     },
+    /// There was nothing left to be done by the earlier run when others ended the old secret, or rotated once more.
+    Over {
+        /// The id of the current secret.
+        to: String,
+    },
 }
 
 /// Says what comes next.
@@ -70,7 +75,11 @@ pub fn next(record: Option<&Record>, status: &SecretStatus, on_retiring: OnRetir
             ),
             on_retiring => next(None, status, on_retiring),
         },
-        None => Ok(Next::Finish { to: to() }),
+        None => {
+            let is_undelivered = !record.delivered && record.to.as_deref().is_none_or(|made| made == active);
+            let goes_on = record.asked_to_retire || is_undelivered || on_retiring == OnRetiring::Resume;
+            Ok(if goes_on { Next::Finish { to: to() } } else { Next::Over { to: to() } })
+        }
     }
 }
 
@@ -120,21 +129,54 @@ mod tests {
         }
     }
 
-    /// What comes next after a run that was to move on from the secret `from`.
-    fn after(from: Option<&str>, now: &SecretStatus, on_retiring: OnRetiring) -> String {
-        let record = from.map(|from| Record {
+    fn record(from: &str) -> Record {
+        Record {
             url: String::new(),
             client: String::new(),
             from: from.to_owned(),
             to: None,
             delivered: false,
+            asked_to_retire: false,
             asked: None,
-        });
-        match next(record.as_ref(), now, on_retiring) {
+        }
+    }
+
+    /// What comes next after a run that was to move on from the secret `from`.
+    fn after(from: Option<&str>, now: &SecretStatus, on_retiring: OnRetiring) -> String {
+        in_words(next(from.map(record).as_ref(), now, on_retiring))
+    }
+
+    fn in_words(next: anyhow::Result<Next>) -> String {
+        match next {
             Ok(Next::Rotate { from }) => format!("rotate {from}"),
             Ok(Next::Deliver { from, to }) => format!("deliver {to}, then retire {from}"),
             Ok(Next::Finish { to }) => format!("finish {to}"),
+            Ok(Next::Over { to }) => format!("over with {to}"),
             Err(error) => format!("refused: {error}").split([':', '.']).take(2).collect::<Vec<_>>().join(":"),
+        }
+    }
+
+    #[test]
+    fn once_the_old_secret_is_gone_it_depends_on_what_was_left_to_do() {
+        use OnRetiring::{Overwrite, Refuse, Resume};
+        for (to, delivered, asked_to_retire, on_retiring, expected) in [
+            // Killed before the answer came, or before everybody had the secret.
+            (None, false, false, Refuse, "finish b"),
+            (Some("b"), false, false, Refuse, "finish b"),
+            // The answer to retiring was lost.
+            (Some("b"), true, true, Refuse, "finish b"),
+            // Others retired while it waited, or moved on to another secret.
+            (Some("b"), true, false, Refuse, "over with b"),
+            (Some("b"), true, false, Overwrite, "over with b"),
+            (Some("b"), true, false, Resume, "finish b"),
+            (Some("x"), true, false, Refuse, "over with b"),
+            (Some("x"), false, false, Refuse, "over with b"),
+            (Some("x"), false, false, Resume, "finish b"),
+        ] {
+            let to_id = to.map(str::to_owned);
+            let record = Record { to: to_id, delivered, asked_to_retire, ..record("a") };
+            let said = in_words(next(Some(&record), &status("b", None), on_retiring));
+            assert_eq!(said, expected, "{record:?} {on_retiring:?}");
         }
     }
 

@@ -28,6 +28,9 @@ pub struct Record {
     pub to: Option<String>,
     /// Whether every target has it.
     pub delivered: bool,
+    /// Whether the server was asked to end the old one, and did not refuse.
+    #[serde(default)]
+    pub asked_to_retire: bool,
     /// How it was asked for, so that the answer can be asked for again; none where somebody else asked.
     #[serde(default)]
     pub asked: Option<Rotation>,

@@ -44,6 +44,7 @@ const WAITED: &str = "nothing was retired; the same command goes on where this e
 
 /// What is to be done.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what the flags of two commands say")]
 pub struct Run {
     pub server: Server,
     pub client: ClientId,
@@ -59,6 +60,8 @@ pub struct Run {
     /// Whether it is the client itself that asks, which may not read what an admin may.
     pub is_itself: bool,
     pub on_retiring: OnRetiring,
+    /// Whether to rotate again where an earlier run left nothing to be done.
+    pub anew: bool,
     pub file: Arc<RecordFile>,
     pub tell: Tell,
 }
@@ -66,10 +69,20 @@ pub struct Run {
 impl Run {
     /// Takes every step that was not taken yet.
     pub async fn go(mut self) -> anyhow::Result<Ending> {
-        let before = self.file.read(self.server.url(), self.client)?;
+        let mut before = self.file.read(self.server.url(), self.client)?;
         let status = self.server.status(self.client, None).await?;
         let since = status.secret.as_ref().map(|secret| secret.created.clone()).unwrap_or_default();
-        match next(before.as_ref(), &status, self.on_retiring)? {
+        let mut next = next(before.as_ref(), &status, self.on_retiring)?;
+        if let Next::Over { to } = &next
+            && self.anew
+        {
+            let text = "The rotation of an earlier run was ended by others: the secret is rotated anew.";
+            self.tell.event("ended by others", text, json!({ "current": to }));
+            before = None;
+            self.forget()?;
+            next = Next::Rotate { from: to.clone() };
+        }
+        match next {
             Next::Rotate { from } => {
                 let secrets = self.secrets().await?;
                 self.advise(&secrets);
@@ -82,12 +95,16 @@ impl Run {
                 let record = record.unwrap_or_else(|| self.record(from));
                 let text = "An earlier run has rotated: its secret is delivered, and no other one is made.";
                 self.tell.event("resumed", text, json!({ "from": record.from, "to": to }));
-                let record = self.deliver_again(record, to, &since).await.context(GO_ON)?;
+                let secret = self.secret_of(&record, &to, &since, false).await?;
+                let record = self.deliver_again(record, to, &secret).await.context(GO_ON)?;
                 self.end(record).await
             }
-            Next::Finish { to } => {
+            Next::Finish { to } | Next::Over { to } => {
                 let record = before.unwrap_or_else(|| self.record(to.clone()));
-                self.deliver_again(record, to, &since).await?;
+                let text = "An earlier run has rotated, and the old secret is gone by now.";
+                self.tell.event("resumed", text, json!({ "from": record.from, "to": to }));
+                let secret = self.secret_of(&record, &to, &since, true).await?;
+                self.deliver_again(record, to, &secret).await?;
                 self.done()
             }
         }
@@ -95,7 +112,7 @@ impl Run {
 
     fn record(&self, from: String) -> Record {
         let (url, client) = (self.server.url().to_owned(), self.client.to_string());
-        Record { url, client, from, to: None, delivered: false, asked: None }
+        Record { url, client, from, to: None, delivered: false, asked_to_retire: false, asked: None }
     }
 
     /// How it is asked for: as before, if no answer came to that. What an earlier run asked for may be under way, and
@@ -231,16 +248,37 @@ impl Run {
         self.server.rotate(self.client, current, &asked).await.context(ASK_AGAIN)
     }
 
-    /// Delivers the secret with the id `to`, which an earlier run made; `since` is when it was made.
-    async fn deliver_again(&mut self, record: Record, to: String, since: &str) -> anyhow::Result<Record> {
-        let secret = match self.secrets().await?.secret {
-            Some(secret) => secret,
-            None => self.found(&record, &to, since).await?.context(LOST)?,
-        };
-        self.server.follow(self.client, &secret);
+    /// Delivers the secret with the id `to`, which an earlier run made.
+    async fn deliver_again(
+        &mut self,
+        record: Record,
+        to: String,
+        secret: &PlainSecret,
+    ) -> anyhow::Result<Record> {
+        self.server.follow(self.client, secret);
         let record = record.of(to);
         self.file.write(&record)?;
-        self.deliver(record, &secret).await
+        self.deliver(record, secret).await
+    }
+
+    /// The current secret, whose id is `to`, and which was made at `since`. It may be the only one that grants access.
+    async fn secret_of(
+        &self,
+        record: &Record,
+        to: &str,
+        since: &str,
+        is_only: bool,
+    ) -> anyhow::Result<PlainSecret> {
+        if let Some(secret) = self.secrets().await?.secret {
+            return Ok(secret);
+        }
+        let found = if self.is_itself && is_only {
+            // By nothing else would it have been let in.
+            held(self.kept()?.0)?
+        } else {
+            self.found(record, to, since).await?
+        };
+        found.context(LOST)
     }
 
     /// The current secret, where the server does not show it. An earlier run may have got the answer with it or not,
@@ -310,7 +348,7 @@ impl Run {
     }
 
     /// Waits and retires, as far as that is wanted.
-    async fn end(&self, record: Record) -> anyhow::Result<Ending> {
+    async fn end(&self, mut record: Record) -> anyhow::Result<Ending> {
         if record.asked.as_ref().is_some_and(|asked| asked.retire_after_ms.is_some()) {
             let text = "The old secret ends by itself.";
             self.tell.event("done", text, json!({ "retired": false }));
@@ -322,7 +360,8 @@ impl Run {
             self.file.forget()?;
             return Ok(Ending::Done);
         }
-        let mut wait = Wait::new(self.client, &record.from, self.unused_for, self.once, self.timeout);
+        let from = record.from.clone();
+        let mut wait = Wait::new(self.client, &from, self.unused_for, self.once, self.timeout);
         loop {
             match wait.wait(&self.server, self.tell).await.context(WAITED)? {
                 Waited::Gone => return self.done(),
@@ -330,7 +369,7 @@ impl Run {
                     let reason = status.retiring_secret.map(|retiring| retiring.reason).unwrap_or_default();
                     return Ok(self.not_retired(ending, &reason));
                 }
-                Waited::Safe(status) if self.retire => match self.retire(&record, &status).await? {
+                Waited::Safe(status) if self.retire => match self.retire(&mut record, &status).await? {
                     Retirement::Done => return self.done(),
                     Retirement::StillInUse(reason) if self.once => {
                         return Ok(self.not_retired(Ending::StillInUse, &reason));
@@ -356,7 +395,7 @@ impl Run {
     }
 
     /// Retires, if the server finds in that moment what was found just now.
-    async fn retire(&self, record: &Record, status: &SecretStatus) -> anyhow::Result<Retirement> {
+    async fn retire(&self, record: &mut Record, status: &SecretStatus) -> anyhow::Result<Retirement> {
         let secrets = self.secrets().await?;
         let retiring = if let Some(retiring) = secrets.retiring {
             retiring
@@ -366,12 +405,18 @@ impl Run {
             kept.with_context(|| format!("{} with the old secret is gone", aside.display()))?
         };
         let unused_for = status.unused_until_now(self.unused_for.unwrap_or(EVIDENCE_UNUSED_FOR_DEFAULT));
+        // By this a run that goes on knows that it was this rotation that ended it.
+        record.asked_to_retire = true;
+        self.file.write(record)?;
         let retired = self.server.retire(self.client, &retiring, Some(unused_for)).await.context(
             "if the answer was lost, the secret was retired: run the same command again, which finds that out",
         )?;
         if matches!(retired, Retirement::Done) {
             let text = format!("Retired: {} is not accepted any more.", record.from);
             self.tell.event("retired", &text, json!({ "secret": record.from }));
+        } else {
+            record.asked_to_retire = false;
+            self.file.write(record)?;
         }
         Ok(retired)
     }

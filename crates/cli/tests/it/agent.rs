@@ -137,6 +137,21 @@ async fn while_the_server_is_away_it_waits_and_a_start_is_no_reason_to_rotate() 
 }
 
 #[tokio::test]
+async fn what_others_have_ended_is_no_reason_to_rotate() {
+    let stage = prepared("recoverable").await;
+    let old = stage.read("secret");
+    while stage.rotations().await == 0 {
+        let said = end(agent(&stage, &stage.server.base, &["--every", "1s", "--once"])).await;
+        assert_eq!(said.code, Some(0), "{}", said.text);
+    }
+    stage.operate("retiringSecret", &old).await;
+    assert!(stage.state_file().exists());
+    let said = end(agent(&stage, &stage.server.base, &["--every", "30d", "--once"])).await;
+    assert_eq!((said.code, stage.rotations().await), (Some(0), 1), "{}", said.text);
+    assert!(!stage.state_file().exists());
+}
+
+#[tokio::test]
 async fn a_second_one_touches_nothing() {
     let stage = prepared("recoverable").await;
     std::fs::create_dir_all(stage.state_file().parent().unwrap()).unwrap();

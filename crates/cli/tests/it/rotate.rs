@@ -317,6 +317,27 @@ async fn a_lost_answer_whose_secret_has_ended_is_not_taken() {
 }
 
 #[tokio::test]
+async fn what_others_have_ended_is_rotated_anew_unless_it_is_to_be_resumed() {
+    let stage = Stage::set().await;
+    let waits = ["--to", "file:secret", "--retire", "--wait-unused", "2h", "--timeout", "1s"];
+    for (more, rotations) in [(&[][..], 2), (&["--resume"], 3)] {
+        let old = stage.read("secret");
+        let said = stage.run("rotate", &waits).await;
+        assert_eq!(said.code, Some(4), "{}", said.text);
+        stage.operate("retiringSecret", &old).await;
+        let said = stage.run("rotate", &[&waits[..2], more].concat()).await;
+        assert_eq!((said.code, stage.rotations().await), (Some(0), rotations), "{}", said.text);
+        let text = if more.is_empty() { "rotated anew" } else { "An earlier run has rotated" };
+        assert!(said.text.contains(text), "{}", said.text);
+        let (secret, retiring) = stage.secrets().await;
+        assert!(stage.read("secret") == secret && !stage.state_file().exists(), "{}", said.text);
+        if let Some(retiring) = retiring {
+            stage.operate("retiringSecret", &retiring).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn files_keep_their_mode_owner_and_everything_else() {
     let stage = Stage::set().await;
     let old = stage.read("secret");
