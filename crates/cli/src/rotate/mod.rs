@@ -65,6 +65,10 @@ pub struct RotateArgs {
     #[arg(long, value_name = "DURATION", requires = "wait_unused")]
     timeout: Option<Period>,
     /// If the client has a retiring secret already: go on with the rotation that it is of
+    ///
+    /// The current secret is then read from the server. Where the client's project shows secrets once, only a rotation
+    /// that was begun here can be gone on with, and that needs no flag. Where others have ended what an earlier run
+    /// began, nothing more is done; without the flag, the secret is rotated anew.
     #[arg(long, conflicts_with = "force")]
     resume: bool,
     /// If the client has a retiring secret already: rotate all the same, which ends that one at once

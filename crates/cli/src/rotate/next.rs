@@ -71,7 +71,8 @@ pub fn next(record: Option<&Record>, status: &SecretStatus, on_retiring: OnRetir
         Some(_) => match on_retiring {
             OnRetiring::Refuse => bail!(
                 "the client was rotated again since this rotation began, and not by it. With --resume, the current \
-                 secret is delivered and the retiring one goes; with --force, it is rotated once more"
+                 secret is delivered and the retiring one goes, if the client's project shows secrets; with --force, it \
+                 is rotated once more"
             ),
             on_retiring => next(None, status, on_retiring),
         },
@@ -87,7 +88,8 @@ fn refuse<T>(status: &SecretStatus) -> anyhow::Result<T> {
     let reason = status.retiring_secret.as_ref().map_or("", |retiring| retiring.reason.as_str());
     bail!(
         "the client has a retiring secret already, and rotating would end it at once. {reason}\n\
-         Retire it first (keyrelay retire), or go on with the rotation that it is of (--resume), or end it now (--force)"
+         Retire it first (keyrelay retire), or go on with the rotation that it is of (--resume), if the client's \
+         project shows secrets, or end it now (--force)"
     )
 }
 

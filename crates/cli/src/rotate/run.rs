@@ -35,9 +35,14 @@ const MOVED: &str = "the client's secrets were moved in the same moment, and not
     run the same command again";
 
 /// What is said when nobody has the new secret.
-const LOST: &str = "the new secret was in an answer that did not arrive and is not given again, and the client's project \
-    shows secrets once. The old one works still. As an admin, write a new secret to the client directly; it replaces \
-    the one that nobody has";
+const LOST: &str = "the new secret was in an answer that did not arrive and is not given again, or it was replaced \
+    since, and the client's project shows secrets once. As an admin, write a new secret to the client directly, and \
+    put it into the first --to; it replaces the one that nobody has, and a retiring one works on";
+
+/// What is said when only others can have the new secret.
+const OF_OTHERS: &str = "the client's project shows secrets once, and the current one was not made by a run that left \
+    its record here: only who rotated has it. Let them put it where it belongs, and retire the old one by keyrelay \
+    retire --retiring-file; or put it into the first --to, and rotate once more with --force, which ends the old one";
 
 /// What is said when waiting cannot go on.
 const WAITED: &str = "nothing was retired; the same command goes on where this ended";
@@ -93,17 +98,17 @@ impl Run {
             Next::Deliver { from, to } => {
                 let record = before.filter(|record| record.from == from);
                 let record = record.unwrap_or_else(|| self.record(from));
+                let secret = self.secret_of(&record, &to, &since, false).await?;
                 let text = "An earlier run has rotated: its secret is delivered, and no other one is made.";
                 self.tell.event("resumed", text, json!({ "from": record.from, "to": to }));
-                let secret = self.secret_of(&record, &to, &since, false).await?;
                 let record = self.deliver_again(record, to, &secret).await.context(GO_ON)?;
                 self.end(record).await
             }
             Next::Finish { to } | Next::Over { to } => {
                 let record = before.unwrap_or_else(|| self.record(to.clone()));
+                let secret = self.secret_of(&record, &to, &since, true).await?;
                 let text = "An earlier run has rotated, and the old secret is gone by now.";
                 self.tell.event("resumed", text, json!({ "from": record.from, "to": to }));
-                let secret = self.secret_of(&record, &to, &since, true).await?;
                 self.deliver_again(record, to, &secret).await?;
                 self.done()
             }
@@ -278,7 +283,7 @@ impl Run {
         } else {
             self.found(record, to, since).await?
         };
-        found.context(LOST)
+        found.context(if record.asked.is_some() { LOST } else { OF_OTHERS })
     }
 
     /// The current secret, where the server does not show it. An earlier run may have got the answer with it or not,

@@ -208,6 +208,29 @@ async fn the_old_secret_that_somebody_puts_back_is_not_taken_for_the_new_one() {
 }
 
 #[tokio::test]
+async fn what_others_have_rotated_cannot_be_resumed_where_nobody_says_the_secret() {
+    let stage = Stage::set().await;
+    stage.set_project("secretVisibility", "once").await;
+    let old = stage.read("secret");
+    let made = stage.operate("secret", &old).await["secret"].as_str().unwrap().to_owned();
+    let said = stage.run("rotate", &["--to", "file:secret"]).await;
+    assert!(
+        said.code == Some(1) && said.text.contains("if the client's project shows secrets"),
+        "{}",
+        said.text
+    );
+    let said = stage.run("rotate", &["--to", "file:secret", "--resume"]).await;
+    assert!(said.code == Some(1) && said.text.contains("only who rotated has it"), "{}", said.text);
+    assert!(!said.text.contains("run the same command again") && !stage.state_file().exists());
+    // What it says can be done.
+    std::fs::write(stage.path("secret"), made).unwrap();
+    let said = stage.run("rotate", &["--to", "file:secret", "--force"]).await;
+    assert_eq!((said.code, stage.rotations().await), (Some(0), 2), "{}", said.text);
+    assert_eq!(grant(&http(), &stage.server.base, &stage.client, &old).await, 401);
+    assert_eq!(grant(&http(), &stage.server.base, &stage.client, &stage.read("secret")).await, 200);
+}
+
+#[tokio::test]
 async fn a_secret_that_was_replaced_is_not_delivered_from_the_first_target() {
     let stage = Stage::set().await;
     stage.set_project("secretVisibility", "once").await;
