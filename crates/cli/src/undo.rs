@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write, stderr, stdin};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use keyrelay_core::id::ClientId;
 use keyrelay_core::random::{SystemEntropy, random_uuid};
@@ -18,12 +18,18 @@ use crate::tell::Tell;
 ///
 /// Both keep working throughout. A deadline of the retiring one is gone. No file is changed: whoever has the newer
 /// secret goes on with it until it is retired.
+///
+/// Done twice, it changes them back. To repeat it safely, as after an answer that did not arrive, name the secret that
+/// is to be current by --current.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct UndoArgs {
     /// The client application's id
     #[arg(value_parser = client_id)]
     client: ClientId,
+    /// The id of the secret that is to be the current one, as `keyrelay status` shows it. If it is, nothing is done
+    #[arg(long, value_name = "ID")]
+    current: Option<String>,
     /// Do not ask whether it is meant
     #[arg(long, short)]
     yes: bool,
@@ -40,6 +46,17 @@ pub async fn undo(args: UndoArgs) -> anyhow::Result<ExitCode> {
     // Read first: what is undone is what the status is about, or nothing.
     let version = server.version(args.client).await?;
     let status = server.status(args.client, None).await?;
+    let tell = Tell::json(args.json);
+    if let Some(wanted) = args.current.as_deref() {
+        if status.active_id() == Some(wanted) {
+            let text = format!("{wanted} is current already; nothing was changed.");
+            tell.event("done", &text, json!({ "current": wanted, "undone": false }));
+            return Ok(ExitCode::SUCCESS);
+        }
+        if status.retiring_id().is_some_and(|id| id != wanted) {
+            bail!("{wanted} is neither the current nor the retiring secret: keyrelay status shows both");
+        }
+    }
     let (Some(active), Some(retiring)) = (&status.secret, &status.retiring_secret) else {
         bail!("the client has no retiring secret: there is nothing to undo");
     };
@@ -54,10 +71,19 @@ pub async fn undo(args: UndoArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let key = random_uuid(&SystemEntropy).to_string();
-    server.undo(args.client, &version, &key).await?;
+    match server.undo(args.client, &version, &key).await {
+        Err(error) if error.may_pass() => Err(error).with_context(|| {
+            format!(
+                "it may have been undone, and once more would change them back: run the command again with --current {}, \
+                 which does nothing if it was",
+                retiring.id
+            )
+        })?,
+        undone => undone?,
+    }
     let text =
         format!("Undone: {} is current again, {} retires, and both grant access.", retiring.id, active.id);
-    Tell::json(args.json).event("undone", &text, json!({ "current": retiring.id, "retiring": active.id }));
+    tell.event("undone", &text, json!({ "current": retiring.id, "retiring": active.id }));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -74,3 +74,35 @@ async fn an_answer_that_is_lost_is_asked_for_again_and_nothing_is_swapped_back()
     let said = undo.await.unwrap();
     assert_eq!((said.code, stage.secrets().await), (Some(0), (old, Some(new))), "{}", said.text);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whether_it_was_undone_can_be_left_to_the_next_run() {
+    let stage = Stage::set().await;
+    let (old, new) = rotated(&stage).await;
+    let way = Way::to(&stage.server.base).await;
+    way.cut_after(5);
+    let mut command = stage.command("undo", &["--yes"]);
+    command.env("KEYRELAY_URL", &way.base);
+    let undo = tokio::spawn(end(command));
+    // It asks three times. The first one arrived, and no answer does.
+    for _ in 0..3 {
+        way.is_cut().await;
+        way.drop_held();
+    }
+    let said = undo.await.unwrap();
+    let (_, wanted) = said.text.split_once("--current ").unwrap_or_else(|| panic!("{}", said.text));
+    let wanted = wanted.split(',').next().unwrap();
+    assert_eq!(said.code, Some(1), "{}", said.text);
+    for _ in 0..2 {
+        let said = stage.run("undo", &["--yes", "--current", wanted]).await;
+        assert!(said.code == Some(0) && said.text.contains("is current already"), "{}", said.text);
+        assert_eq!(stage.secrets().await, (old.clone(), Some(new.clone())));
+    }
+    let said = stage.run("undo", &["--yes"]).await;
+    assert_eq!((said.code, stage.secrets().await.0), (Some(0), new.clone()), "{}", said.text);
+    let said = stage.run("undo", &["--yes", "--current", wanted]).await;
+    assert_eq!((said.code, stage.secrets().await.0), (Some(0), old.clone()), "{}", said.text);
+    let said = stage.run("undo", &["--yes", "--current", "another"]).await;
+    assert!(said.code == Some(1) && said.text.contains("neither the current nor"), "{}", said.text);
+    assert_eq!(stage.secrets().await, (old, Some(new)));
+}
