@@ -7,6 +7,7 @@
 mod next;
 mod record;
 mod run;
+mod shown_once;
 mod wait;
 
 use std::path::PathBuf;

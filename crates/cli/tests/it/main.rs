@@ -19,6 +19,7 @@ mod place;
 mod process;
 mod receiver;
 mod rotate;
+mod rotate_again;
 mod stage;
 mod tls;
 mod transfer;
