@@ -15,12 +15,13 @@ use keyrelay_core::id::ClientId;
 use keyrelay_core::random::{Entropy, SystemEntropy};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::time::Timestamp;
+use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::admin::{Admin, Period, Server, base, client_id};
+use crate::admin::{Admin, Period, SecretStatus, Server, ServerError, base, client_id};
 use crate::deliver::{Target, check_all};
 use crate::exit::Ending;
-use crate::rotate::{OnRetiring, RecordFile, Run, warn_if_in_clear};
+use crate::rotate::{OnRetiring, RecordFile, Run, held, kept_beside, warn_if_in_clear};
 use crate::serve::stop_signal;
 use crate::tell::Tell;
 
@@ -121,11 +122,31 @@ impl Agent {
 
     /// The server, as the client sees it by the secret that it has now.
     fn server(&self) -> anyhow::Result<Server> {
-        let first = self.files.first().context("no target holds the secret")?;
-        let held =
-            first.held()?.with_context(|| format!("{first} does not hold the secret of the client"))?;
-        let secret = PlainSecret::presented(held).with_context(|| format!("what {first} holds"))?;
+        let first = self.first()?;
+        let secret =
+            held(first)?.with_context(|| format!("{first} does not hold the secret of the client"))?;
+        self.server_by(secret)
+    }
+
+    fn first(&self) -> anyhow::Result<&Target> {
+        self.files.first().context("no target holds the secret")
+    }
+
+    fn server_by(&self, secret: PlainSecret) -> anyhow::Result<Server> {
         Server::new(&base(&self.args.url)?, Admin { id: self.args.client.to_string(), secret })
+    }
+
+    /// The server by the secret before, which is kept while a rotation is under way: where the new one was revoked, or
+    /// the rotation undone, that is the current one again, and the only way to another.
+    async fn server_by_kept(&self) -> anyhow::Result<Option<Server>> {
+        let Some(kept) = held(&kept_beside(self.first()?))? else { return Ok(None) };
+        let server = self.server_by(kept)?;
+        let record = self.record.read(server.url(), self.args.client)?;
+        let status = server.status(self.args.client, None).await.ok();
+        let is_current = record.is_some_and(|record| {
+            status.as_ref().and_then(SecretStatus::active_id) == Some(record.from.as_str())
+        });
+        Ok(is_current.then_some(server))
     }
 
     /// Looks again and again, also while the server is away.
@@ -167,7 +188,13 @@ impl Agent {
                 return Ok(left.min(LOOK_INTERVAL_MAX));
             }
         }
-        let ending = self.run(server).go().await?;
+        let ending = match self.run(server).go().await {
+            Err(error) if is_unknown(&error) => {
+                let Some(server) = self.server_by_kept().await? else { return Err(error) };
+                self.run(server).go().await?
+            }
+            ended => ended?,
+        };
         let wait = self.unused_for().unwrap_or(LOOK_INTERVAL_MAX);
         Ok(if ending == Ending::Done { Duration::ZERO } else { wait.min(LOOK_INTERVAL_MAX) })
     }
@@ -197,6 +224,12 @@ impl Agent {
             tell: self.tell,
         }
     }
+}
+
+/// Whether the server does not know the secret that it was asked by.
+fn is_unknown(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<ServerError>();
+    matches!(error, Some(ServerError::Refused { status: StatusCode::UNAUTHORIZED, .. }))
 }
 
 /// The period, less a random part of it.

@@ -28,6 +28,7 @@ use crate::tell::Tell;
 pub use next::OnRetiring;
 pub use record::RecordFile;
 pub use run::Run;
+pub use shown_once::{held, kept_beside};
 pub use wait::ASK_INTERVAL;
 
 /// Change a client's secret with nobody locked out: rotate, deliver, watch who is still on the old one, retire.

@@ -312,8 +312,7 @@ impl Run {
             retiring
         } else {
             let (_, aside) = self.kept()?;
-            let kept = held(&Target::File(aside.clone()))?;
-            kept.with_context(|| format!("{} with the old secret is gone", aside.display()))?
+            held(&aside)?.with_context(|| format!("{aside} with the old secret is gone"))?
         };
         let unused_for = status.unused_until_now(self.unused_for.unwrap_or(EVIDENCE_UNUSED_FOR_DEFAULT));
         // By this a run that goes on knows that it was this rotation that ended it.
@@ -341,7 +340,7 @@ impl Run {
 
     pub(super) fn forget(&self) -> anyhow::Result<Ending> {
         if let Ok((_, aside)) = self.kept() {
-            remove(&aside)?;
+            remove(aside.path())?;
         }
         self.file.forget()?;
         Ok(Ending::Done)

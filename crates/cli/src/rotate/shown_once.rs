@@ -1,8 +1,6 @@
 //! Where a project shows secrets once, nobody says what the current secret is, and what the old one was. The first
 //! target holds the one, a file beside it the other; but both may have changed, or were never written.
 
-use std::path::PathBuf;
-
 use anyhow::Context;
 use keyrelay_core::secret::PlainSecret;
 use reqwest::StatusCode;
@@ -10,24 +8,24 @@ use reqwest::StatusCode;
 use super::record::Record;
 use super::run::Run;
 use crate::admin::{Rotated, ServerError};
-use crate::deliver::{Target, place};
+use crate::deliver::Target;
 
 impl Run {
     /// Where the secret is kept first in a project that shows it once, and where the old one is kept until it
     /// is retired: nobody else can say it then.
-    pub(super) fn kept(&self) -> anyhow::Result<(&Target, PathBuf)> {
+    pub(super) fn kept(&self) -> anyhow::Result<(&Target, Target)> {
         let first = self.files.first().context(
             "the client's project shows secrets once, so the new secret can be read from the answer only: name a \
              file with --to, which is written before anything else; it must hold the current secret",
         )?;
-        Ok((first, first.beside("retiring")))
+        Ok((first, kept_beside(first)))
     }
 
     /// The current secret, where the project shows it once, kept until it is retired; and whether an earlier run kept
     /// the same one, and so may have asked with it.
     pub(super) fn current(&self, before: Option<&Record>) -> anyhow::Result<(PlainSecret, bool)> {
         let (first, aside) = self.kept()?;
-        let was_kept = if before.is_some() { held(&Target::File(aside.clone()))? } else { None };
+        let was_kept = if before.is_some() { held(&aside)? } else { None };
         let current = held(first)?.with_context(|| {
             format!(
                 "{first} does not hold the current secret, which nobody else can say: the project shows it once"
@@ -37,7 +35,7 @@ impl Run {
             // What the first target got has ended, and the one that is current again is nowhere else.
             Some(kept) if !kept.is_same_as(&current) => Ok((kept, true)),
             kept => {
-                place(&aside, current.reveal().as_bytes())?;
+                aside.deliver(&current)?;
                 Ok((current, kept.is_some()))
             }
         }
@@ -58,9 +56,8 @@ impl Run {
             );
         }
         Ok(error.context(format!(
-            "{} was kept as the secret that is current again; nothing was changed. If it is not, put the current one \
-             into {first}, and remove that file",
-            aside.display()
+            "{aside} was kept as the secret that is current again; nothing was changed. If it is not, put the current \
+             one into {first}, and remove that file"
         )))
     }
 
@@ -93,7 +90,7 @@ impl Run {
     async fn asked_again(&self, record: &Record) -> anyhow::Result<Option<Rotated>> {
         let Some(asked) = &record.asked else { return Ok(None) };
         let (_, aside) = self.kept()?;
-        let Some(old) = held(&Target::File(aside))? else { return Ok(None) };
+        let Some(old) = held(&aside)? else { return Ok(None) };
         match self.server.rotate(self.client, &old, asked).await {
             Ok(rotated) => Ok(Some(rotated)),
             Err(ServerError::Refused { .. }) => Ok(None),
@@ -108,7 +105,7 @@ impl Run {
         if record.asked.is_none() {
             return Ok(None);
         }
-        Ok(match (held(first)?, held(&Target::File(aside))?) {
+        Ok(match (held(first)?, held(&aside)?) {
             (held, Some(old)) => held.filter(|held| !held.is_same_as(&old)),
             // It goes before the record does.
             (held, None) => held.filter(|_| record.delivered),
@@ -122,8 +119,13 @@ pub(super) fn is_no_match(error: &anyhow::Error) -> bool {
     matches!(error, Some(ServerError::Refused { status: StatusCode::BAD_REQUEST, .. }))
 }
 
+/// Where the old secret is kept, beside the first target.
+pub fn kept_beside(first: &Target) -> Target {
+    Target::File(first.beside("retiring"))
+}
+
 /// The secret that a file holds now.
-pub(super) fn held(target: &Target) -> anyhow::Result<Option<PlainSecret>> {
+pub fn held(target: &Target) -> anyhow::Result<Option<PlainSecret>> {
     let held = target.held()?.map(PlainSecret::presented).transpose();
     held.with_context(|| format!("what {target} holds"))
 }

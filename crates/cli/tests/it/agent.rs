@@ -137,6 +137,28 @@ async fn while_the_server_is_away_it_waits_and_a_start_is_no_reason_to_rotate() 
 }
 
 #[tokio::test]
+async fn after_its_new_secret_was_revoked_it_makes_another_one_by_the_one_before() {
+    let stage = prepared("recoverable").await;
+    let old = stage.read("secret");
+    while stage.rotations().await == 0 {
+        let said = end(agent(&stage, &stage.server.base, &["--every", "1s", "--once"])).await;
+        assert_eq!(said.code, Some(0), "{}", said.text);
+    }
+    let revoked = stage.read("secret");
+    let revoke = format!("fhir/R4/ClientApplication/{}/$revoke-secret", stage.client);
+    stage.ask("POST", &revoke, Some(serde_json::json!({ "slot": "secret" }))).await;
+    let said = end(agent(&stage, &stage.server.base, &["--once"])).await;
+    assert_eq!((said.code, stage.rotations().await), (Some(0), 2), "{}", said.text);
+    let (secret, retiring) = stage.secrets().await;
+    assert!(stage.read("secret") == secret && secret != revoked && retiring.as_ref() == Some(&old));
+    // Without the one before, there is nothing that it could be let in by.
+    std::fs::remove_file(stage.path("secret.retiring")).unwrap();
+    stage.ask("POST", &revoke, Some(serde_json::json!({ "slot": "secret" }))).await;
+    let said = end(agent(&stage, &stage.server.base, &["--once"])).await;
+    assert!(said.code == Some(1) && said.text.contains("401"), "{}", said.text);
+}
+
+#[tokio::test]
 async fn what_others_have_ended_is_no_reason_to_rotate() {
     let stage = prepared("recoverable").await;
     let old = stage.read("secret");
