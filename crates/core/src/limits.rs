@@ -150,6 +150,10 @@ pub const USAGE_MINUTES_KEPT: Duration = Duration::from_hours(25);
 pub const USAGE_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often counted use is written down.
 pub const USAGE_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// How long whoever decides by the uses waits for other servers to write down what they counted before.
+pub const USAGE_SETTLED_WITHIN: Duration = Duration::from_secs(8);
+/// How often it is looked whether they have.
+pub const USAGE_LOOKS_APART: Duration = Duration::from_millis(250);
 
 /// Longest `Idempotency-Key`, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;

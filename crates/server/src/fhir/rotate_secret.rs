@@ -112,8 +112,8 @@ impl Rotation {
         if let Asked::Rotate(RotateInput { step, force: false, .. }) = &self.asked {
             match step {
                 Step::Retire { only_if_unused: Some(unused_for), .. } => {
-                    let evidence = Evidence::now(act.app, &state).await?;
-                    let why = why_not_unused(&evidence.known(), *unused_for, evidence.reach.now);
+                    let why = |found: &Evidence| why_not_unused(&found.known(), *unused_for, found.reach.now);
+                    let why = Evidence::find(act, &state, why).await?;
                     why.map_or(Ok(()), |why| Err(Outcome::conflict(why)))?;
                 }
                 Step::Rotate { .. } => {
@@ -244,18 +244,17 @@ impl SecretMove {
         if setting == SecretOverwrite::Allow {
             return Ok(None);
         }
-        let evidence = Evidence::now(act.app, state).await?;
-        let advice = judge(&evidence.known(), EVIDENCE_UNUSED_FOR_DEFAULT, evidence.reach.now);
-        if !advice.in_use {
-            return Ok(None);
-        }
+        let in_use = |found: &Evidence| {
+            let advice = judge(&found.known(), EVIDENCE_UNUSED_FOR_DEFAULT, found.reach.now);
+            advice.in_use.then_some(advice.reason)
+        };
+        let Some(why) = Evidence::find(act, state, in_use).await? else { return Ok(None) };
         if setting == SecretOverwrite::Warn {
             self.action = SecretAction::Overwrite;
             return Ok(Some("The retiring secret that this rotation ended was still in use"));
         }
         Err(Outcome::conflict(format!(
-            "This would end a retiring secret that is still in use; an admin of the project can force it. {}",
-            advice.reason
+            "This would end a retiring secret that is still in use; an admin of the project can force it. {why}"
         )))
     }
 

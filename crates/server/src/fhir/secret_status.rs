@@ -9,7 +9,10 @@ use keyrelay_core::evidence::{Gap, Known, counted_since, judge};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::{ClientId, SecretId};
-use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, USAGE_MINUTES_PER_SECRET_MAX, USAGE_SILENCE_MAX};
+use keyrelay_core::limits::{
+    EVIDENCE_UNUSED_FOR_DEFAULT, USAGE_LOOKS_APART, USAGE_MINUTES_PER_SECRET_MAX, USAGE_SETTLED_WITHIN,
+    USAGE_SILENCE_MAX,
+};
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::secret_rules::SecretRules;
 use keyrelay_core::slots::{SecretSlots, Slot};
@@ -17,10 +20,12 @@ use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{CallerUsage, Minute};
 use keyrelay_store::{ClientState, UsageOfMinute, UsageOfSecret};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::render::Rendered;
 use super::request::{FhirRequest, Reply};
 use super::secret_author::SecretAuthor;
+use super::versions::Act;
 use crate::App;
 use crate::error::Outcome;
 
@@ -75,6 +80,32 @@ impl Evidence {
         let [refused, active, retiring] =
             [SecretId::NIL, active, retiring].map(|id| usage.remove(&id).unwrap_or_default());
         Ok(Self { reach, rules: app.rules(&state.settings), slots, active, retiring, refused })
+    }
+
+    /// Looks for a reason not to go on: until there is one, or every server has written down what it counted before
+    /// this was asked for. That one does not within [`USAGE_SETTLED_WITHIN`] is a reason too.
+    pub(super) async fn find(
+        act: Act<'_>,
+        state: &ClientState,
+        reason: impl Fn(&Self) -> Option<String>,
+    ) -> Result<Option<String>, Outcome> {
+        let deadline = Instant::now() + USAGE_SETTLED_WITHIN;
+        loop {
+            let evidence = Self::now(act.app, state).await?;
+            if let Some(reason) = reason(&evidence) {
+                return Ok(Some(reason));
+            }
+            if evidence.reach.covers(act.now) {
+                return Ok(None);
+            }
+            if Instant::now() >= deadline {
+                let until = evidence.reach.complete_until.to_instant();
+                return Ok(Some(format!(
+                    "Not every server has written down its uses since {until}: ask again."
+                )));
+            }
+            sleep(USAGE_LOOKS_APART).await;
+        }
     }
 
     /// Minute by minute, the last ones.
@@ -162,6 +193,8 @@ pub(super) struct Reach {
     /// When the installation began to count.
     began: Option<Timestamp>,
     complete_until: Timestamp,
+    /// Of the servers beside this one the one that is least far; `None` if there are none.
+    others_until: Option<Timestamp>,
     /// Of servers that ended and had not written down all that they had counted, the first first.
     gaps: Vec<Gap>,
 }
@@ -174,17 +207,25 @@ impl Reach {
         let began = app.store.usage_began().await?;
         let marks = app.store.usage_marks().await?;
         let (node, complete_until) = app.usage.reach().await;
-        let mut reach = Self { now, began, complete_until, gaps: Vec::new() };
+        let mut reach = Self { now, began, complete_until, others_until: None, gaps: Vec::new() };
         for mark in marks.into_iter().filter(|mark| mark.node != node) {
             let is_alive = app.store.is_shared() && now.since(mark.complete_until) <= USAGE_SILENCE_MAX;
             if is_alive {
                 reach.complete_until = reach.complete_until.min(mark.complete_until);
+                let others = reach.others_until.unwrap_or(mark.complete_until);
+                reach.others_until = Some(others.min(mark.complete_until));
             } else {
                 reach.gaps.push(Gap { after: mark.complete_until, until: mark.ended.unwrap_or(now) });
             }
         }
         reach.gaps.sort_unstable_by_key(|gap| gap.after);
         Ok(reach)
+    }
+
+    /// Whether all uses are counted that came before somebody asked at `asked`. This server has flushed since; of
+    /// another a use in the very millisecond of its mark may have come after it.
+    fn covers(&self, asked: Timestamp) -> bool {
+        asked <= self.complete_until && self.others_until.is_none_or(|until| asked < until)
     }
 
     /// Since when all callers of a secret are known that was made at `created`.

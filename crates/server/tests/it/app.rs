@@ -454,6 +454,11 @@ impl TestApp {
         self.patch(&self.super_admin, &format!("Project/{project}"), &setting).await.expect(200);
     }
 
+    /// Whether servers beside this one share its database in earnest.
+    pub fn is_shared(&self) -> bool {
+        self.database.is_postgres()
+    }
+
     /// Stops the server and starts it again on the same database, under another base URL.
     pub async fn restart_as(self, base_url: &str) -> Self {
         let base_url = BaseUrl::parse(base_url).unwrap();

@@ -68,6 +68,46 @@ async fn who_forces_it_retires_a_secret_that_is_in_use() {
     assert!(!test.lets_in(&old.id, &old.secret).await);
 }
 
+/// What another server has counted is not known here before it has written that down: it is waited for.
+#[tokio::test]
+async fn a_use_on_another_server_a_moment_before_is_evidence_too() {
+    let test = TestApp::start().await;
+    if !test.is_shared() {
+        // One server counts alone there.
+        return;
+    }
+    let (other, store) = (test.beside().await, test.store().await);
+    test.set(&test.project, "secretOverwrite", "refuse").await;
+    let (old, new) = rotated(&test).await;
+    test.clock.advance(Duration::from_hours(2));
+    other.app.flush_usage().await;
+    other.bearer(&old).await;
+    for asked in
+        [json!({ "retiringSecret": old.secret, "onlyIfUnused": "1h" }), json!({ "secret": new.secret })]
+    {
+        let flushes = async || {
+            let marks = store.usage_marks().await.unwrap();
+            marks.iter().map(|mark| mark.flushes).sum::<i64>()
+        };
+        let before = flushes().await;
+        let write_down = async {
+            // The one that is asked has looked, and looks again.
+            while flushes().await < before + 2 {}
+            loop {
+                test.clock.advance(Duration::from_millis(1));
+                other.app.flush_usage().await;
+            }
+        };
+        let answer = tokio::select! {
+            answer = call(&test, &old, "$rotate-secret", &asked) => answer,
+            () = write_down => unreachable!("it has no end"),
+        };
+        let why = answer.refused(409, "conflict");
+        assert!(why.contains("Still on the retiring one: 127.0.0.1"), "{why}");
+    }
+    assert!(test.lets_in(&old.id, &old.secret).await);
+}
+
 #[tokio::test]
 async fn overwriting_a_retiring_secret_in_use_follows_the_setting_of_the_project() {
     for setting in ["allow", "warn", "refuse"] {
