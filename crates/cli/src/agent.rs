@@ -44,13 +44,13 @@ const JITTER_PART: u32 = 10;
 #[command(group(ArgGroup::new("held").args(["secret_file", "to"]).required(true).multiple(true)))]
 pub struct AgentArgs {
     /// The client application's id
-    #[arg(long, env = "KEYRELAY_CLIENT_ID", value_name = "ID", value_parser = client_id)]
+    #[arg(long, env = "KEYRELAY_AGENT_CLIENT_ID", value_name = "ID", value_parser = client_id)]
     client: ClientId,
     /// The server's base URL
     #[arg(long, env = "KEYRELAY_URL", value_name = "URL")]
     url: String,
     /// The file that holds the secret, and gets the new one
-    #[arg(long, env = "KEYRELAY_SECRET_FILE", value_name = "FILE")]
+    #[arg(long, env = "KEYRELAY_AGENT_SECRET_FILE", value_name = "FILE")]
     secret_file: Option<PathBuf>,
     /// Where the secret goes, too: `file:PATH`, or `dotenv:PATH#KEY`. May be repeated.
     #[arg(long, value_name = "TARGET")]

@@ -138,6 +138,7 @@ mod tests {
             from: from.to_owned(),
             to: None,
             delivered: false,
+            commands: Vec::new(),
             asked_to_retire: false,
             asked: None,
         }

@@ -28,6 +28,9 @@ pub struct Record {
     pub to: Option<String>,
     /// Whether every target has it.
     pub delivered: bool,
+    /// The commands that had it when every target had it.
+    #[serde(default)]
+    pub commands: Vec<String>,
     /// Whether the server was asked to end the old one, and did not refuse.
     #[serde(default)]
     pub asked_to_retire: bool,

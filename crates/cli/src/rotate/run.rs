@@ -116,7 +116,16 @@ impl Run {
 
     fn record(&self, from: String) -> Record {
         let (url, client) = (self.server.url().to_owned(), self.client.to_string());
-        Record { url, client, from, to: None, delivered: false, asked_to_retire: false, asked: None }
+        Record {
+            url,
+            client,
+            from,
+            to: None,
+            delivered: false,
+            commands: Vec::new(),
+            asked_to_retire: false,
+            asked: None,
+        }
     }
 
     /// How it is asked for: as before, if no answer came to that. What an earlier run asked for may be under way, and
@@ -239,21 +248,24 @@ impl Run {
     }
 
     /// Delivers to every target. Files that have the secret stay as they are; commands are not run again once
-    /// all of them have succeeded.
+    /// all of them have succeeded, but one that an earlier run did not have is run.
     async fn deliver(&self, mut record: Record, secret: &PlainSecret) -> anyhow::Result<Record> {
         for target in &self.files {
             target.deliver(secret)?;
             let text = format!("Delivered: {target}");
             self.tell.event("delivered", &text, json!({ "target": target.to_string() }));
         }
-        if record.delivered {
+        let has_run = |command: &String| record.delivered && record.commands.contains(command);
+        let missing: Vec<_> = self.commands.iter().filter(|command| !has_run(command)).collect();
+        if record.delivered && missing.is_empty() {
             return Ok(record);
         }
-        for command in &self.commands {
+        for command in missing {
             run_command(command, secret).await?;
             self.tell.event("delivered", &format!("Delivered: {command}"), json!({ "command": command }));
         }
         record.delivered = true;
+        record.commands.clone_from(&self.commands);
         self.file.write(&record)?;
         Ok(record)
     }

@@ -56,6 +56,17 @@ async fn finish(stage: &Stage, rotations: u64) {
     }
 }
 
+/// They name an admin there, whose secret must not be rotated for the application's.
+#[tokio::test]
+async fn it_does_not_take_the_variables_of_the_other_commands() {
+    let mut command = keyrelay();
+    command.args(["agent", "--to", "file:secret", "--every", "1d", "--wait-unused", "1d", "--once"]);
+    command.env("KEYRELAY_URL", "http://127.0.0.1:9/").env("KEYRELAY_SECRET_FILE", "secret");
+    command.env("KEYRELAY_CLIENT_ID", "00000000-0000-4000-8000-000000000001");
+    let said = end(command).await;
+    assert!(said.code == Some(2) && said.text.contains("--client"), "{}", said.text);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_rotates_again_and_again_and_ends_in_order() {
     let stage = prepared("recoverable").await;

@@ -255,3 +255,17 @@ async fn what_others_have_ended_is_rotated_anew_unless_it_is_to_be_resumed() {
         }
     }
 }
+
+/// A command that was added between two runs may be what restarts the workers: without it the old secret must not go.
+#[tokio::test]
+async fn a_command_that_an_earlier_run_did_not_have_is_run_and_no_other_again() {
+    let stage = Stage::set().await;
+    let first = ["--to", "file:secret", "--exec", "cat >> first"];
+    let said = stage.run("rotate", &[&first[..], &["--wait-unused", "2h", "--timeout", "1s"]].concat()).await;
+    assert_eq!(said.code, Some(4), "{}", said.text);
+    let ends = ["--exec", "cat > second", "--retire", "--wait-unused", "1s"];
+    let said = stage.run("rotate", &[&first[..], &ends].concat()).await;
+    assert_eq!(said.code, Some(0), "{}", said.text);
+    let new = stage.read("secret");
+    assert!(stage.read("first") == new && stage.read("second") == new, "{}", said.text);
+}
