@@ -101,12 +101,7 @@ pub(crate) async fn rotate_signing_secret(
     request: Request,
 ) -> Response {
     let answered = async {
-        if request.method() != Method::POST {
-            return Err(Outcome::method_not_allowed("POST"));
-        }
-        let (parts, body) = request.into_parts();
-        let caller = admin(&app, &parts.headers, from).await?;
-        let body = Content::Http { headers: parts.headers, body }.into_object().await?;
+        let (caller, body) = posted(&app, from, request).await?;
         let Renewal { overlap, force } = Renewal::read(&body)?;
         let (webhook, health) = named(&app, &caller, path).await?;
         if let Some((_, ends)) = webhook.retiring.as_ref().filter(|(_, ends)| app.now() < *ends)
@@ -139,12 +134,7 @@ pub(crate) async fn resend(
     request: Request,
 ) -> Response {
     let answered = async {
-        if request.method() != Method::POST {
-            return Err(Outcome::method_not_allowed("POST"));
-        }
-        let (parts, body) = request.into_parts();
-        let caller = admin(&app, &parts.headers, from).await?;
-        let body = Content::Http { headers: parts.headers, body }.into_object().await?;
+        let (caller, body) = posted(&app, from, request).await?;
         check_members(&body, &[])?;
         let (webhook, _) = named(&app, &caller, path).await?;
         let act = Act::now(&app, &caller, from);
@@ -156,6 +146,17 @@ pub(crate) async fn resend(
         Ok((StatusCode::OK, Some(Rendered::serialize(&shown(&app, &webhook, &health))?)))
     };
     respond(answered.await)
+}
+
+/// The admin who posts something, and what.
+async fn posted(app: &App, from: IpAddr, request: Request) -> Result<(Caller, Map<String, Value>), Outcome> {
+    if request.method() != Method::POST {
+        return Err(Outcome::method_not_allowed("POST"));
+    }
+    let (parts, body) = request.into_parts();
+    let caller = admin(app, &parts.headers, from).await?;
+    let body = Content::Http { headers: parts.headers, body }.into_object().await?;
+    Ok((caller, body))
 }
 
 /// A webhook tells of the secrets of all clients, and goes on when whoever made it has gone: so it takes somebody
