@@ -216,7 +216,7 @@ impl Agent {
             once: true,
             timeout: None,
             retire_after: self.args.retire_after.map(|period| period.0),
-            is_itself: true,
+            admin: None,
             on_retiring: OnRetiring::Refuse,
             // It has a schedule of its own.
             anew: false,

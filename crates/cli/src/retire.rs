@@ -60,6 +60,7 @@ pub async fn retire(args: RetireArgs) -> anyhow::Result<ExitCode> {
             "the client's project shows secrets once: name the file with the retiring secret by --retiring-file",
         )?,
     };
+    args.connection.check_not_own(args.client, &secret)?;
     if let Retirement::StillInUse(reason) = server.retire(args.client, &secret, only_if_unused).await? {
         return Ok(still_in_use(tell, &reason));
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use keyrelay_core::id::ClientId;
 use keyrelay_core::limits::SECRET_BYTES_MAX;
 use keyrelay_core::secret::PlainSecret;
 use reqwest::Url;
@@ -54,6 +55,31 @@ struct CredentialsFile {
 impl ConnectionArgs {
     /// The server, as the admin sees it. Asks it nothing yet.
     pub fn open(&self) -> anyhow::Result<Server> {
+        let (admin, url) = self.admin()?;
+        let url = self.url.clone().or(url).context("name the server with --url or KEYRELAY_URL")?;
+        Server::new(&base(&url)?, admin)
+    }
+
+    /// Refuses to end the secret that these files let the admin in by, as they are now: nobody could put another one
+    /// there afterwards. What came by standard input is kept elsewhere.
+    pub fn check_not_own(&self, client: ClientId, ended: &PlainSecret) -> anyhow::Result<()> {
+        if self.secret_file.as_deref() == Some(Path::new("-")) {
+            return Ok(());
+        }
+        let (admin, _) = self.admin()?;
+        if ClientId::parse(&admin.id) == Some(client) && admin.secret.is_same_as(ended) {
+            let file = self.credentials.as_deref().or(self.secret_file.as_deref()).unwrap_or(Path::new(""));
+            bail!(
+                "nothing was retired: {} has the old secret, by which this command itself is let in; \
+                 put the new one there, then run the same command again",
+                file.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// The admin, and the server that its file names.
+    fn admin(&self) -> anyhow::Result<(Admin, Option<String>)> {
         let (id, secret, url) = match (&self.credentials, &self.client_id) {
             (Some(file), _) => {
                 let text = read_private(file, CREDENTIALS_BYTES_MAX)?;
@@ -73,9 +99,8 @@ impl ConnectionArgs {
             }
             (None, None) => bail!("name an admin's credentials with --credentials FILE"),
         };
-        let url = self.url.clone().or(url).context("name the server with --url or KEYRELAY_URL")?;
         let secret = PlainSecret::presented(secret).context("the admin's secret")?;
-        Server::new(&base(&url)?, Admin { id, secret })
+        Ok((Admin { id, secret }, url))
     }
 }
 

@@ -123,7 +123,7 @@ fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
         retire: args.retire,
         once: args.wait_unused.is_none(),
         retire_after: None,
-        is_itself: false,
+        admin: Some(args.connection),
         timeout: args.timeout.map(|period| period.0),
         on_retiring,
         anew: true,

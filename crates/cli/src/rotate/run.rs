@@ -15,7 +15,7 @@ use super::next::{Next, OnRetiring, next};
 use super::record::{Record, RecordFile};
 use super::shown_once::{held, is_no_match};
 use super::wait::{Wait, Waited};
-use crate::admin::{ClientSecrets, Retirement, Rotated, Rotation, SecretStatus, Server};
+use crate::admin::{ClientSecrets, ConnectionArgs, Retirement, Rotated, Rotation, SecretStatus, Server};
 use crate::deliver::{Target, remove, run_command};
 use crate::exit::Ending;
 use crate::tell::Tell;
@@ -48,7 +48,6 @@ const WAITED: &str = "nothing was retired; the same command goes on where this e
 
 /// What is to be done.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "what the flags of two commands say")]
 pub struct Run {
     pub server: Server,
     pub client: ClientId,
@@ -61,8 +60,8 @@ pub struct Run {
     pub timeout: Option<Duration>,
     /// After how long the old secret ends by itself.
     pub retire_after: Option<Duration>,
-    /// Whether it is the client itself that asks, which may not read what an admin may.
-    pub is_itself: bool,
+    /// The admin that asks; `None` if it is the client itself, which may not read what an admin may.
+    pub admin: Option<ConnectionArgs>,
     pub on_retiring: OnRetiring,
     /// Whether to rotate again where an earlier run left nothing to be done.
     pub anew: bool,
@@ -238,7 +237,7 @@ impl Run {
         if let Some(secret) = self.secrets().await?.secret {
             return Ok(secret);
         }
-        let found = if self.is_itself && is_only {
+        let found = if self.admin.is_none() && is_only {
             // By nothing else would it have been let in.
             held(self.kept()?.0)?
         } else {
@@ -326,6 +325,7 @@ impl Run {
             let (_, aside) = self.kept()?;
             held(&aside)?.with_context(|| format!("{aside} with the old secret is gone"))?
         };
+        self.admin.as_ref().map_or(Ok(()), |admin| admin.check_not_own(self.client, &retiring))?;
         let unused_for = status.unused_until_now(self.unused_for.unwrap_or(EVIDENCE_UNUSED_FOR_DEFAULT));
         // By this a run that goes on knows that it was this rotation that ended it.
         record.asked_to_retire = true;
@@ -360,7 +360,7 @@ impl Run {
 
     /// What the server shows of the secrets: to the client itself nothing, as in a project that shows them once.
     async fn secrets(&self) -> anyhow::Result<ClientSecrets> {
-        if self.is_itself {
+        if self.admin.is_none() {
             Ok(ClientSecrets::default())
         } else {
             Ok(self.server.secrets(self.client).await?)

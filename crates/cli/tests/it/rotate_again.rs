@@ -269,3 +269,33 @@ async fn a_command_that_an_earlier_run_did_not_have_is_run_and_no_other_again() 
     let new = stage.read("secret");
     assert!(stage.read("first") == new && stage.read("second") == new, "{}", said.text);
 }
+
+/// Whoever rotates the secret by which it is let in itself does not lose its way in.
+#[tokio::test]
+async fn the_secret_that_the_command_is_let_in_by_is_not_ended() {
+    let mut stage = Stage::set().await;
+    let credentials = stage.read("data/bootstrap.json");
+    let field = |name: &str| {
+        serde_json::from_str::<serde_json::Value>(&credentials).unwrap()[name].as_str().unwrap().to_owned()
+    };
+    let (id, old) = (field("clientId"), field("clientSecret"));
+    stage.client.clone_from(&id);
+    std::fs::write(stage.path("secret"), &old).unwrap();
+    let said = stage.run("rotate", &["--to", "file:secret"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.text);
+    let ends = ["--to", "file:secret", "--resume", "--retire", "--wait-unused", "1s"];
+    for (command, arguments) in [("retire", &["--force"][..]), ("rotate", &ends)] {
+        let said = stage.run(command, arguments).await;
+        assert!(
+            said.code == Some(1) && said.text.contains("bootstrap.json has the old secret"),
+            "{}",
+            said.text
+        );
+        assert_eq!(grant(&http(), &stage.server.base, &id, &old).await, 200);
+    }
+    std::fs::write(stage.path("data/bootstrap.json"), credentials.replace(&old, &stage.read("secret")))
+        .unwrap();
+    let said = stage.run("retire", &["--force"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.text);
+    assert_eq!(grant(&http(), &stage.server.base, &id, &old).await, 401);
+}
