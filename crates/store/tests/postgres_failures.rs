@@ -119,6 +119,12 @@ impl Stage {
         self.proxy.cut();
     }
 
+    /// Waits until it is at work again, however long a busy machine takes for it.
+    async fn recovers(&self) {
+        let recovered = async { while self.store.access(ClientId::NIL).await.is_err() {} };
+        tokio::time::timeout(Duration::from_mins(1), recovered).await.expect("it is not taken up again");
+    }
+
     /// A read and a change, as they should be.
     async fn works(&self) {
         self.store.access(ClientId::NIL).await.unwrap();
@@ -232,6 +238,7 @@ async fn a_database_that_hangs_is_told_of_in_time_and_taken_up_again() {
         assert!(matches!(told.1, Err(StoreError::Busy)), "{mode:?}: {:?}", told.1);
         assert!(matches!(told.2, Err(StoreError::Busy)), "{mode:?}: {:?}", told.2);
         stage.proxy.set(Mode::Pass);
+        stage.recovers().await;
         stage.works().await;
         stage.store.ping().await.unwrap();
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::Client;
 
 use super::config::Connect;
@@ -136,6 +136,7 @@ async fn keep_connected(connect: Connect, sessions: watch::Sender<Option<Arc<Ses
     let mut pause = PAUSE_FIRST;
     let mut left = None;
     loop {
+        let mut began = Instant::now();
         match connect().await {
             Ok((client, mut connection)) => {
                 let opened = tokio::select! {
@@ -156,11 +157,13 @@ async fn keep_connected(connect: Connect, sessions: watch::Sender<Option<Arc<Ses
                     sessions.send_replace(None);
                     left = session.commit_in_doubt().then_some(session.backend);
                 }
+                began = Instant::now();
                 tracing::warn!("a connection to the database was lost; it is made again");
             }
             Err(error) => tracing::warn!(%error, "the database cannot be reached; it is tried again"),
         }
-        sleep(pause).await;
+        // An attempt that got no answer took its time already.
+        sleep_until(began + pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
