@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_postgres::NoTls;
 
@@ -10,6 +11,9 @@ use crate::{PostgresConfig, Store, StoreError};
 
 /// Names the URL of a PostgreSQL server whose databases may be filled with rubbish.
 pub const SERVER_VARIABLE: &str = "KEYRELAY_TEST_POSTGRES";
+
+/// Numbers the schemas of this process: folders of several tests may have the same last name.
+static SCHEMAS: AtomicU64 = AtomicU64::new(0);
 
 /// An empty database that nobody else uses.
 #[derive(Clone, Debug)]
@@ -30,8 +34,9 @@ impl TestDatabase {
             return Self::File(dir.join("keyrelay.sqlite"));
         };
         let name = dir.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-        let schema = format!("t{}_{name}", std::process::id());
+        // PostgreSQL cuts identifiers at 63 bytes.
+        let name: String = name.chars().filter(char::is_ascii_alphanumeric).take(24).collect();
+        let schema = format!("t{}_{}_{name}", std::process::id(), SCHEMAS.fetch_add(1, Ordering::Relaxed));
         let (client, connection) =
             tokio_postgres::connect(&server, NoTls).await.expect("the PostgreSQL server answers");
         let connection = tokio::spawn(connection);
@@ -82,5 +87,18 @@ impl TestDatabase {
             Self::File(path) => Store::open_sqlite(path).await,
             Self::Schema(url) => Store::open_postgres(&PostgresConfig::parse(url)?).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn folders_of_one_name_get_databases_of_their_own() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (one, other) = (one.path().join("there"), other.path().join("there"));
+        let (one, other) = (TestDatabase::new(&one).await, TestDatabase::new(&other).await);
+        assert_ne!(one.url(), other.url());
     }
 }
