@@ -77,7 +77,9 @@ impl Server {
         let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
         let mut keys = tokio::time::interval(limits::SIGNING_KEYS_INTERVAL);
         let mut deadlines = tokio::time::interval(limits::EXPIRY_INTERVAL);
-        let mut reload = tokio::time::interval(limits::TLS_RELOAD_INTERVAL);
+        // The files were read just now, so the first look at them is a whole interval away.
+        let first_reload = tokio::time::Instant::now() + limits::TLS_RELOAD_INTERVAL;
+        let mut reload = tokio::time::interval_at(first_reload, limits::TLS_RELOAD_INTERVAL);
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
