@@ -1,11 +1,12 @@
 //! What a change must pass, one function for each step.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::bench::PRODUCT;
 use crate::command::{cargo, program, root, run, target_dir, works};
 use crate::postgres;
-use crate::setup::environment_python;
+use crate::setup::{cargo_deny, environment_python};
 use crate::steps::{Done, Selection};
 
 pub fn format(_: &Selection) -> Result<Done, String> {
@@ -18,48 +19,43 @@ pub fn lint(_: &Selection) -> Result<Done, String> {
     Ok(Done::Passed)
 }
 
-/// Known vulnerabilities are only looked for when their database was fetched before: a test run needs no network.
+/// The rules of `deny.toml`. Known vulnerabilities are looked for where their database was fetched before: a test
+/// run needs no network.
 pub fn deny(_: &Selection) -> Result<Done, String> {
-    if !works(cargo().args(["deny", "--version"])) {
-        return Ok(Done::Skipped(
-            "cargo-deny is not installed; `cargo install cargo-deny` adds it".to_owned(),
-        ));
-    }
-    let mut command = cargo();
-    command.args(["deny", "check"]);
-    if advisories_fetched() {
+    let mut command = cargo_deny()?;
+    command.arg("check");
+    let without = if advisories_fetched() {
         command.args(["--disable-fetch", "advisories"]);
+        None
     } else {
-        println!("    without advisories: their database is not here; `cargo deny fetch` gets it");
-    }
-    run(command.args(["bans", "licenses", "sources"]))?;
-    Ok(Done::Passed)
+        Some("known vulnerabilities: their database is not here; `cargo deny fetch` gets it")
+    };
+    run(command.args(["--hide-inclusion-graph", "bans", "licenses", "sources"]))?;
+    Ok(without.map_or(Done::Passed, |without| Done::PassedWithout(without.to_owned())))
 }
 
 /// All Rust tests; examples in the documentation are a step of their own.
+///
+/// By the test runner of cargo, which is on every machine, so that every machine runs the same tests.
 pub fn rust_tests(_: &Selection) -> Result<Done, String> {
-    if works(cargo().args(["nextest", "--version"])) {
-        run(cargo().args(["nextest", "run", "--workspace"]))?;
-    } else {
-        run(cargo().args(["test", "--quiet", "--workspace", "--all-targets"]))?;
-    }
+    run(&mut all_tests())?;
     Ok(Done::Passed)
 }
 
-/// The tests of whatever speaks to a database, once more on PostgreSQL.
+/// The same tests once more: those that speak to a database do so on PostgreSQL.
+///
+/// The whole workspace is built, as for the step before: with fewer packages features would differ, and everything
+/// would be built again.
 pub fn postgres_tests(_: &Selection) -> Result<Done, String> {
     let server = postgres::Server::start(postgres::Disk::NotWaited)?;
-    let mut command = cargo();
-    if works(cargo().args(["nextest", "--version"])) {
-        // The whole workspace is built, as for the step before; otherwise features differ, and with them
-        // everything is built again.
-        command.args(["nextest", "run", "--workspace", "--filterset"]);
-        command.arg("package(keyrelay-store) or package(keyrelay-server) or test(crash) or test(counting)");
-    } else {
-        command.args(["test", "--quiet", "--workspace", "--all-targets"]);
-    }
-    run(command.env("KEYRELAY_TEST_POSTGRES", server.url()))?;
+    run(all_tests().env("KEYRELAY_TEST_POSTGRES", server.url()))?;
     Ok(Done::Passed)
+}
+
+fn all_tests() -> Command {
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--workspace", "--all-targets"]);
+    command
 }
 
 pub fn doc_tests(_: &Selection) -> Result<Done, String> {

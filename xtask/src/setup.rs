@@ -13,35 +13,32 @@ use crate::steps::{Done, Group, Selection};
 struct Package {
     name: &'static str,
     there: fn() -> bool,
-    needed_by: Option<Group>,
+    /// Everybody, where this is empty.
+    needed_by: &'static [Group],
 }
 
 const PACKAGES: [Package; 8] = [
     // The C compiler builds SQLite, the cryptography library and the allocator.
-    Package { name: "gcc", there: || works(program("cc").arg("--version")), needed_by: None },
-    Package { name: "libc6-dev", there: || Path::new("/usr/include/stdio.h").exists(), needed_by: None },
+    Package { name: "gcc", there: || works(program("cc").arg("--version")), needed_by: &[] },
+    Package { name: "libc6-dev", there: || Path::new("/usr/include/stdio.h").exists(), needed_by: &[] },
     Package {
         name: "ca-certificates",
         there: || Path::new("/etc/ssl/certs/ca-certificates.crt").exists(),
-        needed_by: None,
+        needed_by: &[],
     },
+    Package { name: "postgresql", there: || postgres::programs().is_some(), needed_by: &[Group::Postgres] },
+    Package { name: "nodejs", there: || works(program("node").arg("--version")), needed_by: &[Group::E2e] },
+    Package { name: "npm", there: || works(program("npm").arg("--version")), needed_by: &[Group::E2e] },
     Package {
-        name: "postgresql",
-        there: || postgres::programs().is_some(),
-        needed_by: Some(Group::Postgres),
+        name: "python3",
+        there: || works(python3().arg("--version")),
+        needed_by: &[Group::Deny, Group::E2e],
     },
-    Package {
-        name: "nodejs",
-        there: || works(program("node").arg("--version")),
-        needed_by: Some(Group::E2e),
-    },
-    Package { name: "npm", there: || works(program("npm").arg("--version")), needed_by: Some(Group::E2e) },
-    Package { name: "python3", there: || works(python3().arg("--version")), needed_by: Some(Group::E2e) },
     // Debian's Python comes without what makes an environment with an installer in it.
     Package {
         name: "python3-venv",
         there: || works(python3().args(["-c", "import ensurepip, venv"])),
-        needed_by: Some(Group::E2e),
+        needed_by: &[Group::Deny, Group::E2e],
     },
 ];
 
@@ -49,12 +46,15 @@ const PACKAGES: [Package; 8] = [
 pub fn packages(selection: &Selection) -> Result<Done, String> {
     let missing: Vec<&str> = PACKAGES
         .iter()
-        .filter(|package| package.needed_by.is_none_or(|group| selection.includes(group)))
+        .filter(|package| {
+            let needed_by = package.needed_by;
+            needed_by.is_empty() || needed_by.iter().any(|&group| selection.includes(group))
+        })
         .filter(|package| !(package.there)())
         .map(|package| package.name)
         .collect();
     if missing.is_empty() {
-        return Ok(Done::Skipped("nothing is missing".to_owned()));
+        return Ok(Done::Nothing("nothing is missing"));
     }
     let names = missing.join(" ");
     if !works(program("apt-get").arg("--version")) {
@@ -90,43 +90,83 @@ pub fn node_modules(_: &Selection) -> Result<Done, String> {
     // npm writes this file last, after everything else is in place.
     let installed = folder.join("node_modules/.package-lock.json");
     if installed.exists() && !newer(&lock, &installed) {
-        return Ok(Done::Skipped("they are installed already".to_owned()));
+        return Ok(Done::Nothing("they are installed already"));
     }
     run(program("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(folder))?;
     Ok(Done::Passed)
 }
 
-/// The environment of the Python tests, made anew whenever it is not what the requirements ask for.
-pub fn python_environment(_: &Selection) -> Result<Done, String> {
-    let requirements = root().join("e2e/python/requirements.txt");
-    let wanted = std::fs::read(&requirements)
-        .map_err(|error| format!("e2e/python/requirements.txt cannot be read: {error}"))?;
-    let folder = python_folder()?;
-    // Written last, after everything else is in place.
-    let installed = folder.join("installed.txt");
-    if std::fs::read(&installed).is_ok_and(|installed| installed == wanted)
-        && works(environment_python()?.arg("--version"))
-    {
-        return Ok(Done::Skipped("they are installed already".to_owned()));
+/// cargo-deny, as a program that its package ships: building it takes longer than all that it checks.
+pub fn cargo_deny_program(_: &Selection) -> Result<Done, String> {
+    if works(cargo().args(["deny", "--version"])) {
+        return Ok(Done::Nothing("cargo-deny is installed already"));
     }
-    run(python3().args(["-m", "venv", "--clear"]).arg(&folder))?;
-    let mut pip = environment_python()?;
-    pip.args(["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]);
-    // Nothing is built, so nothing of a package runs before its hash has been checked.
-    pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(&requirements);
-    run(&mut pip)?;
-    std::fs::write(&installed, wanted)
-        .map_err(|error| format!("{} cannot be written: {error}", installed.display()))?;
-    Ok(Done::Passed)
+    TOOLS.install()
+}
+
+/// cargo-deny, wherever it came from.
+pub fn cargo_deny() -> Result<Command, String> {
+    if works(cargo().args(["deny", "--version"])) {
+        let mut command = cargo();
+        command.arg("deny");
+        return Ok(command);
+    }
+    Ok(program(TOOLS.folder()?.join("bin/cargo-deny")))
+}
+
+/// Installs what the Python tests need.
+pub fn python_environment(_: &Selection) -> Result<Done, String> {
+    PYTHON_TESTS.install()
 }
 
 /// The Python that the end-to-end tests run on, with their packages.
 pub fn environment_python() -> Result<Command, String> {
-    Ok(program(python_folder()?.join("bin/python")))
+    PYTHON_TESTS.python()
 }
 
-fn python_folder() -> Result<PathBuf, String> {
-    Ok(target_dir()?.join("e2e-python"))
+/// A Python environment below the folder that cargo builds into, made anew whenever it is not what its
+/// requirements ask for.
+struct Environment {
+    name: &'static str,
+    /// From the root of the workspace; each package is pinned by its hash.
+    requirements: &'static str,
+}
+
+const TOOLS: Environment = Environment { name: "tools", requirements: "xtask/tools/requirements.txt" };
+const PYTHON_TESTS: Environment =
+    Environment { name: "e2e-python", requirements: "e2e/python/requirements.txt" };
+
+impl Environment {
+    fn folder(&self) -> Result<PathBuf, String> {
+        Ok(target_dir()?.join(self.name))
+    }
+
+    fn python(&self) -> Result<Command, String> {
+        Ok(program(self.folder()?.join("bin/python")))
+    }
+
+    fn install(&self) -> Result<Done, String> {
+        let requirements = root().join(self.requirements);
+        let wanted = std::fs::read(&requirements)
+            .map_err(|error| format!("cannot read {}: {error}", self.requirements))?;
+        let folder = self.folder()?;
+        // Written last, after everything else is in place.
+        let installed = folder.join("installed.txt");
+        if std::fs::read(&installed).is_ok_and(|installed| installed == wanted)
+            && works(self.python()?.arg("--version"))
+        {
+            return Ok(Done::Nothing("they are installed already"));
+        }
+        run(python3().args(["-m", "venv", "--clear"]).arg(&folder))?;
+        let mut pip = self.python()?;
+        pip.args(["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]);
+        // Nothing is built, so nothing of a package runs before its hash has been checked.
+        pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(&requirements);
+        run(&mut pip)?;
+        std::fs::write(&installed, wanted)
+            .map_err(|error| format!("cannot write {}: {error}", installed.display()))?;
+        Ok(Done::Passed)
+    }
 }
 
 fn python3() -> Command {

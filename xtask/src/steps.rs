@@ -26,8 +26,20 @@ pub enum Group {
 #[derive(Debug)]
 pub enum Done {
     Passed,
-    /// With the reason.
-    Skipped(String),
+    /// There was nothing to do, for this reason.
+    Nothing(&'static str),
+    /// All but a part, which is named with the reason.
+    PassedWithout(String),
+}
+
+impl Done {
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Passed => "ok",
+            Self::Nothing(_) => "ready",
+            Self::PassedWithout(_) => "partly",
+        }
+    }
 }
 
 struct Step {
@@ -36,11 +48,12 @@ struct Step {
     run: fn(&Selection) -> Result<Done, String>,
 }
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { group: Group::Setup, title: "install missing system packages", run: setup::packages },
     Step { group: Group::Setup, title: "look for rustfmt and clippy", run: setup::components },
     Step { group: Group::Fmt, title: "check the format", run: checks::format },
     Step { group: Group::Lint, title: "check the lints", run: checks::lint },
+    Step { group: Group::Deny, title: "install cargo-deny", run: setup::cargo_deny_program },
     Step { group: Group::Deny, title: "check the rules for dependencies", run: checks::deny },
     Step { group: Group::Rust, title: "run the Rust tests", run: checks::rust_tests },
     Step { group: Group::Rust, title: "run the examples in the documentation", run: checks::doc_tests },
@@ -132,37 +145,51 @@ impl Stopwatch {
     }
 }
 
-/// Runs the chosen steps in order, up to the first that fails.
+/// Runs the chosen steps in order, up to the first that fails. What was not run is listed at the end, with the reason.
 pub fn run(selection: &Selection) -> Result<(), String> {
-    let chosen: Vec<&Step> = STEPS.iter().filter(|step| selection.includes(step.group)).collect();
     let whole = Stopwatch::start();
-    let mut summary = Vec::with_capacity(chosen.len());
+    let chosen = STEPS.iter().filter(|step| selection.includes(step.group)).count();
+    let mut number = 0;
+    let mut summary = Vec::with_capacity(STEPS.len());
+    let mut skipped = Vec::new();
     let mut failure = None;
-    for (index, step) in chosen.iter().enumerate() {
-        println!("==> {}/{} {}", index + 1, chosen.len(), step.title);
+    for step in &STEPS {
+        if !selection.includes(step.group) {
+            skipped.push(format!("{}: its group was not chosen", step.title));
+            continue;
+        }
+        if failure.is_some() {
+            skipped.push(format!("{}: a step before it failed", step.title));
+            continue;
+        }
+        number += 1;
+        println!("==> {number}/{chosen} {}", step.title);
         let watch = Stopwatch::start();
         let result = (step.run)(selection);
-        let word = match &result {
-            Ok(Done::Passed) => "ok",
-            Ok(Done::Skipped(reason)) => {
-                println!("    skipped: {reason}");
-                "skipped"
-            }
-            Err(_) => "FAILED",
-        };
+        let word = result.as_ref().map_or("FAILED", Done::word);
+        match result {
+            Ok(Done::Passed) => {}
+            Ok(Done::Nothing(reason)) => println!("    {reason}"),
+            Ok(Done::PassedWithout(part)) => skipped.push(format!("{}: {part}", step.title)),
+            Err(message) => failure = Some(format!("\n{} failed: {message}", step.group.name())),
+        }
         let seconds = watch.elapsed().as_secs_f64();
         println!("    {word} in {seconds:.1} s");
         summary.push((step, word, seconds));
-        if let Err(message) = result {
-            failure = Some(format!("\n{} failed: {message}", step.group.name()));
-            break;
-        }
     }
     println!();
     for (step, word, seconds) in &summary {
-        println!("  {:<5}  {:<52}  {word:<7}  {seconds:>7.1} s", step.group.name(), step.title);
+        println!("  {:<8}  {:<52}  {word:<6}  {seconds:>7.1} s", step.group.name(), step.title);
     }
-    println!("  {:<5}  {:<52}  {:<7}  {:>7.1} s", "", "all of it", "", whole.elapsed().as_secs_f64());
+    println!("  {:<8}  {:<52}  {:<6}  {:>7.1} s", "", "all of it", "", whole.elapsed().as_secs_f64());
+    if skipped.is_empty() {
+        println!("\nNothing was skipped.");
+    } else {
+        println!("\nSkipped:");
+        for part in &skipped {
+            println!("  {part}");
+        }
+    }
     failure.map_or(Ok(()), Err)
 }
 
