@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::bench::PRODUCT;
-use crate::command::{cargo, program, root, run, target_dir, works};
+use crate::command::{cargo, program, root, run, target_dir};
 use crate::postgres;
 use crate::setup::{cargo_deny, environment_python};
 use crate::steps::{Done, Selection};
