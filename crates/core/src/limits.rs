@@ -244,6 +244,14 @@ pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
 pub const JWKS_BYTES_MAX: usize = 64 * 1024;
 /// Most keys in it.
 pub const CLIENT_KEYS_MAX: usize = 16;
+/// Smallest modulus of an RSA key that others are known by, in bits (RFC 7518 §3.3): a smaller one can be factored.
+pub const RSA_MODULUS_BITS_MIN: usize = 2048;
+/// Largest, in bits: protects the time that a signature takes to verify, and the library takes no larger one.
+pub const RSA_MODULUS_BITS_MAX: usize = 8192;
+/// Fewest bits of its public exponent, which makes 65537 the smallest (FIPS 186-5 §5.1).
+pub const RSA_EXPONENT_BITS_MIN: usize = 17;
+/// Most bits of its public exponent: protects the time that a signature takes to verify.
+pub const RSA_EXPONENT_BITS_MAX: usize = 33;
 /// Largest trust store of a client, in bytes.
 pub const TRUST_STORE_BYTES_MAX: usize = 64 * 1024;
 /// Most certificates in it.

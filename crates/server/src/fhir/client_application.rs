@@ -85,13 +85,14 @@ pub(super) fn take_secrets(resource: &mut Map<String, Value>) -> Result<WrittenS
     Ok(WrittenSecrets { secret: take("secret")?, retiring: take("retiringSecret")? })
 }
 
-/// The narrow row of a client.
+/// The narrow row of a client. `before` is what the client was, if it was anything.
 pub(crate) fn row(
     app: &App,
     caller: &Caller,
     id: ClientId,
     project: ProjectId,
     resource: &Map<String, Value>,
+    before: Option<&Map<String, Value>>,
 ) -> Result<ClientRow, Outcome> {
     let text = |name: &str| resource.get(name).and_then(Value::as_str).map(str::to_owned);
     let list = |name: &str| {
@@ -113,7 +114,7 @@ pub(crate) fn row(
         let text = format!("The grant types are longer than {SCOPE_BYTES_MAX} bytes together");
         return Err(Outcome::invalid_at("ClientApplication.grantType", text));
     }
-    check_keys(app, id, resource)?;
+    check_keys(app, id, resource, before)?;
     check_redirects(resource)?;
     check_origins(resource)?;
     Ok(ClientRow {
@@ -128,13 +129,22 @@ pub(crate) fn row(
     })
 }
 
-/// A key set that could not be used is refused where it can still be put right.
-fn check_keys(app: &App, id: ClientId, resource: &Map<String, Value>) -> Result<(), Outcome> {
+/// A key set that could not be used, or that others than the client can sign for, is refused where it can
+/// still be put right. What was stored before a rule was made stands in the way of no other change.
+fn check_keys(
+    app: &App,
+    id: ClientId,
+    resource: &Map<String, Value>,
+    before: Option<&Map<String, Value>>,
+) -> Result<(), Outcome> {
     let text = |name: &str| resource.get(name).and_then(Value::as_str);
-    if let Some(keys) = text("jwks") {
+    let changed = |name: &str| {
+        text(name).filter(|text| before.and_then(|before| before.get(name)?.as_str()) != Some(*text))
+    };
+    if let Some(keys) = changed("jwks") {
         check_jwks(id, keys).map_err(|text| Outcome::invalid_at("ClientApplication.jwks", text))?;
     }
-    if let Some(certificates) = text("certificateTrustStore") {
+    if let Some(certificates) = changed("certificateTrustStore") {
         check_trust_store(certificates)
             .map_err(|text| Outcome::invalid_at("ClientApplication.certificateTrustStore", text))?;
     }

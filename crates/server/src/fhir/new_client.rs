@@ -40,7 +40,7 @@ impl NewClient {
     ) -> Result<(ResourceVersion, Option<PlainSecret>), Outcome> {
         let Self { id, project, resource, policy, with_secret } = self;
         check_resource(ResourceType::ClientApplication, &resource)?;
-        let row = row(act.app, act.caller, id, project, &resource)?;
+        let row = row(act.app, act.caller, id, project, &resource, None)?;
         let is_itself = act.caller.client == Some(id);
         if !is_itself {
             check_author(act, id, project, &resource)?;

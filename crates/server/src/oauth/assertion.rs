@@ -79,7 +79,7 @@ pub(super) async fn prove(
             && access.as_ref().is_some_and(|access| access.check(acts, peer.address).is_ok())
     };
     let signed = match published(app, state.as_ref()) {
-        Some(Published::Here(set)) => signed_by(text, &jwks::read(client, &set).unwrap_or_default()),
+        Some(Published::Here(set)) => signed_by(text, &jwks::usable(client, &set)),
         Some(Published::At(uri)) if is_worth_asking() => signed_by_remote(app, client, text, &uri).await,
         _ => signed_by(text, &[]),
     };
@@ -126,12 +126,12 @@ async fn signed_by_remote(
     uri: &OutboundUri,
 ) -> Option<(SecretId, Claims)> {
     let set = app.remote_keys.get(uri).await?;
-    let signed = signed_by(text, &jwks::read_fetched(client, &set));
+    let signed = signed_by(text, &jwks::usable(client, &set));
     if signed.is_some() {
         return signed;
     }
     let set = app.remote_keys.again(uri, &set).await?;
-    signed_by(text, &jwks::read_fetched(client, &set))
+    signed_by(text, &jwks::usable(client, &set))
 }
 
 /// The key by which an assertion is signed, and what it says.

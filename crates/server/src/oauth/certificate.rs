@@ -19,6 +19,7 @@ use x509_cert::der::{AnyRef, Decode, Encode};
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage};
 
 use super::assertion::BASE_POINT;
+use super::public_key::PublicKey;
 use crate::App;
 use crate::auth::{NotProved, Peer, Proved, count_use, refuse};
 use crate::client_certificate::ClientCertificate;
@@ -75,7 +76,16 @@ pub(super) async fn prove(
 
 /// Checks a trust store that somebody writes.
 pub(crate) fn check(text: &str) -> Result<(), String> {
-    TrustStore::read(text).map(drop)
+    for (n, certificate) in TrustStore::read(text)?.0.iter().enumerate() {
+        check_key(certificate).map_err(|problem| format!("The key of certificate {n} {problem}"))?;
+    }
+    Ok(())
+}
+
+/// Whether others than its owner can sign for the key of a certificate.
+fn check_key(certificate: &CertificateDer<'_>) -> Result<(), String> {
+    let parsed = Certificate::from_der(certificate).map_err(|error| format!("cannot be read: {error}"))?;
+    PublicKey::of_certificate(&parsed).and_then(|key| key.check()).map_err(|weakness| weakness.to_string())
 }
 
 /// The certificates that a client is known by.
@@ -115,11 +125,16 @@ impl TrustStore {
     /// and for a client.
     fn accepts(&self, presented: &ClientCertificate, now: Timestamp) -> bool {
         let Ok(leaf) = Certificate::from_der(presented.leaf()) else { return false };
+        // That it was presented proves nothing if anybody can sign for its key.
+        if check_key(presented.leaf()).is_err() {
+            return false;
+        }
         if self.0.contains(presented.leaf()) {
             return is_current(&leaf, now) && is_for_clients(&leaf);
         }
         let is_authority = |der: &&CertificateDer<'static>| {
             Certificate::from_der(der).is_ok_and(|parsed| is_current(&parsed, now) && can_issue(&parsed))
+                && check_key(der).is_ok()
         };
         let authorities = self.0.iter().filter(is_authority);
         let anchors: Vec<_> = authorities.filter_map(|der| anchor_from_trusted_cert(der).ok()).collect();

@@ -3,9 +3,7 @@
 //! could never verify anything is refused where somebody can still put it right. Of a set that is
 //! fetched, what can be used is used: it may be meant for other readers too.
 
-use jsonwebtoken::jwk::{
-    AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, PublicKeyUse, ThumbprintHash,
-};
+use jsonwebtoken::jwk::{Jwk, JwkSet, KeyOperations, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use keyrelay_core::id::{ClientId, SecretId};
 use keyrelay_core::limits::{CLIENT_KEYS_MAX, JWKS_BYTES_MAX};
@@ -13,12 +11,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::public_key::PublicKey;
+
 /// The name space of the ids that keys are counted by (RFC 9562 §5.5). Never change it: counts name them.
 const KEYS_NAMESPACE: Uuid = Uuid::from_u128(0x5a0c_41de_7f7e_4b52_9f2c_8d8e_0b64_3c11);
-/// Members of a JWK that are private (RFC 7518 §6).
-const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "k"];
-/// The smallest RSA modulus, in bytes: 2048 bits (RFC 7518 §3.3).
-const RSA_BYTES_MIN: usize = 256;
+/// Members of a JWK that are private (RFC 7518 §6), also of types of keys that are not taken here.
+const PRIVATE_MEMBERS: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
 
 /// A key that verifies assertions.
 pub(super) struct ClientKey {
@@ -27,7 +25,7 @@ pub(super) struct ClientKey {
     kid: Option<String>,
     algorithms: &'static [Algorithm],
     /// The one algorithm that the key says it is for.
-    declared: Option<String>,
+    declared: Option<Algorithm>,
     pub(super) decoding: DecodingKey,
 }
 
@@ -35,7 +33,7 @@ impl ClientKey {
     /// Whether an assertion with this header could be signed by the key.
     pub(super) fn fits(&self, kid: Option<&str>, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
-            && self.declared.as_ref().is_none_or(|declared| *declared == format!("{algorithm:?}"))
+            && self.declared.is_none_or(|declared| declared == algorithm)
             && kid.is_none_or(|kid| self.kid.as_deref() == Some(kid))
     }
 }
@@ -58,8 +56,9 @@ pub(super) fn read(client: ClientId, text: &str) -> Result<Vec<ClientKey>, Strin
     set.keys.iter().enumerate().map(|(n, key)| one(client, n, key)).collect()
 }
 
-/// The keys of a fetched set that can be used (RFC 7517 §5), the first few of them.
-pub(super) fn read_fetched(client: ClientId, text: &str) -> Vec<ClientKey> {
+/// The keys of a set that can be used (RFC 7517 §5), the first few of them. Weak ones are left out: they may
+/// have been fetched, or written before they were refused.
+pub(super) fn usable(client: ClientId, text: &str) -> Vec<ClientKey> {
     let set: Value = serde_json::from_str(text).unwrap_or_default();
     let keys = set.get("keys").and_then(Value::as_array).into_iter().flatten().enumerate();
     // A private key that lies in the open is anybody's.
@@ -81,19 +80,17 @@ fn has_private_members(key: &Value) -> bool {
 }
 
 fn one(client: ClientId, n: usize, key: &Jwk) -> Result<ClientKey, String> {
-    let algorithms: &'static [Algorithm] = match &key.algorithm {
-        AlgorithmParameters::RSA(rsa) => {
-            // Base64url has four characters for three bytes.
-            if rsa.n.trim_end_matches('=').len() * 3 / 4 < RSA_BYTES_MIN {
-                return Err(format!("Key {n} is an RSA key of fewer than 2048 bits"));
-            }
-            &[Algorithm::RS384, Algorithm::RS256]
-        }
-        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P256 => &[Algorithm::ES256],
-        AlgorithmParameters::EllipticCurve(ec) if ec.curve == EllipticCurve::P384 => &[Algorithm::ES384],
-        AlgorithmParameters::OctetKeyPair(okp) if okp.curve == EllipticCurve::Ed25519 => &[Algorithm::EdDSA],
-        _ => return Err(format!("Key {n} is none of RSA, P-256, P-384 and Ed25519")),
-    };
+    let weak = |weakness| format!("Key {n} {weakness}");
+    let public = PublicKey::of_jwk(&key.algorithm).map_err(weak)?;
+    let algorithms = public.algorithms();
+    let declared = key.common.key_algorithm.map(|declared| {
+        let known = Algorithm::try_from(declared).ok().filter(|known| algorithms.contains(known));
+        known.ok_or_else(|| {
+            let names: Vec<String> = algorithms.iter().map(|known| format!("{known:?}")).collect();
+            format!("Key {n} has an `alg` that does not fit it: give {}, or leave it out", names.join(" or "))
+        })
+    });
+    let declared = declared.transpose()?;
     if key.common.public_key_use.as_ref().is_some_and(|used| *used != PublicKeyUse::Signature) {
         return Err(format!("Key {n} is not for signatures (its `use` is not sig)"));
     }
@@ -101,6 +98,7 @@ fn one(client: ClientId, n: usize, key: &Jwk) -> Result<ClientKey, String> {
     if operations.is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
         return Err(format!("Key {n} is not for verifying signatures (its `key_ops` do not say verify)"));
     }
+    public.check().map_err(weak)?;
     let decoding = DecodingKey::from_jwk(key).map_err(|error| format!("Key {n} cannot be used: {error}"))?;
     let thumbprint =
         key.thumbprint(ThumbprintHash::SHA256).map_err(|error| format!("Key {n} cannot be used: {error}"))?;
@@ -109,7 +107,7 @@ fn one(client: ClientId, n: usize, key: &Jwk) -> Result<ClientKey, String> {
         id: SecretId::from(Uuid::new_v5(&KEYS_NAMESPACE, name.as_bytes())),
         kid: key.common.key_id.clone(),
         algorithms,
-        declared: key.common.key_algorithm.map(|declared| declared.to_string()),
+        declared,
         decoding,
     })
 }

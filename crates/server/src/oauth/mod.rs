@@ -13,6 +13,7 @@ mod jwks;
 mod key_renewal;
 mod login_grants;
 mod metadata;
+mod public_key;
 mod remote_keys;
 mod revoke;
 mod signing_key;

@@ -307,7 +307,8 @@ impl Managed {
         let mut after = before.clone();
         update.metadata.apply(&mut after);
         check_resource(ResourceType::ClientApplication, &after).map_err(failed)?;
-        let row = client_row(act.app, act.caller, self.id(), self.caller.project, &after).map_err(failed)?;
+        let row = client_row(act.app, act.caller, self.id(), self.caller.project, &after, Some(&before))
+            .map_err(failed)?;
 
         let mut registration = self.registration.clone();
         registration.auth_method = update.metadata.auth_method;

@@ -19,15 +19,15 @@ use crate::assertion::{Key, claims, header, present, refused};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Where a client publishes its keys: answers what it is told to, and counts who asks.
-struct KeyHost {
-    url: String,
+pub struct KeyHost {
+    pub url: String,
     /// The answer as it goes over the wire; empty for none at all.
     answer: Arc<Mutex<String>>,
     asked: Arc<AtomicUsize>,
 }
 
 impl KeyHost {
-    async fn open() -> Self {
+    pub async fn open() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
         let host = Self { url, answer: Arc::default(), asked: Arc::default() };
@@ -47,7 +47,7 @@ impl KeyHost {
         );
     }
 
-    fn publishes(&self, keys: &[Value]) {
+    pub fn publishes(&self, keys: &[Value]) {
         self.says("200 OK", "Content-Type: application/json\r\n", &json!({ "keys": keys }).to_string());
     }
 

@@ -52,4 +52,5 @@ mod token;
 mod transactions;
 mod uses;
 mod visibility;
+mod weak_keys;
 mod webhooks;

@@ -55,14 +55,9 @@ impl Authority {
         Self { certificate: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
     }
 
-    /// One whose key everybody has: the private part is 1, the public part the base point of P-256.
+    /// One whose key everybody has.
     fn of_everybody() -> Self {
-        const BEFORE: &str = "308187020100301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420";
-        const POINT: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
-                             4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
-        let hex = format!("{BEFORE}{:064}a144034200{POINT}", 1);
-        let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap());
-        let key = KeyPair::try_from(bytes.collect::<Vec<u8>>()).unwrap();
+        let key = key_of_everybody();
         let params = named("Everybody", |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
         Self { certificate: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
     }
@@ -79,6 +74,16 @@ impl Authority {
     }
 }
 
+/// A key that everybody has: the private part is 1, the public part the base point of P-256.
+pub fn key_of_everybody() -> KeyPair {
+    const BEFORE: &str = "308187020100301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420";
+    const POINT: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                         4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+    let hex = format!("{BEFORE}{:064}a144034200{POINT}", 1);
+    let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap());
+    KeyPair::try_from(bytes.collect::<Vec<u8>>()).unwrap()
+}
+
 /// The certificate of an authority that nobody else uses.
 pub fn any_authority() -> String {
     Authority::new("Any").certificate.pem()
@@ -88,11 +93,15 @@ fn self_signed(set: impl FnOnce(&mut CertificateParams)) -> Certificate {
     named("Pinned", set).self_signed(&KeyPair::generate().unwrap()).unwrap()
 }
 
+pub fn self_signed_by(key: &KeyPair) -> Certificate {
+    named("Pinned", |_| {}).self_signed(key).unwrap()
+}
+
 fn field(certificate: &Certificate) -> String {
     format!(":{}:", STANDARD.encode(certificate.der()))
 }
 
-fn by_header(config: &mut Config) {
+pub fn by_header(config: &mut Config) {
     config.client_certificates = ClientCertificates::Header;
     config.trusted_proxies = TrustedProxies::parse(&["127.0.0.1"]).unwrap();
 }
@@ -104,7 +113,7 @@ async fn trust(test: &TestApp, client: &Credentials, certificates: &[&Certificat
 }
 
 /// Asks for a token by a certificate, and perhaps those above it.
-async fn grant(test: &TestApp, id: &str, certificate: &Certificate, chain: &[&Certificate]) -> Answer {
+pub async fn grant(test: &TestApp, id: &str, certificate: &Certificate, chain: &[&Certificate]) -> Answer {
     let chain: Vec<String> = chain.iter().map(|certificate| field(certificate)).collect();
     let request = test.request(As::Anonymous, Method::POST, "oauth2/token");
     let request = request.header("client-cert", &field(certificate));

@@ -45,7 +45,7 @@ pub(super) async fn particulars(
 ) -> Result<Particulars, Outcome> {
     match resource_type {
         ResourceType::ClientApplication => {
-            client_application::row(act.app, act.caller, id.into(), project, resource)
+            client_application::row(act.app, act.caller, id.into(), project, resource, before)
                 .map(Particulars::Client)
         }
         ResourceType::Project => {
