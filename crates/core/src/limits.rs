@@ -5,6 +5,14 @@ use std::time::Duration;
 
 /// Largest request body, in bytes; a larger one is answered 413.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Levels of objects and arrays in one JSON document, whoever builds it: values are visited, copied and dropped by
+/// recursion, so this protects the stack. Lower than the limit inside `serde_json` (128), so that what is stored
+/// can be read.
+pub const DOCUMENT_DEPTH_MAX: usize = 64;
+/// Values in one JSON document: each takes memory and time, however short its text is.
+pub const DOCUMENT_NODES_MAX: usize = 100_000;
+/// Largest JSON document, in bytes of its text; it protects memory from what a patch or a merge builds.
+pub const DOCUMENT_BYTES_MAX: usize = BODY_BYTES_MAX;
 /// Largest request head (request line and headers), in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Largest body of a token request, in bytes: it is read before anyone is known.

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::app::App;
 use crate::config::SecretPolicy;
 use crate::error::StartError;
-use crate::fhir::{Act, first_version, record_creation};
+use crate::fhir::{Act, first_version_as_is, record_creation};
 
 /// The credentials of the first client.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ fn first_change(app: &App, project: ProjectId, first: &FirstClient) -> Change {
     let body = object(
         json!({ "resourceType": "Project", "name": "Super Admin", "active": true, "superAdmin": true }),
     );
-    first_version(act, ResourceType::Project, project.into(), project, body, &mut change);
+    first_version_as_is(act, ResourceType::Project, project.into(), project, body, &mut change);
     change.put_project(&ProjectRow {
         id: project,
         name: Some("Super Admin".to_owned()),
@@ -159,7 +159,7 @@ fn add_client(
 ) {
     let (app, name) = (act.app, if admin { "Super Admin Client" } else { "Seeded Client" });
     let body = object(json!({ "resourceType": "ClientApplication", "status": "active", "name": name }));
-    first_version(act, ResourceType::ClientApplication, client.id.into(), project, body, change);
+    first_version_as_is(act, ResourceType::ClientApplication, client.id.into(), project, body, change);
     let row = ClientRow {
         id: client.id,
         project,
@@ -188,7 +188,7 @@ fn add_client(
         "profile": reference,
         "admin": admin,
     }));
-    first_version(act, ResourceType::ProjectMembership, membership.into(), project, body, change);
+    first_version_as_is(act, ResourceType::ProjectMembership, membership.into(), project, body, change);
     change.put_membership(&MembershipRow {
         id: membership,
         project,
@@ -223,7 +223,7 @@ pub async fn seed(
     let act = Act::now(app, &caller, IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut change = Change::new();
     let body = object(json!({ "resourceType": "Project", "name": "Seeded", "active": true }));
-    first_version(act, ResourceType::Project, project.into(), project, body, &mut change);
+    first_version_as_is(act, ResourceType::Project, project.into(), project, body, &mut change);
     change.put_project(&ProjectRow {
         id: project,
         name: Some("Seeded".to_owned()),

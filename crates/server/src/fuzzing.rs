@@ -12,19 +12,20 @@ use keyrelay_core::limits::SECRET_BYTES_MAX;
 use keyrelay_core::secret::PlainSecret;
 
 use crate::auth::Credentials;
-pub use crate::fhir::fuzzing::{json_patch, parameters, search_query};
+pub use crate::fhir::fuzzing::{json_patch, parameters, patches, search_query};
 pub use crate::oauth::fuzzing::{client_assertion, token_form};
 
 /// A function, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("basic_header", basic_header),
     ("token_form", token_form),
     ("client_assertion", client_assertion),
     ("parameters", parameters),
     ("json_patch", json_patch),
+    ("patches", patches),
     ("search_query", search_query),
 ];
 

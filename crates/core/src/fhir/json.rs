@@ -11,9 +11,7 @@ use thiserror::Error;
 use super::nearest::shown;
 
 /// Objects and arrays may be nested this many levels deep, no more.
-///
-/// Lower than the limit inside `serde_json` (128), which guards the stack in any case.
-pub const DEPTH_MAX: usize = 64;
+pub const DEPTH_MAX: usize = crate::limits::DOCUMENT_DEPTH_MAX;
 
 /// Why a body is not acceptable JSON. Display is safe to show: it never repeats string values.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

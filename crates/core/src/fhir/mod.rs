@@ -9,5 +9,6 @@ mod nearest;
 mod reference;
 pub mod schema;
 pub mod search;
+pub mod weight;
 
 pub use schema::ResourceType;

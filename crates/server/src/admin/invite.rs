@@ -252,7 +252,7 @@ fn make_member(
     });
     let resource = checked(resource)?;
     check_new(act, ResourceType::Practitioner, practitioner, project, &resource)?;
-    first_version(act, ResourceType::Practitioner, practitioner, project, resource, change);
+    first_version(act, ResourceType::Practitioner, practitioner, project, resource, change)?;
     let profile = Profile { resource_type: ResourceType::Practitioner, id: practitioner };
 
     let membership = MembershipId::random(act.app.entropy.as_ref());
@@ -271,7 +271,7 @@ fn make_member(
     let resource = checked(resource)?;
     let kind = ResourceType::ProjectMembership;
     check_new(act, kind, membership.into(), project, &resource)?;
-    let version = first_version(act, kind, membership.into(), project, resource, change);
+    let version = first_version(act, kind, membership.into(), project, resource, change)?;
     change.put_membership(&MembershipRow {
         id: membership,
         project,
@@ -305,7 +305,7 @@ fn make_user(
     }
     let resource = checked(resource)?;
     check_new(act, ResourceType::User, user.into(), project, &resource)?;
-    first_version(act, ResourceType::User, user.into(), project, resource, change);
+    first_version(act, ResourceType::User, user.into(), project, resource, change)?;
     change.put_user(&UserRow {
         id: user,
         project: Some(project),

@@ -3,9 +3,10 @@
 
 mod search;
 
+use keyrelay_core::fhir::weight::Weight;
 use keyrelay_core::fhir::{ResourceType, json};
 use keyrelay_core::limits::{
-    BODY_BYTES_MAX, RETIRE_AFTER_MAX, RETIRE_AFTER_MIN, SECRET_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN,
+    PATCH_OPERATIONS_MAX, RETIRE_AFTER_MAX, RETIRE_AFTER_MIN, SECRET_BYTES_MAX, SECRET_WRITTEN_CHARS_MIN,
 };
 use serde_json::{Map, Value, json};
 
@@ -93,11 +94,38 @@ pub fn json_patch(data: &[u8]) {
         // A test that holds changes nothing.
         let end = operations.as_array().map_or(0, Vec::len);
         let right = json!({ "op": "test", "path": "", "value": patched });
-        if end < keyrelay_core::limits::PATCH_OPERATIONS_MAX {
+        if end < PATCH_OPERATIONS_MAX {
             assert_eq!(
                 apply(resource_type, resource, &with(operations, end, &right)).as_ref(),
                 Some(&patched)
             );
+        }
+    }
+}
+
+/// A list of a resource and patches that are applied to it one after another. However they are combined, no
+/// document is heavier than what can be read again.
+pub fn patches(data: &[u8]) {
+    let Ok(Value::Array(both)) = json::parse(data) else { return };
+    let [Value::Object(resource), Value::Array(patches)] = both.as_slice() else { return };
+    for resource_type in [ResourceType::ClientApplication, ResourceType::Project] {
+        let (mut current, mut all) = (resource.clone(), Vec::new());
+        for operations in patches {
+            let Some(next) = apply(resource_type, &current, operations) else { continue };
+            check_patched(resource_type, &next);
+            let mut stored = next.clone();
+            stored.retain(|name, value| !KEPT.iter().any(|(kept, mark)| name == kept && *value == *mark));
+            let stored = Value::Object(stored);
+            assert_eq!(json::parse(stored.to_string().as_bytes()), Ok(stored), "it is read as it was");
+            all.extend(operations.as_array().cloned().unwrap_or_default());
+            current = next;
+        }
+        // All at once they make the same document, or one that exceeds a bound of a single patch. A secret that
+        // was replaced is marked again before the next patch, so this is not so for a client.
+        if resource_type == ResourceType::Project
+            && let Some(at_once) = apply(resource_type, resource, &Value::Array(all))
+        {
+            assert_eq!(at_once, current);
         }
     }
 }
@@ -120,8 +148,8 @@ fn apply(
 /// Bounded, and no secret is anywhere but in its place.
 fn check_patched(resource_type: ResourceType, patched: &Map<String, Value>) {
     let text = Value::Object(patched.clone()).to_string();
-    // The bound is on what the values hold; escapes are six times as long.
-    assert!(text.len() <= 6 * BODY_BYTES_MAX);
+    let weight = Weight::of_object(patched);
+    assert!(weight.check(Weight::DOCUMENT).is_ok() && weight.bytes == text.len(), "{weight:?}");
     if resource_type == ResourceType::ClientApplication {
         for (name, mark) in KEPT {
             let shown = json!(mark).to_string();

@@ -53,7 +53,7 @@ use request::{FhirRequest, Reply};
 pub(crate) use rotate_secret::SecretMove;
 use route::{READ_METHODS, Route};
 pub(crate) use user::email;
-pub(crate) use versions::{Act, deletion, first_version, next_version};
+pub(crate) use versions::{Act, deletion, first_version, first_version_as_is, next_version};
 use write::Write;
 pub(crate) use write::{check_resource, committed, same_apart_from_meta};
 

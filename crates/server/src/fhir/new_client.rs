@@ -53,13 +53,13 @@ impl NewClient {
             (None, SecretSlots::empty())
         };
         let version =
-            first_version(act, ResourceType::ClientApplication, id.into(), project, resource, change);
+            first_version(act, ResourceType::ClientApplication, id.into(), project, resource, change)?;
         change.create_client(&row, &slots);
         let (membership, body) = membership(act, id, project, row.name.as_deref(), policy);
         if !is_itself {
             check_new(act, ResourceType::ProjectMembership, membership.id.into(), project, &body)?;
         }
-        first_version(act, ResourceType::ProjectMembership, membership.id.into(), project, body, change);
+        first_version(act, ResourceType::ProjectMembership, membership.id.into(), project, body, change)?;
         change.put_membership(&membership);
         Ok((version, secret))
     }

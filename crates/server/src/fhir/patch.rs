@@ -1,13 +1,16 @@
 //! JSON Patch (RFC 6902). The document that a patch is applied to has no secrets, only marks where
-//! they are, so a patch can neither copy one elsewhere nor blank one; and its size is looked at after every `copy`,
-//! because `copy` can double a document.
+//! they are, so a patch can neither copy one elsewhere nor blank one. What each operation makes of it is bounded
+//! before it is made ([`document`]).
+
+mod document;
 
 use json_patch::{PatchErrorKind, PatchOperation};
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::limits::{BODY_BYTES_MAX, PATCH_OPERATIONS_MAX};
+use keyrelay_core::limits::PATCH_OPERATIONS_MAX;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use self::document::{Document, Refused};
 use super::bundle::Links;
 use super::client_application::KEPT;
 use crate::error::Outcome;
@@ -48,32 +51,22 @@ impl Patch {
         resource_type: ResourceType,
         current: &Map<String, Value>,
     ) -> Result<Map<String, Value>, Outcome> {
-        let mut document = Value::Object(current.clone());
-        if let (ResourceType::ClientApplication, Some(map)) = (resource_type, document.as_object_mut()) {
+        let mut members = current.clone();
+        if resource_type == ResourceType::ClientApplication {
             for (name, mark) in KEPT {
-                map.insert(name.to_owned(), Value::String(mark.to_owned()));
+                members.insert(name.to_owned(), Value::String(mark.to_owned()));
             }
         }
+        let mut document = Document::new(members);
         for (n, operation) in self.0.iter().enumerate() {
             if resource_type == ResourceType::ClientApplication && removes_secret(operation) {
                 return Err(Outcome::invalid(format!(
                     "Operation {n} would remove a secret: call $rotate-secret with `retiringSecret`"
                 )));
             }
-            json_patch::patch(&mut document, std::slice::from_ref(operation))
-                .map_err(|error| refused(n, &error.kind))?;
-            if matches!(operation, PatchOperation::Copy(_)) && size(&document) > BODY_BYTES_MAX {
-                return Err(Outcome::invalid(format!(
-                    "Operation {n} makes the resource larger than {BODY_BYTES_MAX} bytes"
-                )));
-            }
+            document.apply(operation).map_err(|reason| refused(n, &reason))?;
         }
-        if size(&document) > BODY_BYTES_MAX {
-            return Err(Outcome::invalid(format!(
-                "The patch makes the resource larger than {BODY_BYTES_MAX} bytes"
-            )));
-        }
-        match document {
+        match document.into_value() {
             Value::Object(map) => {
                 let copied = map.iter().any(|(name, value)| {
                     let in_place = value.as_str().is_some_and(|text| KEPT.contains(&(name, text)));
@@ -89,12 +82,20 @@ impl Patch {
     }
 }
 
-fn refused(n: usize, kind: &PatchErrorKind) -> Outcome {
-    match kind {
-        PatchErrorKind::TestFailed => {
+fn refused(n: usize, reason: &Refused) -> Outcome {
+    match reason {
+        Refused::Patch(PatchErrorKind::TestFailed) => {
             Outcome::conflict(format!("Operation {n}: the test failed, so nothing was changed"))
         }
-        _ => Outcome::invalid(format!("Operation {n} cannot be applied: its path is not there")),
+        Refused::Patch(_) => {
+            Outcome::invalid(format!("Operation {n} cannot be applied: its path is not there"))
+        }
+        Refused::Document(bound) => {
+            Outcome::invalid(format!("Operation {n} cannot be applied: the resource would be {bound}"))
+        }
+        Refused::Carried(bound) => Outcome::invalid(format!(
+            "Operation {n} cannot be applied: what the patch copies and moves would be {bound}; send several patches"
+        )),
     }
 }
 
@@ -110,15 +111,5 @@ fn holds_mark(value: &Value) -> bool {
         Value::Array(items) => items.iter().any(holds_mark),
         Value::Object(map) => map.values().any(holds_mark),
         _ => false,
-    }
-}
-
-/// About how many bytes a value is as JSON.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 2 + items.iter().map(|item| 1 + size(item)).sum::<usize>(),
-        Value::Object(map) => 2 + map.iter().map(|(name, value)| name.len() + 4 + size(value)).sum::<usize>(),
-        Value::String(text) => text.len() + 2,
-        _ => 8,
     }
 }

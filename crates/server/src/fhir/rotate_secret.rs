@@ -28,7 +28,7 @@ use super::request::{Content, FhirRequest, Reply};
 use super::route::SecretOperation;
 use super::secret_author::{SecretAuthor, is_admin, may_rotate};
 use super::secret_status::Evidence;
-use super::versions::{Act, next_version};
+use super::versions::{Act, next_version_as_is};
 use super::write::Decision;
 use crate::App;
 use crate::audit;
@@ -277,7 +277,7 @@ fn decide(
     state: &ClientState,
 ) -> Result<Decision, Outcome> {
     let current = &state.resource;
-    let (next, resource) = next_version(act, current, author.seen.resource.clone());
+    let (next, resource) = next_version_as_is(act, current, author.seen.resource.clone());
     let version = next.version;
     let mut change = act.change();
     change.update(next.clone(), current.version, None);

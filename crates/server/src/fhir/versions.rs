@@ -5,13 +5,16 @@ use std::net::IpAddr;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::index_entries;
+use keyrelay_core::fhir::weight::Weight;
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::{Change, ResourceVersion};
 use serde_json::{Map, Value, json};
 
 use super::pending::{self, Pending};
+use super::render::stored_resource;
 use crate::App;
+use crate::error::Outcome;
 
 /// The parts of `meta` that are a client's to say.
 pub(super) const CLIENTS_META: [&str; 4] = ["profile", "security", "tag", "source"];
@@ -47,8 +50,21 @@ impl<'a> Act<'a> {
     }
 }
 
-/// The first version of a resource, added to a change.
+/// The first version of a resource that somebody wants to have, added to a change.
 pub(crate) fn first_version(
+    act: Act<'_>,
+    resource_type: ResourceType,
+    id: ResourceId,
+    project: ProjectId,
+    resource: Map<String, Value>,
+    change: &mut Change,
+) -> Result<ResourceVersion, Outcome> {
+    check_weight(&resource, None)?;
+    Ok(first_version_as_is(act, resource_type, id, project, resource, change))
+}
+
+/// The first version of a resource of the server's own, added to a change.
+pub(crate) fn first_version_as_is(
     act: Act<'_>,
     resource_type: ResourceType,
     id: ResourceId,
@@ -78,6 +94,16 @@ pub(crate) fn next_version(
     act: Act<'_>,
     current: &ResourceVersion,
     resource: Map<String, Value>,
+) -> Result<(ResourceVersion, Map<String, Value>), Outcome> {
+    check_weight(&resource, Some(current))?;
+    Ok(next_version_as_is(act, current, resource))
+}
+
+/// The same where the resource says what it said before. No bound on documents prevents a move of secrets.
+pub(crate) fn next_version_as_is(
+    act: Act<'_>,
+    current: &ResourceVersion,
+    resource: Map<String, Value>,
 ) -> (ResourceVersion, Map<String, Value>) {
     let version = VersionId::random(act.app.entropy.as_ref());
     let resource = stamp(act, resource, current.id, version, current.project);
@@ -101,6 +127,27 @@ pub(crate) fn deletion(act: Act<'_>, current: &ResourceVersion) -> ResourceVersi
         content: String::new(),
         ..current.clone()
     }
+}
+
+/// Refuses a resource that is too heavy, however it was put together. One that already is may become lighter.
+fn check_weight(resource: &Map<String, Value>, current: Option<&ResourceVersion>) -> Result<(), Outcome> {
+    let weight = weight_of(resource);
+    let Err(bound) = weight.check(Weight::DOCUMENT) else { return Ok(()) };
+    let before = current.map(stored_resource).transpose()?.map(|before| weight_of(&before));
+    if before.is_some_and(|before| weight.check(Weight::DOCUMENT.or(before)).is_ok()) {
+        return Ok(());
+    }
+    Err(Outcome::invalid(format!("The resource would be {bound}; nothing was changed")))
+}
+
+/// The weight of what is a client's to say.
+fn weight_of(resource: &Map<String, Value>) -> Weight {
+    let meta = resource.get("meta").and_then(Value::as_object).into_iter().flatten();
+    let meta = meta.filter(|(name, _)| CLIENTS_META.contains(&name.as_str()));
+    let members = resource.iter().filter(|(name, _)| !matches!(name.as_str(), "id" | "meta"));
+    members.chain(meta).enumerate().fold(Weight::of_object(&Map::new()), |weight, (n, (name, value))| {
+        weight.plus(Weight::of(value).inside(1)).plus(Weight::place(Some(name), n))
+    })
 }
 
 /// Puts `resourceType`, `id` and `meta` at the head of a resource. Of the client's `meta`, what is

@@ -321,7 +321,7 @@ impl Managed {
             let change = (!seen.is_empty()).then_some(change);
             return Ok(Decided { change, body, version: current.version });
         }
-        let (next, resource) = next_version(act, current, after);
+        let (next, resource) = next_version(act, current, after).map_err(failed)?;
         let version = next.version;
         let mut change = act.change();
         let index = index_entries(ResourceType::ClientApplication, &resource);

@@ -13,6 +13,7 @@ mod conformance;
 mod cors;
 mod database_away;
 mod deadlines;
+mod documents;
 mod events;
 mod forged;
 mod invitations;

@@ -101,7 +101,7 @@ impl New {
             let project = caller.reach();
             change.require_none(&Search { resource_type: kind, project, query, limits: &limits });
         }
-        let version = first_version(act, kind, id, particulars.project(), draft.resource, &mut change);
+        let version = first_version(act, kind, id, particulars.project(), draft.resource, &mut change)?;
         let shown = match &particulars {
             Particulars::Client(row) => {
                 client_application::create(act, row, &draft.secrets, &mut change).await?

@@ -180,7 +180,7 @@ async fn decide(
         seen.record(act, Recorded::Read, &mut change);
         return Ok(Decision { reply, change: Some(change), fate: None });
     }
-    let (next, resource) = next_version(act, current, draft.resource);
+    let (next, resource) = next_version(act, current, draft.resource)?;
     check_outcome(act.caller, &next, &resource)?;
     let mut change = act.change();
     if let Particulars::Client(row) = &particulars {
