@@ -15,9 +15,11 @@ export async function logIn(url, answers) {
     assert.equal(response.status, 200, html);
     assert.doesNotMatch(html, /<script/i);
     const action = /<form method="post" action="([^"]*)"/.exec(html)?.[1].replaceAll('&#38;', '&').replaceAll('&amp;', '&');
-    const name = /name="step" value="([^"]*)"/.exec(html)?.[1];
-    assert(action && answers[name], `no answer to the step ${name} of ${html}`);
-    response = await request(action, { step: name, ...answers[name] });
+    const hidden = Object.fromEntries(
+      [...html.matchAll(/<input type="hidden" name="([^"]*)" value="([^"]*)">/g)].map(([, name, value]) => [name, value])
+    );
+    assert(action && answers[hidden.step], `no answer to the step ${hidden.step} of ${html}`);
+    response = await request(action, { ...hidden, ...answers[hidden.step] });
   }
   assert.fail('too many steps');
 

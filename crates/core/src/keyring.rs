@@ -19,9 +19,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::audit::AuditRoot;
-use crate::id::{ClientId, SecretId, SigningKeyId, UserId, WebhookId};
+use crate::id::{ClientId, SecretId, SessionId, SigningKeyId, UserId, WebhookId};
 use crate::random::Entropy;
 use crate::secret::{PlainSecret, SecretDigest};
+use crate::session::Stage;
 use crate::slots::{Presented, Slot};
 use crate::ticket::{self, Ticket, TicketKind};
 use crate::time::Timestamp;
@@ -394,6 +395,19 @@ impl Keyring {
     #[must_use]
     pub fn read_ticket(&self, kind: TicketKind, presented: &PlainSecret) -> Option<Ticket> {
         ticket::read(self.keys.load().all().map(|key| &key.tickets), kind, presented)
+    }
+
+    /// The mark of a form that a person who logs in is shown at a stage of the login.
+    #[must_use]
+    pub fn form_mark(&self, session: SessionId, user: UserId, stage: Stage) -> String {
+        ticket::form_mark(&self.keys.load().first.tickets, session.uuid(), user.uuid(), stage.as_str())
+    }
+
+    /// Whether a form bears that mark.
+    #[must_use]
+    pub fn is_form_mark(&self, session: SessionId, user: UserId, stage: Stage, presented: &str) -> bool {
+        let form = (session.uuid(), user.uuid(), stage.as_str());
+        ticket::is_form_mark(self.keys.load().all().map(|key| &key.tickets), form, presented)
     }
 
     fn open(

@@ -20,6 +20,7 @@ pub mod password;
 pub mod policy;
 pub mod random;
 pub mod reach;
+pub mod redirect_uri;
 pub mod registration;
 pub mod scope;
 pub mod secret;

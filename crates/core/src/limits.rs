@@ -230,8 +230,10 @@ pub const REFRESH_GRACE: Duration = Duration::from_secs(10);
 pub const REFRESH_TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(30 * 24);
 /// How long a link that sets a password works.
 pub const SET_PASSWORD_LIFETIME: Duration = Duration::from_hours(7 * 24);
-/// Longest `state` and `nonce` of an authorization request, and longest `redirect_uri`, in bytes.
+/// Longest parameter of an authorization request, in bytes.
 pub const AUTHORIZE_PARAMETER_BYTES_MAX: usize = 2048;
+/// Longest redirect URI, in bytes: a request must be able to name it.
+pub const REDIRECT_URI_BYTES_MAX: usize = AUTHORIZE_PARAMETER_BYTES_MAX;
 /// Wrong passwords or codes in a row that cost an account nothing.
 pub const LOGIN_FAILURES_FREE: u32 = 5;
 /// How long an account waits after the first wrong one beyond; it doubles with each further one.

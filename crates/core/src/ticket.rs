@@ -83,6 +83,35 @@ pub(crate) fn read<'k>(
     bool::from(genuine).then_some(ticket)
 }
 
+/// The mark of a form: a keyed digest of the login, the person and the step that its page was made for. A form
+/// without the mark of a login is no answer of the person who logs in.
+pub(crate) fn form_mark(key: &hmac::Key, session: Uuid, user: Uuid, step: &str) -> String {
+    URL_SAFE_NO_PAD.encode(form_mac(key, session, user, step))
+}
+
+/// Whether one of the keys wrote the mark of that form. The comparison takes the same time for every value.
+pub(crate) fn is_form_mark<'k>(
+    keys: impl Iterator<Item = &'k hmac::Key>,
+    (session, user, step): (Uuid, Uuid, &str),
+    presented: &str,
+) -> bool {
+    let Ok(given) = URL_SAFE_NO_PAD.decode(presented) else { return false };
+    let genuine = keys.fold(subtle::Choice::from(0), |found, key| {
+        found | form_mac(key, session, user, step).as_ref().ct_eq(given.as_slice())
+    });
+    genuine.into()
+}
+
+/// No ticket's digest begins like this one, since no kind of ticket has this prefix.
+fn form_mac(key: &hmac::Key, session: Uuid, user: Uuid, step: &str) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(key);
+    context.update(b"form");
+    context.update(session.as_bytes());
+    context.update(user.as_bytes());
+    context.update(step.as_bytes());
+    context.sign()
+}
+
 fn mac(key: &hmac::Key, kind: TicketKind, ticket: Ticket) -> hmac::Tag {
     let mut context = hmac::Context::with_key(key);
     context.update(kind.prefix().as_bytes());
@@ -110,6 +139,22 @@ mod tests {
         let renamed = ticket.reveal().replace("krr_", "krc_");
         let renamed = PlainSecret::presented(renamed).unwrap();
         assert_eq!(read([&old].into_iter(), TicketKind::Code, &renamed), None);
+    }
+
+    #[test]
+    fn a_form_has_the_mark_of_its_login_person_and_step_only() {
+        let (old, new) = (key(1), key(2));
+        let (session, user) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mark = form_mark(&old, session, user, "consent");
+        let is_of = |form, mark: &str| is_form_mark([&new, &old].into_iter(), form, mark);
+        assert!(is_of((session, user, "consent"), &mark));
+        assert!(!is_form_mark([&new].into_iter(), (session, user, "consent"), &mark));
+        for other in [(user, user, "consent"), (session, session, "consent"), (session, user, "code")] {
+            assert!(!is_of(other, &mark));
+        }
+        for bad in ["", "x", "=", &mark[1..], &mark.to_uppercase()] {
+            assert!(!is_of((session, user, "consent"), bad), "{bad}");
+        }
     }
 
     #[test]

@@ -124,12 +124,13 @@ impl Stage {
             assert_eq!(answer.status(), 200);
             let html = answer.text().await.unwrap();
             let action = between(&html, "<form method=\"post\" action=\"", "\"").replace("&#38;", "&");
-            let filled: &[(&str, &str)] = match between(&html, "name=\"step\" value=\"", "\"") {
-                "sign-in" => &[("step", "sign-in"), ("email", EMAIL), ("password", PASSWORD)],
-                "consent" => &[("step", "consent"), ("decision", "allow")],
+            let hidden = |name: &str| between(&html, &format!("name=\"{name}\" value=\""), "\"");
+            let filled = match hidden("step") {
+                "sign-in" => vec![("step", "sign-in"), ("email", EMAIL), ("password", PASSWORD)],
+                "consent" => vec![("step", "consent"), ("login", hidden("login")), ("decision", "allow")],
                 step => panic!("no answer to the step {step}"),
             };
-            request = self.http.post(action).header("origin", origin).form(filled);
+            request = self.http.post(action).header("origin", origin).form(&filled);
         }
         panic!("too many steps")
     }

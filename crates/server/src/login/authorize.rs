@@ -1,7 +1,8 @@
 //! `/oauth2/authorize` (RFC 6749 §3.1): a browser comes with a client's request, a person logs in and
 //! agrees, and the browser goes back with a code. No script runs. Every form leads back to the same
 //! URL, so that the request is read and checked anew at every step; the login that is under way is in
-//! a cookie that only this browser has.
+//! a cookie that only this browser has. A form that answers for a person bears the mark of that login, so that
+//! another person's cookie does not make it another person's answer.
 
 use std::net::IpAddr;
 
@@ -109,6 +110,8 @@ struct Fields {
     password: Zeroizing<String>,
     token: String,
     decision: String,
+    /// The mark of the page that the form is from.
+    login: String,
 }
 
 impl Fields {
@@ -122,6 +125,7 @@ impl Fields {
                 "password" => fields.password = Zeroizing::new(value.into_owned()),
                 "token" => fields.token = value.into_owned(),
                 "decision" => fields.decision = value.into_owned(),
+                "login" => fields.login = value.into_owned(),
                 _ => {}
             }
         }
@@ -138,14 +142,17 @@ impl Visit<'_> {
         match fields.step.as_str() {
             "sign-in" => self.password(fields).await,
             "second-factor" => {
-                let session = self.waiting(Stage::SecondFactor).await?.session.id;
-                match flow::second_factor(self.app, session, fields.token.trim(), true, self.from).await {
-                    Err(NotLoggedIn::Refused) => Ok(self.second_factor(Some("That code is not right."))),
+                let session = self.waiting(Stage::SecondFactor, &fields.login).await?.session;
+                let token = fields.token.trim();
+                match flow::second_factor(self.app, session.id, token, true, self.from).await {
+                    Err(NotLoggedIn::Refused) => {
+                        Ok(self.second_factor(&session, Some("That code is not right.")))
+                    }
                     moved => self.next(moved?).await,
                 }
             }
             "consent" => {
-                let waiting = self.waiting(Stage::Consent).await?;
+                let waiting = self.waiting(Stage::Consent, &fields.login).await?;
                 let allowed = match fields.decision.as_str() {
                     "allow" => true,
                     "deny" => false,
@@ -174,7 +181,7 @@ impl Visit<'_> {
             project: Some(self.asked.client.project),
             scope: wanted.scope.clone(),
             nonce: wanted.nonce.clone(),
-            redirect_uri: Some(self.asked.redirect_uri.clone()),
+            redirect_uri: Some(self.asked.redirect_uri.as_str().to_owned()),
             code_challenge: wanted.code_challenge.clone(),
             refreshable: wanted.refreshable,
             consent: true,
@@ -192,25 +199,27 @@ impl Visit<'_> {
         }
     }
 
-    /// The login of the cookie, if it waits at that stage and is the one for this request: a login for one
-    /// client is no consent to another.
-    async fn waiting(&self, stage: Stage) -> Result<SessionAccess, NotLoggedIn> {
+    /// The login of the cookie, if it waits at that stage, is the one for this request and the one that the form
+    /// was made for. A login for one client is no consent to another, and a page that one person saw is not
+    /// answered by another.
+    async fn waiting(&self, stage: Stage, mark: &str) -> Result<SessionAccess, NotLoggedIn> {
         let wanted = self.wanted()?;
         let id = self.cookie.ok_or(NotLoggedIn::NoLogin)?;
         let access = flow::waiting(self.app, id, stage).await?;
         let session = &access.session;
         let is_this = session.client == Some(self.asked.client.id)
-            && session.redirect_uri.as_ref() == Some(&self.asked.redirect_uri)
+            && session.redirect_uri.as_deref() == Some(self.asked.redirect_uri.as_str())
             && session.code_challenge == wanted.code_challenge
             && session.scope == wanted.scope
-            && session.nonce == wanted.nonce;
+            && session.nonce == wanted.nonce
+            && self.app.keyring.is_form_mark(session.id, session.user, stage, mark);
         if is_this { Ok(access) } else { Err(NotLoggedIn::NoLogin) }
     }
 
     /// The page, or the way back, that belongs to where a login has got to.
     async fn next(&self, session: Session) -> Result<Response, NotLoggedIn> {
         match session.stage {
-            Stage::SecondFactor => Ok(self.second_factor(None)),
+            Stage::SecondFactor => Ok(self.second_factor(&session, None)),
             Stage::Consent => self.consent(session.id).await,
             Stage::Code => {
                 let code = flow::code(self.app, &session);
@@ -240,14 +249,23 @@ impl Visit<'_> {
             email: if email.is_empty() { hint } else { email },
             problem,
         };
-        page(status, &template, self.asked.form_target().as_deref())
+        page(status, &template, Some(&self.asked.redirect_uri.source()))
     }
 
-    fn second_factor(&self, problem: Option<&str>) -> Response {
-        let template =
-            ui::SecondFactor { base: self.app.config.base_url.as_str(), action: &self.action, problem };
+    /// What a form that answers for the person of a login bears.
+    fn mark(&self, session: &Session) -> String {
+        self.app.keyring.form_mark(session.id, session.user, session.stage)
+    }
+
+    fn second_factor(&self, session: &Session, problem: Option<&str>) -> Response {
+        let template = ui::SecondFactor {
+            base: self.app.config.base_url.as_str(),
+            action: &self.action,
+            login: &self.mark(session),
+            problem,
+        };
         let status = if problem.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-        page(status, &template, self.asked.form_target().as_deref())
+        page(status, &template, Some(&self.asked.redirect_uri.source()))
     }
 
     async fn consent(&self, session: SessionId) -> Result<Response, NotLoggedIn> {
@@ -257,13 +275,14 @@ impl Visit<'_> {
         let template = ui::Consent {
             base: self.app.config.base_url.as_str(),
             action: &self.action,
+            login: &self.mark(&access.session),
             client: &self.asked.client.name,
             person: access.user.name.as_deref().unwrap_or(&access.user.email),
             project: project.unwrap_or("a project without a name"),
-            target: self.asked.redirect_uri.split(['?', '#']).next().unwrap_or_default(),
+            target: self.asked.redirect_uri.as_str().split('?').next().unwrap_or_default(),
             scopes: &scopes,
         };
-        Ok(page(StatusCode::OK, &template, self.asked.form_target().as_deref()))
+        Ok(page(StatusCode::OK, &template, Some(&self.asked.redirect_uri.source())))
     }
 }
 

@@ -144,7 +144,7 @@ async fn read(app: &App, body: &Map<String, Value>) -> Result<LoginRequest, Outc
     }
     let redirect_uri = text(body, "redirectUri")?.map(str::to_owned);
     if let (Some(client), Some(uri)) = (&client, &redirect_uri)
-        && !client.redirect_uris.contains(uri)
+        && client.registered(uri).is_none()
     {
         return Err(Outcome::invalid_at(
             "redirectUri",

@@ -3,6 +3,7 @@
 
 use keyrelay_core::id::{ClientId, ProjectId};
 use keyrelay_core::limits::AUTHORIZE_PARAMETER_BYTES_MAX;
+use keyrelay_core::redirect_uri::RedirectUri;
 use keyrelay_core::scope::{BadScope, Grantee, Scope};
 use serde_json::Value;
 
@@ -16,13 +17,21 @@ pub(super) struct LoginClient {
     pub(super) id: ClientId,
     pub(super) name: String,
     pub(super) project: ProjectId,
-    pub(super) redirect_uris: Vec<String>,
+    /// Those of an allowed form: what was registered before the form was checked is used no longer.
+    pub(super) redirect_uris: Vec<RedirectUri>,
     pub(super) default_scope: Option<String>,
     /// What its registration bounds it to.
     pub(super) bound: Option<Scope>,
     pub(super) allows_refresh: bool,
     /// Whether it must prove an authorization code to be its own by a verifier.
     pub(super) needs_pkce: bool,
+}
+
+impl LoginClient {
+    /// The redirect URI that a request names, if the client registered it.
+    pub(super) fn registered(&self, named: &str) -> Option<&RedirectUri> {
+        self.redirect_uris.iter().find(|registered| registered.as_str() == named)
+    }
 }
 
 /// The client of that id, if people may log in through it now.
@@ -34,10 +43,9 @@ pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>
         return Ok(None);
     }
     let resource = stored_resource(&state.resource)?;
-    let mut redirect_uris: Vec<String> = Vec::new();
-    let many = resource.get("redirectUris").and_then(Value::as_array);
-    redirect_uris.extend(many.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
-    redirect_uris.extend(resource.get("redirectUri").and_then(Value::as_str).map(str::to_owned));
+    let many = resource.get("redirectUris").and_then(Value::as_array).into_iter().flatten();
+    let all = many.chain(resource.get("redirectUri")).filter_map(Value::as_str);
+    let redirect_uris = all.filter_map(|uri| RedirectUri::parse(uri).ok()).collect();
     let is_confidential = state.has_or_had_secret() || can_prove_itself(&resource);
     let pkce_optional = resource.get("pkceOptional").and_then(Value::as_bool).unwrap_or(false);
     Ok(Some(LoginClient {
@@ -84,7 +92,7 @@ pub(super) fn is_challenge(text: &str) -> bool {
 /// An authorization request whose client and redirect are good: its errors can be sent there.
 pub(super) struct AuthorizationRequest {
     pub(super) client: LoginClient,
-    pub(super) redirect_uri: String,
+    pub(super) redirect_uri: RedirectUri,
     pub(super) state: Option<String>,
     pub(super) wanted: Result<Wanted, AuthorizationError>,
 }
@@ -127,12 +135,10 @@ impl AuthorizationRequest {
         ))?;
         let redirect_uri =
             parameters.get("redirect_uri").ok_or(Unanswerable::Bad("The request names no redirect_uri."))?;
-        if !client.redirect_uris.iter().any(|registered| registered == redirect_uri) {
-            return Err(Unanswerable::Bad(
-                "The redirect_uri of the request is not one that the client application registered.",
-            ));
-        }
-        let redirect_uri = redirect_uri.to_owned();
+        let redirect_uri = client.registered(redirect_uri).ok_or(Unanswerable::Bad(
+            "The redirect_uri of the request is not one that the client application registered.",
+        ))?;
+        let redirect_uri = redirect_uri.clone();
         let state = parameters.get("state").map(str::to_owned);
         let wanted = wanted(app, &client, &parameters);
         Ok(Self { client, redirect_uri, state, wanted })
@@ -146,29 +152,7 @@ impl AuthorizationRequest {
             added.append_pair("state", state);
         }
         added.append_pair("iss", app.config.base_url.as_str());
-        let (uri, fragment) = match self.redirect_uri.split_once('#') {
-            Some((uri, fragment)) => (uri, Some(fragment)),
-            None => (self.redirect_uri.as_str(), None),
-        };
-        let separator = if uri.contains('?') { '&' } else { '?' };
-        let target = format!("{uri}{separator}{}", added.finish());
-        fragment.map_or_else(|| target.clone(), |fragment| format!("{target}#{fragment}"))
-    }
-
-    /// Where the redirect leads, as a source of the Content Security Policy: scheme, host and port, or the
-    /// scheme alone of an application on the person's device.
-    pub(super) fn form_target(&self) -> Option<String> {
-        let uri: http::Uri = self.redirect_uri.parse().ok()?;
-        let scheme = uri.scheme_str()?;
-        let plain = |text: &str| {
-            text.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'+' | b':' | b'[' | b']'))
-        };
-        let source = match (scheme, uri.authority()) {
-            ("http" | "https", Some(authority)) => format!("{scheme}://{authority}"),
-            _ => format!("{scheme}:"),
-        };
-        plain(&source.replace("://", ":")).then_some(source)
+        self.redirect_uri.with(&added.finish())
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) struct SignIn<'a> {
 pub(crate) struct SecondFactor<'a> {
     pub(crate) base: &'a str,
     pub(crate) action: &'a str,
+    pub(crate) login: &'a str,
     pub(crate) problem: Option<&'a str>,
 }
 
@@ -36,6 +37,7 @@ pub(crate) struct SecondFactor<'a> {
 pub(crate) struct Consent<'a> {
     pub(crate) base: &'a str,
     pub(crate) action: &'a str,
+    pub(crate) login: &'a str,
     pub(crate) client: &'a str,
     pub(crate) person: &'a str,
     pub(crate) project: &'a str,
@@ -154,6 +156,7 @@ mod tests {
         let html = Consent {
             base: "http://x/",
             action: hostile,
+            login: hostile,
             client: hostile,
             person: hostile,
             project: hostile,

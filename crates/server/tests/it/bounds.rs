@@ -88,10 +88,10 @@ async fn an_entry_of_a_batch_is_done_for_whoever_the_caller_is_by_then() {
 async fn what_would_be_too_large_is_refused_and_not_stored() {
     let test = TestApp::start().await;
     let client = test.make_client(&test.project, "Grows").await;
-    let long = format!("https://{}", "x".repeat(900 * 1024));
+    let long = "x".repeat(900 * 1024);
     let add = |path: &str, value: &Value| json!([{ "op": "add", "path": path, "value": value }]);
-    test.patch(&test.admin, &client.path(), &add("/redirectUris", &json!([long]))).await.expect(200);
-    test.patch(&test.admin, &client.path(), &add("/redirectUris/-", &json!(long)))
+    test.patch(&test.admin, &client.path(), &add("/description", &json!(long))).await.expect(200);
+    test.patch(&test.admin, &client.path(), &add("/launchUri", &json!(long)))
         .await
         .refused(400, "invalid");
     test.patch(&test.admin, &client.path(), &add("/name", &json!("n".repeat(257))))

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::app::{Answer, As, Credentials, TestApp};
 use crate::assertion::Key;
 use crate::people::{
-    EMAIL, PASSWORD, REDIRECT, VERIFIER, authorize_path, browse, claims, cookie_of, grant_refused, json_post,
-    log_in, make_ann, make_app, redeem, redeem_for, refresh, returned, submit,
+    EMAIL, PASSWORD, REDIRECT, VERIFIER, authorize_path, browse, claims, cookie_of, decide, grant_refused,
+    json_post, log_in, make_ann, make_app, redeem, redeem_for, refresh, returned, submit,
 };
 
 /// How a client sends its secret.
@@ -285,8 +285,8 @@ async fn only_a_confidential_client_may_do_without_a_verifier() {
     };
     let path = path(&confidential.id);
     let form = [("step", "sign-in"), ("email", EMAIL), ("password", PASSWORD)];
-    let cookie = cookie_of(&submit(&test, &path, "", &form).await.expect(200));
-    let back = submit(&test, &path, &cookie, &[("step", "consent"), ("decision", "allow")]).await;
+    let page = submit(&test, &path, "", &form).await.expect(200);
+    let back = submit(&test, &path, &cookie_of(&page), &decide(&page, "allow")).await;
     let code = returned(&back, "code");
     // A verifier without a challenge: somebody took the challenge out (RFC 9700 §4.8.2).
     grant_refused(&send(&test, "oauth2/token", &confidential, Way::Basic, &code_form(&code)).await);

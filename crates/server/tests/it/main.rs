@@ -31,6 +31,7 @@ mod pages;
 mod people;
 mod policies;
 mod privilege;
+mod redirects;
 mod registration;
 mod registration_bounds;
 mod replay;

@@ -1,5 +1,5 @@
-//! The sign-in page that not everybody sees, walked in a browser: the second factor. And that a form is
-//! taken from a page of this server only.
+//! The sign-in page that not everybody sees, walked in a browser: the second factor. A form is taken from a page of
+//! this server only, and only from the login and the person that the page was made for.
 
 use std::time::Duration;
 
@@ -9,12 +9,11 @@ use serde_json::json;
 use crate::app::{Answer, As, TestApp};
 use crate::authenticator::Authenticator;
 use crate::people::{
-    EMAIL, PASSWORD, REDIRECT, VERIFIER, authorize_path, cookie_of, invite, make_ann, make_app, path_of,
-    redeem_for, returned, submit, token,
+    EMAIL, PASSWORD, REDIRECT, VERIFIER, authorize_path, claims, cookie_of, decide, invite, make_ann, make_app,
+    mark_of, path_of, redeem_for, returned, submit, token,
 };
 
 const SIGN_IN: [(&str, &str); 3] = [("step", "sign-in"), ("email", EMAIL), ("password", PASSWORD)];
-const ALLOW: [(&str, &str); 2] = [("step", "consent"), ("decision", "allow")];
 
 /// Which step a page asks for, if it is one of ours: with a form, and without a script.
 fn step_of(page: &Answer) -> &str {
@@ -26,8 +25,8 @@ fn step_of(page: &Answer) -> &str {
 }
 
 /// The last step: agrees, and redeems the code that this gives.
-async fn agree(test: &TestApp, client: &str, path: &str, cookie: &str) -> Answer {
-    let back = submit(test, path, cookie, &ALLOW).await;
+async fn agree(test: &TestApp, client: &str, path: &str, cookie: &str, page: &Answer) -> Answer {
+    let back = submit(test, path, cookie, &decide(page, "allow")).await;
     redeem_for(test, client, &returned(&back, "code"), VERIFIER, REDIRECT).await.expect(200)
 }
 
@@ -46,20 +45,81 @@ async fn a_browser_is_asked_for_the_second_factor() {
     let cookie = cookie_of(&page);
     let (right, wrong) = (app.code(&test), app.wrong_code(&test));
     // Nobody gets past the page without it, and no other browser with it.
-    submit(&test, &path, &cookie, &ALLOW).await.expect(400);
-    let again = submit(&test, &path, &cookie, &[("step", "second-factor"), ("token", &wrong)]).await;
-    assert_eq!(step_of(&again.expect(400)), "second-factor");
-    let form = [("step", "second-factor"), ("token", right.as_str())];
+    submit(&test, &path, &cookie, &decide(&page, "allow")).await.expect(400);
+    let form = [("step", "second-factor"), ("login", mark_of(&page)), ("token", wrong.as_str())];
+    let again = submit(&test, &path, &cookie, &form).await.expect(400);
+    assert_eq!(step_of(&again), "second-factor");
+    let form = [("step", "second-factor"), ("login", mark_of(&again)), ("token", right.as_str())];
     assert_eq!(step_of(&submit(&test, &path, "", &form).await.expect(400)), "sign-in");
     let page = submit(&test, &path, &cookie, &form).await.expect(200);
     assert_eq!(step_of(&page), "consent");
-    let tokens = agree(&test, &client, &path, &cookie).await;
+    let tokens = agree(&test, &client, &path, &cookie, &page).await;
     test.get(&As::Bearer(tokens.text_at("/access_token")), "Practitioner").await.expect(200);
 
     // The code was used: another login needs the next one.
     let page = submit(&test, &path, "", &SIGN_IN).await.expect(200);
+    let form = [("step", "second-factor"), ("login", mark_of(&page)), ("token", right.as_str())];
     let answer = submit(&test, &path, &cookie_of(&page), &form).await.expect(400);
     assert_eq!(step_of(&answer), "second-factor");
+}
+
+/// A person of the project beside Ann.
+const BO: &str = "bo@example.test";
+
+async fn make_bo(test: &TestApp) {
+    let body = json!({
+        "resourceType": "Practitioner", "firstName": "Bo", "lastName": "Roe", "email": BO, "password": PASSWORD,
+    });
+    invite(test, &body).await.expect(200);
+}
+
+#[tokio::test]
+async fn consent_is_that_of_the_person_who_saw_the_page() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    make_bo(&test).await;
+    let client = make_app(&test).await;
+    let path = authorize_path(&client, "&scope=openid");
+    let sign_in = |email| [("step", "sign-in"), ("email", email), ("password", PASSWORD)];
+    let anns = submit(&test, &path, "", &sign_in(EMAIL)).await.expect(200);
+    let bos = submit(&test, &path, "", &sign_in(BO)).await.expect(200);
+    let again = submit(&test, &path, "", &sign_in(EMAIL)).await.expect(200);
+    // The cookie of another person, or of another login of the same one; a mark of another step, of none, or made up.
+    let stale = mark_of(&anns).replace(|c: char| c.is_ascii_lowercase(), "A");
+    for mark in [mark_of(&bos), mark_of(&again), &stale, "", "x"] {
+        for decision in ["allow", "deny"] {
+            let form = [("step", "consent"), ("login", mark), ("decision", decision)];
+            let answer = submit(&test, &path, &cookie_of(&anns), &form).await.expect(400);
+            assert_eq!((step_of(&answer), answer.header("location")), ("sign-in", ""));
+        }
+    }
+    let unmarked = [("step", "consent"), ("decision", "allow")];
+    submit(&test, &path, &cookie_of(&anns), &unmarked).await.expect(400);
+    // None of it has changed anything, and each person's own answer is that person's.
+    let subject = |answer: &Answer| claims(&answer.text_at("/id_token"))["sub"].clone();
+    let of_ann = agree(&test, &client, &path, &cookie_of(&anns), &anns).await;
+    let of_bo = agree(&test, &client, &path, &cookie_of(&bos), &bos).await;
+    assert_ne!(subject(&of_ann), subject(&of_bo));
+    assert_eq!(subject(&agree(&test, &client, &path, &cookie_of(&again), &again).await), subject(&of_ann));
+}
+
+#[tokio::test]
+async fn a_code_is_taken_for_the_person_who_was_asked_for_it() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let app = Authenticator::enrol(&test, &token(&test).await).await;
+    test.clock.advance(Duration::from_mins(1));
+    let client = make_app(&test).await;
+    let path = authorize_path(&client, "&scope=openid");
+    let first = submit(&test, &path, "", &SIGN_IN).await.expect(200);
+    let second = submit(&test, &path, "", &SIGN_IN).await.expect(200);
+    let code = app.code(&test);
+    let form = |mark| [("step", "second-factor"), ("login", mark), ("token", code.as_str())];
+    let answer = submit(&test, &path, &cookie_of(&second), &form(mark_of(&first))).await.expect(400);
+    assert_eq!(step_of(&answer), "sign-in");
+    // The code was not looked at, so it is good still.
+    let answer = submit(&test, &path, &cookie_of(&second), &form(mark_of(&second))).await.expect(200);
+    assert_eq!(step_of(&answer), "consent");
 }
 
 /// What browsers say of where a form comes from, and whether it is taken.
@@ -113,14 +173,15 @@ async fn a_form_is_taken_from_a_page_of_this_server_only() {
         let set = send(path_of(&link), "", from, &short).await;
         assert_eq!(set.status.as_u16(), if taken { 400 } else { 403 }, "password from {from:?}");
 
-        let cookie = cookie_of(&submit(&test, &path, "", &SIGN_IN).await.expect(200));
-        let back = send(&path, &cookie, from, &ALLOW).await;
+        let page = submit(&test, &path, "", &SIGN_IN).await.expect(200);
+        let (cookie, allow) = (cookie_of(&page), decide(&page, "allow"));
+        let back = send(&path, &cookie, from, &allow).await;
         if taken {
             returned(&back, "code");
         } else {
             assert_eq!((back.status.as_u16(), back.header("location")), (403, ""), "consent from {from:?}");
             // And it has changed nothing.
-            returned(&submit(&test, &path, &cookie, &ALLOW).await, "code");
+            returned(&submit(&test, &path, &cookie, &allow).await, "code");
         }
         test.clock.advance(Duration::from_secs(2));
     }

@@ -82,6 +82,17 @@ pub async fn submit(test: &TestApp, path: &str, cookie: &str, form: &[(&str, &st
     request.header("cookie", cookie).header("origin", &format!("http://{}", test.address)).send().await
 }
 
+/// The mark of the login that a page's form sends along.
+pub fn mark_of(page: &Answer) -> &str {
+    let (_, rest) = page.text.split_once("name=\"login\" value=\"").unwrap_or_else(|| panic!("{}", page.text));
+    rest.split_once('"').unwrap().0
+}
+
+/// What a browser sends when a person decides on a page for consent.
+pub fn decide<'a>(page: &'a Answer, decision: &'static str) -> [(&'static str, &'a str); 3] {
+    [("step", "consent"), ("login", mark_of(page)), ("decision", decision)]
+}
+
 pub fn cookie_of(answer: &Answer) -> String {
     answer.header("set-cookie").split(';').next().unwrap_or_default().to_owned()
 }
@@ -104,7 +115,7 @@ pub async fn browse(test: &TestApp, client: &str, more: &str) -> String {
     let form = [("step", "sign-in"), ("email", EMAIL), ("password", PASSWORD)];
     let page = submit(test, &path, "", &form).await.expect(200);
     assert!(page.text.contains("Allow"), "{}", page.text);
-    let answer = submit(test, &path, &cookie_of(&page), &[("step", "consent"), ("decision", "allow")]).await;
+    let answer = submit(test, &path, &cookie_of(&page), &decide(&page, "allow")).await;
     assert_eq!(returned(&answer, "state"), "xyz");
     assert_eq!(returned(&answer, "iss"), format!("http://{}/", test.address));
     returned(&answer, "code")
@@ -420,14 +431,14 @@ async fn consent_is_asked_of_the_browser_that_logged_in_and_for_what_was_shown()
     let narrow = authorize_path(&client, "&scope=openid+user/Practitioner.rs");
     let narrow = submit(&test, &narrow, "", &form).await.expect(200);
     assert!(!narrow.text.contains(everything) && narrow.text.contains("user/Practitioner.rs"));
-    let allow = [("step", "consent"), ("decision", "allow")];
+    let allow = decide(&page, "allow");
     submit(&test, &path, "", &allow).await.expect(400);
     // Agreed to `openid`; another scope, or another application, was not asked about.
     let wider = authorize_path(&client, "&scope=openid+user/*.cruds");
     submit(&test, &wider, &cookie, &allow).await.expect(400);
     let other = authorize_path(&make_app(&test).await, "&scope=openid");
     submit(&test, &other, &cookie, &allow).await.expect(400);
-    let denied = submit(&test, &path, &cookie, &[("step", "consent"), ("decision", "deny")]).await;
+    let denied = submit(&test, &path, &cookie, &decide(&page, "deny")).await;
     assert_eq!(returned(&denied, "error"), "access_denied");
     submit(&test, &path, &cookie, &allow).await.expect(400);
 }

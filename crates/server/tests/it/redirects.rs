@@ -1,0 +1,109 @@
+//! Where codes may be sent: what no client can register, by whichever way it is written, and what is no longer
+//! used where it was registered before.
+
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::id::{ClientId, VersionId};
+use keyrelay_core::random::SeededEntropy;
+use keyrelay_store::{Change, ResourceVersion};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::app::{As, TestApp};
+use crate::people::{EMAIL, PASSWORD, REDIRECT, authorize_path, json_post, make_ann, make_app};
+
+/// What a browser would hand to another program, or send elsewhere than it seems.
+const REFUSED: [&str; 10] = [
+    "ms-msdt:/id",
+    "smb://server/share",
+    "chrome://settings",
+    "javascript:alert(1)",
+    "data:text/html,x",
+    "https:a.test",
+    "https://ann@app.example.test/back",
+    "https://*.example.test/back",
+    "https://app.example.test/back#x",
+    "http://app.example.test/back",
+];
+const ALLOWED: [&str; 4] =
+    ["https://app.example.test/back", "http://localhost:3000/", "http://[::1]:8080/x", "com.example.app:/back"];
+
+fn client(uris: &Value) -> Value {
+    json!({ "resourceType": "ClientApplication", "name": "Viewer", "redirectUris": uris })
+}
+
+#[tokio::test]
+async fn no_way_of_writing_takes_a_redirect_that_could_lead_elsewhere() {
+    let test = TestApp::start().await;
+    let id = make_app(&test).await;
+    let path = format!("ClientApplication/{id}");
+    let admin_path = format!("admin/projects/{}/client", test.project);
+    let registration = format!("admin/projects/{}/registration", test.project);
+    let token = test.request(&test.admin, Method::POST, &registration).json(&json!({ "uses": 100 })).send().await;
+    let token = As::Bearer(token.expect(201).text_at("/initial_access_token"));
+    for (uris, is_allowed) in [(REFUSED.as_slice(), false), (ALLOWED.as_slice(), true)] {
+        for uri in uris {
+            let both = json!([REDIRECT, uri]);
+            let mut whole = client(&both);
+            whole["id"] = json!(id);
+            let add = json!([{ "op": "add", "path": "/redirectUris", "value": both }]);
+            let single = json!([{ "op": "add", "path": "/redirectUri", "value": uri }]);
+            let answers = [
+                test.post(&test.admin, "ClientApplication", &client(&both)).await,
+                test.put(&test.admin, &path, &whole).await,
+                test.patch(&test.admin, &path, &add).await,
+            ];
+            let single = test.patch(&test.admin, &path, &single).await;
+            let made = json!({ "name": "Viewer", "redirectUris": both });
+            let made = test.request(&test.admin, Method::POST, &admin_path).json(&made).send().await;
+            let metadata = json!({ "redirect_uris": both });
+            let registered = test.request(&token, Method::POST, "oauth2/register");
+            let registered = registered.body("application/json", metadata.to_string()).send().await;
+            if is_allowed {
+                for answer in answers.into_iter().chain([single, made, registered]) {
+                    assert!(answer.status.is_success(), "{uri}: {}", answer.text);
+                }
+                continue;
+            }
+            for answer in answers.into_iter().chain([made]) {
+                answer.refused(400, "invalid");
+                assert_eq!(answer.text_at("/issue/0/expression/0"), "ClientApplication.redirectUris[1]");
+            }
+            single.refused(400, "invalid");
+            assert_eq!(single.text_at("/issue/0/expression/0"), "ClientApplication.redirectUri");
+            assert_eq!(registered.status, 400, "{uri}");
+            assert_eq!(registered.text_at("/error"), "invalid_redirect_uri");
+        }
+    }
+}
+
+/// Puts something into a stored resource that cannot be written any more.
+pub async fn store_as_before(test: &TestApp, client: &str, from: &str, to: &str) {
+    let store = test.store().await;
+    let id = ClientId::parse(client).unwrap();
+    let found = store.resource(ResourceType::ClientApplication, id.into()).await.unwrap().unwrap();
+    let (previous, content) = (found.version, found.content.replace(from, to));
+    assert_ne!(content, found.content);
+    let version = VersionId::random(&SeededEntropy::new(4711));
+    let next = ResourceVersion { version, revision: found.revision + 1, content, ..found };
+    let mut change = Change::new();
+    change.update(next, previous, None);
+    store.commit(change).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_registered_before_is_read_and_not_used() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let id = make_app(&test).await;
+    store_as_before(&test, &id, REDIRECT, "ms-msdt:/id").await;
+    let read = test.get(&test.admin, &format!("ClientApplication/{id}")).await.expect(200);
+    assert_eq!(read.json()["redirectUris"], json!(["ms-msdt:/id"]));
+
+    let path = authorize_path(&id, "").replace(REDIRECT, "ms-msdt:/id");
+    let page = test.request(As::Anonymous, Method::GET, &path).send().await;
+    assert_eq!((page.status.as_u16(), page.header("location")), (400, ""));
+    let unknown = test.request(As::Anonymous, Method::GET, &path.replace("msdt", "other")).send().await;
+    assert_eq!(page.text, unknown.text);
+    let body = json!({ "email": EMAIL, "password": PASSWORD, "clientId": id, "redirectUri": "ms-msdt:/id" });
+    json_post(&test, As::Anonymous, "auth/login", &body).await.refused(400, "invalid");
+}
