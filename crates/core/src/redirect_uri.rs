@@ -120,7 +120,8 @@ fn is_host_of(authority: &str, url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let Some((given, rest)) = authority.split_at_checked(host.len()) else { return false };
     let is_port = |rest: &str| {
-        rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+        rest.is_empty()
+            || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
     };
     let is_name = match url.host() {
         // A policy of content is written with it, so no sign of that language may be in it.

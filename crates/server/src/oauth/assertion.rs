@@ -15,11 +15,11 @@ use keyrelay_store::ClientState;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::client_auth::Endpoint;
 use super::jose::claims_of;
 use super::jwks::{self, ClientKey};
 use crate::App;
 use crate::auth::{NotProved, Peer, Proved, count_use, refuse};
-use crate::config::BaseUrl;
 use crate::fhir::stored_resource;
 use crate::outbound::OutboundUri;
 
@@ -55,6 +55,7 @@ pub(super) async fn prove(
     app: &App,
     assertion: &PlainSecret,
     client_id: Option<&str>,
+    endpoint: Endpoint,
     acts: Acts,
     peer: Peer<'_>,
 ) -> Result<Proved, NotProved> {
@@ -67,8 +68,9 @@ pub(super) async fn prove(
     let (state, access) = tokio::join!(app.store.client(client), app.store.access(client));
     let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
     let no = |why| Err(refuse(app, client, peer, why));
+    let audiences = endpoint.audiences(&app.config);
     let until = |claims: &Claims| {
-        good_until(&app.config.base_url, app.now(), client, claims)
+        good_until(&audiences, app.now(), client, claims)
             .filter(|_| client_id.is_none_or(|said| said == client.to_string()))
     };
     // Nobody's URL is looked at for what would be refused whatever the keys are.
@@ -180,7 +182,7 @@ fn validation(algorithm: Algorithm) -> Validation {
 /// Until when an assertion must be remembered, if it is the client's, for this server and of this time
 /// (RFC 7523 §3).
 pub(super) fn good_until(
-    base: &BaseUrl,
+    audiences: &[String],
     now: Timestamp,
     client: ClientId,
     claims: &Claims,
@@ -193,17 +195,15 @@ pub(super) fn good_until(
         && expires <= now.plus(ASSERTION_LIFETIME_MAX + ASSERTION_SKEW)
         && [claims.nbf, claims.iat].into_iter().flatten().all(|from| at(from) <= now.plus(ASSERTION_SKEW));
     let has_name = !claims.jti.is_empty() && claims.jti.len() <= JTI_BYTES_MAX;
-    (is_its_own && is_now && has_name && is_for_us(base, &claims.aud)).then_some(expires)
+    (is_its_own && is_now && has_name && is_for_us(audiences, &claims.aud)).then_some(expires)
 }
 
-/// Whether an audience is the token endpoint, or the issuer with or without its final slash.
-fn is_for_us(base: &BaseUrl, audience: &Value) -> bool {
-    let is_us = |text: &str| {
-        text == base.join("oauth2/token") || text.trim_end_matches('/') == base.as_str().trim_end_matches('/')
-    };
-    match audience {
-        Value::String(text) => is_us(text),
-        Value::Array(list) => list.iter().filter_map(Value::as_str).any(is_us),
-        _ => false,
+/// Whether an assertion is for this server and no other: one that another server may present here, or this one
+/// elsewhere, proves nothing. There may be several audiences; each must be one of ours, byte for byte.
+fn is_for_us(audiences: &[String], claimed: &Value) -> bool {
+    let is_us = |value: &Value| value.as_str().is_some_and(|text| audiences.iter().any(|ours| ours == text));
+    match claimed {
+        Value::Array(list) => !list.is_empty() && list.iter().all(is_us),
+        one => is_us(one),
     }
 }

@@ -18,11 +18,39 @@ use super::certificate;
 use crate::App;
 use crate::auth::{Credentials, NotProved, Peer, Proved, in_even_time, prove, refuse};
 use crate::client_certificate::ClientCertificate;
+use crate::config::Config;
 use crate::error::OAuthError;
 use crate::fhir::stored_resource;
 
 /// The elements of a ClientApplication by which a client can prove itself without a secret.
 const OTHER_PROOFS: [&str; 3] = ["jwks", "jwksUri", "certificateTrustStore"];
+
+/// Where a client says who it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Endpoint {
+    Token,
+    Introspection,
+    Revocation,
+}
+
+impl Endpoint {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Token => "oauth2/token",
+            Self::Introspection => "oauth2/introspect",
+            Self::Revocation => "oauth2/revoke",
+        }
+    }
+
+    /// What an assertion that is presented here may name as its audience (RFC 7523 §3): the issuer, the token
+    /// endpoint, or the URL that is called, which has another name for clients with certificates.
+    pub(super) fn audiences(self, config: &Config) -> Vec<String> {
+        let base = &config.base_url;
+        let alias = config.mtls_base_url.as_ref().map(|alias| alias.join(self.path()));
+        let ours = [base.as_str().to_owned(), base.join(Self::Token.path()), base.join(self.path())];
+        ours.into_iter().chain(alias).collect()
+    }
+}
 
 /// The form parameters that say who the client is.
 #[derive(Default)]
@@ -67,12 +95,13 @@ impl ClientParameters {
         self,
         app: &App,
         headers: &HeaderMap,
+        endpoint: Endpoint,
         acts: Acts,
         from: IpAddr,
     ) -> Result<Proved, OAuthError> {
         let peer = Peer { address: from, headers };
         if self.assertion_type.is_some() || self.assertion.is_some() {
-            return Box::pin(self.by_assertion(app, acts, peer)).await;
+            return Box::pin(self.by_assertion(app, endpoint, acts, peer)).await;
         }
         let says_only_who = self.client_secret.is_none() && !headers.contains_key(AUTHORIZATION);
         if says_only_who
@@ -97,7 +126,13 @@ impl ClientParameters {
         prove(app, credentials, acts, peer).await.map_err(|error| refused(error, used_basic))
     }
 
-    async fn by_assertion(self, app: &App, acts: Acts, peer: Peer<'_>) -> Result<Proved, OAuthError> {
+    async fn by_assertion(
+        self,
+        app: &App,
+        endpoint: Endpoint,
+        acts: Acts,
+        peer: Peer<'_>,
+    ) -> Result<Proved, OAuthError> {
         if self.client_secret.is_some() || peer.headers.contains_key(AUTHORIZATION) {
             return Err(OAuthError::invalid_request("Send a client_assertion or a secret, not both"));
         }
@@ -106,7 +141,7 @@ impl ClientParameters {
             let text = format!("client_assertion needs the client_assertion_type {ASSERTION_TYPE}");
             return Err(OAuthError::invalid_request(text));
         };
-        let proved = assertion::prove(app, assertion, self.client_id.as_deref(), acts, peer);
+        let proved = assertion::prove(app, assertion, self.client_id.as_deref(), endpoint, acts, peer);
         let proved = in_even_time(proved).await;
         proved.map_err(|error| refused(error, false))
     }

@@ -19,10 +19,11 @@ use keyrelay_core::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::assertion::{good_until, verified};
+use super::client_auth::Endpoint;
 use super::jose::claims_of;
 use super::jwks::{self, ClientKey};
 use super::token::Form;
-use crate::config::BaseUrl;
+use crate::config::{BaseUrl, Config};
 use crate::fuzzing::is_clear_refusal;
 
 /// A form at the token endpoint.
@@ -85,7 +86,7 @@ const CLIENT: ClientId = ClientId::NIL;
 const NOW: Timestamp = Timestamp::from_epoch_ms(1_767_225_600_000);
 
 struct Stage {
-    base: BaseUrl,
+    ours: Vec<String>,
     pair: EcdsaKeyPair,
     keys: Vec<ClientKey>,
 }
@@ -100,7 +101,8 @@ fn stage() -> &'static Stage {
             "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
         });
         let keys = jwks::read(CLIENT, &json!({ "keys": [key] }).to_string()).expect("a key set");
-        Stage { base: BaseUrl::parse("https://relay.test/").expect("a URL"), pair, keys }
+        let config = Config::new(BaseUrl::parse("https://relay.test/").expect("a URL"));
+        Stage { ours: Endpoint::Introspection.audiences(&config), pair, keys }
     })
 }
 
@@ -123,7 +125,7 @@ pub fn client_assertion(data: &[u8]) {
     assert!(matches!(header["kid"].as_str(), None | Some("k1")), "another key is named");
     assert!(header["crit"].is_null(), "an extension that is not known must not be passed over");
     let looked_up = claims_of(&assertion).expect("claims");
-    if let Some(until) = good_until(&stage.base, NOW, CLIENT, &read) {
+    if let Some(until) = good_until(&stage.ours, NOW, CLIENT, &read) {
         check_claims(&Value::Object(looked_up), until);
     }
 }
@@ -132,12 +134,12 @@ pub fn client_assertion(data: &[u8]) {
 fn check_claims(claims: &Value, until: Timestamp) {
     let id = CLIENT.to_string();
     assert_eq!((claims["iss"].as_str(), claims["sub"].as_str()), (Some(id.as_str()), Some(id.as_str())));
-    let ours = ["https://relay.test", "https://relay.test/", "https://relay.test/oauth2/token"];
+    let ours =
+        ["https://relay.test/", "https://relay.test/oauth2/token", "https://relay.test/oauth2/introspect"];
     let one = std::slice::from_ref(&claims["aud"]);
     let audiences = claims["aud"].as_array().map_or(one, Vec::as_slice);
-    assert!(audiences.iter().any(|name| {
-        name.as_str().is_some_and(|name| ours.contains(&name.trim_end_matches('/')) || ours.contains(&name))
-    }));
+    assert!(!audiences.is_empty());
+    assert!(audiences.iter().all(|name| name.as_str().is_some_and(|name| ours.contains(&name))));
     let name = claims["jti"].as_str().expect("a name");
     assert!((1..=JTI_BYTES_MAX).contains(&name.len()));
     let expires = claims["exp"].as_i64().expect("an end");

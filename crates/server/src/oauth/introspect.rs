@@ -13,7 +13,7 @@ use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::ticket::TicketKind;
 use serde_json::{Map, Value, json};
 
-use super::client_auth::ClientParameters;
+use super::client_auth::{ClientParameters, Endpoint};
 use super::jose::claims_of;
 use super::token::{each_parameter, read_form, secret_parameter};
 use crate::App;
@@ -43,7 +43,7 @@ async fn answer(app: &App, from: IpAddr, request: Request) -> Result<Value, OAut
             token = secret_parameter(value);
         }
     })?;
-    let proved = client.authenticate(app, &headers, Acts::ForItself, from).await?;
+    let proved = client.authenticate(app, &headers, Endpoint::Introspection, Acts::ForItself, from).await?;
     let token = token.ok_or_else(|| OAuthError::invalid_request("token is missing"))?;
     let told = match refresh_token(app, &proved.access, &token).await? {
         None => access_token(app, &proved.access, &token).await?,

@@ -19,7 +19,7 @@ use keyrelay_core::session::{NotRedeemed, Refreshed, Session, SessionAccess};
 use keyrelay_core::ticket::{Ticket, TicketKind};
 use keyrelay_store::{Change, Conflict, StoreError};
 
-use super::client_auth::ClientParameters;
+use super::client_auth::{ClientParameters, Endpoint};
 use super::issue;
 use super::token::{Form, granted};
 use crate::App;
@@ -40,7 +40,7 @@ async fn client(
     if parameters.is_nobody(headers) {
         return Ok(None);
     }
-    let proved = parameters.authenticate(app, headers, Acts::ForPeople, from).await?;
+    let proved = parameters.authenticate(app, headers, Endpoint::Token, Acts::ForPeople, from).await?;
     if !proved.access.allows_grant(grant_type) {
         return Err(OAuthError::unauthorized_client());
     }

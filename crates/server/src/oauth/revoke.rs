@@ -14,7 +14,7 @@ use keyrelay_core::ticket::TicketKind;
 use keyrelay_store::Change;
 use serde_json::{Value, json};
 
-use super::client_auth::ClientParameters;
+use super::client_auth::{ClientParameters, Endpoint};
 use super::jose::Bearer;
 use super::token::{each_parameter, read_form, secret_parameter};
 use crate::App;
@@ -46,7 +46,7 @@ async fn revoke_token(app: &App, from: IpAddr, request: Request) -> Result<(), O
             token = secret_parameter(value);
         }
     })?;
-    let proved = client.authenticate(app, &headers, Acts::ForPeople, from).await?;
+    let proved = client.authenticate(app, &headers, Endpoint::Revocation, Acts::ForPeople, from).await?;
     let token = token.ok_or_else(|| OAuthError::invalid_request("token is missing"))?;
     let change = revocation(app, proved.access.client, &token).await?;
     match change {

@@ -16,7 +16,7 @@ use keyrelay_core::scope::{BadScope, Grantee, Scope};
 use keyrelay_core::secret::PlainSecret;
 use zeroize::Zeroizing;
 
-use super::client_auth::ClientParameters;
+use super::client_auth::{ClientParameters, Endpoint};
 use super::{issue, login_grants};
 use crate::auth::{ClientAddress, Proved};
 use crate::error::OAuthError;
@@ -87,7 +87,8 @@ async fn grant(app: &App, from: IpAddr, headers: &HeaderMap, mut form: Form) -> 
         "authorization_code" => Box::pin(login_grants::by_code(app, headers, form, from)).await,
         "refresh_token" => Box::pin(login_grants::by_refresh_token(app, headers, form, scope, from)).await,
         _ => {
-            let proved = form.client.authenticate(app, headers, Acts::ForItself, from).await?;
+            let proved =
+                form.client.authenticate(app, headers, Endpoint::Token, Acts::ForItself, from).await?;
             if !proved.access.allows_grant(&grant_type) {
                 return Err(OAuthError::unauthorized_client());
             }

@@ -204,13 +204,64 @@ async fn what_an_assertion_says_must_hold() {
         claims[name] = value.clone();
         refused(&present(&test, &key.sign(&header(&key), &claims)).await, &format!("{name} {value}"));
     }
-    for (n, aud) in
-        [format!("http://{}/", test.address), format!("http://{}", test.address)].iter().enumerate()
-    {
-        let mut claims = good(&format!("a{n}"));
-        claims["aud"] = json!([aud, "https://elsewhere.example.test/"]);
-        present(&test, &key.sign(&header(&key), &claims)).await.expect(200);
+}
+
+#[tokio::test]
+async fn every_audience_of_an_assertion_is_this_server_byte_for_byte() {
+    let test = TestApp::start().await;
+    let (key, member) = (Key::es384(), test.member.clone());
+    publish(&test, &member, &[key.jwk("k1")]).await;
+    let base = format!("http://{}/", test.address);
+    let url = |path: &str| format!("{base}{path}");
+    let token = test.grant(&member.id, &member.secret).await.expect(200).text_at("/access_token");
+    let asked = std::cell::Cell::new(0);
+    let ask = async |endpoint: &str, aud: &Value| {
+        asked.set(asked.get() + 1);
+        let mut claims = claims(&test, &member.id, &format!("n{}", asked.get()));
+        claims["aud"] = aud.clone();
+        let assertion = key.sign(&header(&key), &claims);
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("token", token.as_str()),
+            ("client_assertion_type", TYPE),
+            ("client_assertion", &assertion),
+        ];
+        test.request(As::Anonymous, Method::POST, endpoint).form(&form).send().await.status.as_u16()
+    };
+    for endpoint in ["oauth2/token", "oauth2/introspect", "oauth2/revoke"] {
+        for aud in [
+            json!(base),
+            json!([base]),
+            json!(url("oauth2/token")),
+            json!([url("oauth2/token"), base]),
+            json!(url(endpoint)),
+            json!([base, url("oauth2/token"), url(endpoint)]),
+        ] {
+            assert_eq!(ask(endpoint, &aud).await, 200, "{endpoint}: {aud}");
+        }
+        let upper = url(endpoint).replace("oauth2", "OAuth2");
+        for aud in [
+            json!([url("oauth2/token"), "https://elsewhere.example.test/"]),
+            json!(["https://elsewhere.example.test/", base]),
+            json!([base, 7]),
+            json!([base, null]),
+            json!([[base]]),
+            json!({ "0": base }),
+            json!([]),
+            json!(base.trim_end_matches('/')),
+            json!(format!("{base}/")),
+            json!(url(&format!("{endpoint}/"))),
+            json!(format!("{}?x", url(endpoint))),
+            json!(upper),
+            json!(url("oauth2/register")),
+            json!(url("")[..10]),
+        ] {
+            assert_eq!(ask(endpoint, &aud).await, 401, "{endpoint}: {aud}");
+        }
     }
+    // Another endpoint than the one that is called is not meant, but for the token endpoint.
+    assert_eq!(ask("oauth2/token", &json!(url("oauth2/introspect"))).await, 401);
+    assert_eq!(ask("oauth2/introspect", &json!(url("oauth2/revoke"))).await, 401);
 }
 
 #[tokio::test]

@@ -91,9 +91,7 @@ async fn what_would_be_too_large_is_refused_and_not_stored() {
     let long = "x".repeat(900 * 1024);
     let add = |path: &str, value: &Value| json!([{ "op": "add", "path": path, "value": value }]);
     test.patch(&test.admin, &client.path(), &add("/description", &json!(long))).await.expect(200);
-    test.patch(&test.admin, &client.path(), &add("/launchUri", &json!(long)))
-        .await
-        .refused(400, "invalid");
+    test.patch(&test.admin, &client.path(), &add("/launchUri", &json!(long))).await.refused(400, "invalid");
     test.patch(&test.admin, &client.path(), &add("/name", &json!("n".repeat(257))))
         .await
         .refused(400, "invalid");

@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::app::{Answer, As, TestApp};
 use crate::authenticator::Authenticator;
 use crate::people::{
-    EMAIL, PASSWORD, REDIRECT, VERIFIER, authorize_path, claims, cookie_of, decide, invite, make_ann, make_app,
-    mark_of, path_of, redeem_for, returned, submit, token,
+    EMAIL, PASSWORD, REDIRECT, VERIFIER, authorize_path, claims, cookie_of, decide, invite, make_ann,
+    make_app, mark_of, path_of, redeem_for, returned, submit, token,
 };
 
 const SIGN_IN: [(&str, &str); 3] = [("step", "sign-in"), ("email", EMAIL), ("password", PASSWORD)];

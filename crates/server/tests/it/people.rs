@@ -84,7 +84,8 @@ pub async fn submit(test: &TestApp, path: &str, cookie: &str, form: &[(&str, &st
 
 /// The mark of the login that a page's form sends along.
 pub fn mark_of(page: &Answer) -> &str {
-    let (_, rest) = page.text.split_once("name=\"login\" value=\"").unwrap_or_else(|| panic!("{}", page.text));
+    let (_, rest) =
+        page.text.split_once("name=\"login\" value=\"").unwrap_or_else(|| panic!("{}", page.text));
     rest.split_once('"').unwrap().0
 }
 

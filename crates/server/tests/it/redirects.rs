@@ -24,8 +24,12 @@ const REFUSED: [&str; 10] = [
     "https://app.example.test/back#x",
     "http://app.example.test/back",
 ];
-const ALLOWED: [&str; 4] =
-    ["https://app.example.test/back", "http://localhost:3000/", "http://[::1]:8080/x", "com.example.app:/back"];
+const ALLOWED: [&str; 4] = [
+    "https://app.example.test/back",
+    "http://localhost:3000/",
+    "http://[::1]:8080/x",
+    "com.example.app:/back",
+];
 
 fn client(uris: &Value) -> Value {
     json!({ "resourceType": "ClientApplication", "name": "Viewer", "redirectUris": uris })
@@ -38,7 +42,8 @@ async fn no_way_of_writing_takes_a_redirect_that_could_lead_elsewhere() {
     let path = format!("ClientApplication/{id}");
     let admin_path = format!("admin/projects/{}/client", test.project);
     let registration = format!("admin/projects/{}/registration", test.project);
-    let token = test.request(&test.admin, Method::POST, &registration).json(&json!({ "uses": 100 })).send().await;
+    let token =
+        test.request(&test.admin, Method::POST, &registration).json(&json!({ "uses": 100 })).send().await;
     let token = As::Bearer(token.expect(201).text_at("/initial_access_token"));
     for (uris, is_allowed) in [(REFUSED.as_slice(), false), (ALLOWED.as_slice(), true)] {
         for uri in uris {
