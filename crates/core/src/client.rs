@@ -201,6 +201,15 @@ pub enum Refused {
     AddressBlocked,
 }
 
+impl Refused {
+    /// Whether a proof was refused although its value is a secret of the client: that is no guess.
+    #[must_use]
+    pub const fn is_past_the_secret(self) -> bool {
+        use Refused::{AddressBlocked, ClientOff, NoMembership, ProjectOff, TooOld};
+        matches!(self, TooOld(_) | ClientOff | NoMembership | ProjectOff | AddressBlocked)
+    }
+}
+
 /// What a client that proves itself is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acts {

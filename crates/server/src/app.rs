@@ -38,7 +38,7 @@ pub struct Inner {
     pub(crate) remote_keys: RemoteKeys,
     pub(crate) conformance: Conformance,
     pub(crate) usage: Arc<UsageCounter>,
-    pub(crate) limiter: Limiter,
+    pub(crate) limiter: Arc<Limiter>,
     pub(crate) former: FormerSecretWatch,
     pub(crate) passwords: PasswordHasher,
     pub(crate) metrics: Arc<Metrics>,
@@ -81,7 +81,9 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let usage = UsageCounter::begin(store.clone(), Arc::clone(&clock), Arc::clone(&entropy)).await?;
         let usage = Arc::new(usage);
+        let limiter = Arc::new(Limiter::default());
         let former = FormerSecretWatch::start(Watch {
+            limiter: Arc::clone(&limiter),
             store: store.clone(),
             metrics: Arc::clone(&metrics),
             usage: Arc::clone(&usage),
@@ -95,7 +97,7 @@ impl App {
             conformance,
             usage,
             passwords: PasswordHasher::default(),
-            limiter: Limiter::default(),
+            limiter,
             streams: Streams::default(),
             deadlines: deadlines::Looked::default(),
             webhooks: Deliverer::new(config.base_url.reach()),

@@ -29,6 +29,7 @@ use crate::App;
 use crate::client_certificate::ClientCertificate;
 use crate::error::Outcome;
 use crate::former::RefusedProof;
+use crate::limiter::Counted;
 use crate::oauth::{Bearer, VerifiedToken};
 
 /// The address a request came from.
@@ -160,7 +161,7 @@ async fn by_secret(
     if credentials.secrets.iter().all(PlainSecret::is_garbled) {
         // Refused without a read, but not unseen: half a secret is what a deployment that went wrong presents.
         let by = peer.presenter().to_owned();
-        app.former.refused(RefusedProof { client, presented: Vec::new(), by, too_old: None, is_known: None });
+        app.former.refused(RefusedProof::garbled(client, by));
         return Err(shut_out(app, client, peer.address, Refused::Garbled));
     }
     let access = app.store.access(client).await.map_err(NotProved::Store)?;
@@ -182,8 +183,18 @@ async fn by_secret(
     // Whatever the reason: what is done beside a request shows in its time too.
     let by = peer.presenter().to_owned();
     let is_known = Some(access.is_some());
-    app.former.refused(RefusedProof { client, presented, by, too_old, is_known });
-    Err(shut_out(app, client, peer.address, too_old.map_or(refused, Refused::TooOld)))
+    let former = presented.iter().find_map(|value| app.former.known(client, value));
+    let why = too_old.map_or(refused, Refused::TooOld);
+    let is_guess = former.is_none() && !why.is_past_the_secret();
+    let (counted, error) = if is_guess {
+        let (counted, error) = count_failure(app, client, peer.address, why);
+        (Some(counted), error)
+    } else {
+        log_refusal(app, client, peer.address, why, former.is_some());
+        (None, NotProved::Refused)
+    };
+    app.former.refused(RefusedProof { client, presented, by, too_old, former, counted, is_known });
+    Err(error)
 }
 
 /// Counts the use of a proof: of a secret, a key or a certificate. A function of its own in the binary too, so that
@@ -206,9 +217,25 @@ pub(crate) fn refuse(app: &App, client: ClientId, peer: Peer<'_>, why: Refused) 
 
 /// Logs that somebody was not let in, and counts it against the address and the client.
 pub(crate) fn shut_out(app: &App, client: ClientId, from: IpAddr, why: Refused) -> NotProved {
+    count_failure(app, client, from, why).1
+}
+
+/// Like [`shut_out`], with what the failure was counted against.
+fn count_failure(app: &App, client: ClientId, from: IpAddr, why: Refused) -> (Counted, NotProved) {
+    log_refusal(app, client, from, why, false);
+    let (counted, wait) = app.limiter.count(from, client, app.now());
+    (counted, wait.map_or(NotProved::Refused, NotProved::Throttled))
+}
+
+/// Of a former secret that is known, the log has a line of its own, once in an hour: nothing bounds how often it is
+/// presented.
+fn log_refusal(app: &App, client: ClientId, from: IpAddr, why: Refused, is_former: bool) {
     app.metrics.refused.inc();
-    tracing::info!(%client, %from, %why, "a client was not let in");
-    app.limiter.count(from, client, app.now()).map_or(NotProved::Refused, NotProved::Throttled)
+    if is_former {
+        tracing::debug!(%client, %from, "a client was not let in by a former secret");
+    } else {
+        tracing::info!(%client, %from, %why, "a client was not let in");
+    }
 }
 
 /// The caller of a FHIR or admin route, by Bearer token or Basic.

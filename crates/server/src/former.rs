@@ -1,9 +1,12 @@
 //! Looks at proofs that were refused: who presented them, and whether the value is a secret that has ended,
 //! from a forgotten deployment or a thief. Runs beside the request, so that the answer to a former secret
 //! takes no longer than any other (P5). The first time in an hour that one is seen, it is told.
+//!
+//! A former secret is no guess. The first time it is presented it is counted as one, until it was looked up; then
+//! that is taken back, and the value is remembered, so that it is known at once from then on.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keyrelay_core::event::{Event, What};
 use keyrelay_core::id::{ClientId, EventId, SecretId};
@@ -17,6 +20,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::limiter::{Counted, Limiter};
 use crate::metrics::Metrics;
 use crate::usage::UsageCounter;
 
@@ -32,12 +36,22 @@ pub(crate) struct RefusedProof {
     pub(crate) by: Presenter,
     /// The secret that one of them is, where that is past its maximum age: its refusals are counted under its id.
     pub(crate) too_old: Option<SecretId>,
+    /// Which former secret one of them is, where that is known already.
+    pub(crate) former: Option<SecretId>,
+    /// What it was counted against as a guess.
+    pub(crate) counted: Option<Counted>,
     /// Whether there is such a client: nothing is kept about those that there are not. None where nobody has
     /// asked.
     pub(crate) is_known: Option<bool>,
 }
 
 impl RefusedProof {
+    /// One whose value cannot have been a secret, so that nobody was looked up.
+    pub(crate) const fn garbled(client: ClientId, by: Presenter) -> Self {
+        let presented = Vec::new();
+        Self { client, presented, by, too_old: None, former: None, counted: None, is_known: None }
+    }
+
     /// As of the secret that it is, where that is known; else as of none of the client's.
     fn count(&self, former: Option<SecretId>, usage: &UsageCounter) {
         let secret = former.or(self.too_old).unwrap_or(SecretId::NIL);
@@ -49,6 +63,28 @@ impl RefusedProof {
 pub(crate) struct FormerSecretWatch {
     queue: mpsc::Sender<Message>,
     usage: Arc<UsageCounter>,
+    known: Arc<Known>,
+}
+
+/// Values that are known to be former secrets, by their digest under the master key that is first.
+#[derive(Debug, Default)]
+struct Known(Mutex<HashMap<(ClientId, [u8; 32]), SecretId>>);
+
+impl Known {
+    fn get(&self, client: ClientId, presented: &Presented) -> Option<SecretId> {
+        let (_, digest) = presented.digests().next()?;
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(client, *digest.as_bytes())).copied()
+    }
+
+    fn insert(&self, client: ClientId, presented: &Presented, secret: SecretId) {
+        let Some((_, digest)) = presented.digests().next() else { return };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= FORMER_SEEN_REMEMBERED_MAX {
+            known.clear();
+        }
+        known.insert((client, *digest.as_bytes()), secret);
+    }
 }
 
 #[derive(Debug)]
@@ -63,6 +99,7 @@ pub(crate) struct Watch {
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) usage: Arc<UsageCounter>,
+    pub(crate) limiter: Arc<Limiter>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
 }
@@ -74,18 +111,25 @@ impl FormerSecretWatch {
     pub(crate) fn start(watch: Watch) -> Self {
         let (queue, mut messages) = mpsc::channel(QUEUE_MAX);
         let usage = Arc::clone(&watch.usage);
+        let known = Arc::new(Known::default());
+        let found = Arc::clone(&known);
         tokio::spawn(async move {
             let mut told = Told::new();
             while let Some(message) = messages.recv().await {
                 match message {
-                    Message::Refused(proof) => watch.look_at(proof, &mut told).await,
+                    Message::Refused(proof) => watch.look_at(proof, &found, &mut told).await,
                     Message::Settled(tell) => {
                         let _ = tell.send(());
                     }
                 }
             }
         });
-        Self { queue, usage }
+        Self { queue, usage, known }
+    }
+
+    /// Which former secret of a client a value is, if it was looked up before.
+    pub(crate) fn known(&self, client: ClientId, presented: &Presented) -> Option<SecretId> {
+        self.known.get(client, presented)
     }
 
     /// Where too many wait, a proof is counted all the same. Not so one that nobody has asked about: whoever
@@ -95,7 +139,7 @@ impl FormerSecretWatch {
         if let Err(TrySendError::Full(Message::Refused(proof))) = sent
             && proof.is_known == Some(true)
         {
-            proof.count(None, &self.usage);
+            proof.count(proof.former, &self.usage);
         }
     }
 
@@ -111,21 +155,31 @@ impl FormerSecretWatch {
 }
 
 impl Watch {
-    async fn look_at(&self, proof: RefusedProof, told: &mut Told) {
+    async fn look_at(&self, proof: RefusedProof, known: &Known, told: &mut Told) {
         let client = proof.client;
-        let mut found = None;
-        for presented in &proof.presented {
-            match self.store.former_secret(client, presented, self.clock.now()).await {
-                Ok(Some(former)) => {
-                    self.metrics.former_secret_seen.inc();
-                    tracing::warn!(%client, secret = %former, "a secret that has ended was presented: somebody still has it");
-                    found = Some(former);
-                    if let Err(error) = self.tell(client, former, &proof.by, told).await {
-                        tracing::warn!(%error, "it could not be told that a former secret was seen");
+        let mut found = proof.former;
+        if found.is_none() {
+            for presented in &proof.presented {
+                match self.store.former_secret(client, presented, self.clock.now()).await {
+                    Ok(Some(former)) => {
+                        known.insert(client, presented, former);
+                        found = Some(former);
                     }
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(%error, "a refused proof could not be looked up"),
                 }
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "a refused proof could not be looked up"),
+            }
+            if let (Some(_), Some(counted)) = (found, &proof.counted) {
+                self.limiter.take_back(counted, self.clock.now());
+            }
+        }
+        if let Some(former) = found {
+            self.metrics.former_secret_seen.inc();
+            if told.get(&former) != Some(&period(self.clock.now()).0) {
+                tracing::warn!(%client, secret = %former, "a secret that has ended was presented: somebody still has it");
+            }
+            if let Err(error) = self.tell(client, former, &proof.by, told).await {
+                tracing::warn!(%error, "it could not be told that a former secret was seen");
             }
         }
         let is_known = match proof.is_known {
@@ -197,11 +251,12 @@ mod tests {
         let usage = Arc::new(UsageCounter::begin(store.clone(), clock, entropy.clone()).await.unwrap());
         // One place, and nobody looks.
         let (queue, _messages) = mpsc::channel(1);
-        let watch = FormerSecretWatch { queue, usage: Arc::clone(&usage) };
+        let known = Arc::default();
+        let watch = FormerSecretWatch { queue, usage: Arc::clone(&usage), known };
         let client = ClientId::random(entropy.as_ref());
         for is_known in [Some(true), Some(true), Some(true), Some(false), None] {
             let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), "curl", "").to_owned();
-            watch.refused(RefusedProof { client, presented: Vec::new(), by, too_old: None, is_known });
+            watch.refused(RefusedProof { is_known, ..RefusedProof::garbled(client, by) });
         }
         usage.flush(true).await.unwrap();
         let counted = store.usage(client, [SecretId::NIL; 3], at).await.unwrap();

@@ -1,6 +1,7 @@
 //! Bounds how fast one address, or anybody in the name of one client, can guess (RFC 6749 §2.3.1). An
 //! address that fails too often is turned away before it is heard. A client id that is guessed at too
-//! often is *not*: a flood of wrong secrets must not lock the right one out. Where people log in, every
+//! often is *not*: a flood of wrong secrets must not lock the right one out. A failure that turns out to be
+//! no guess, as a former secret of the client is none, is taken back. Where people log in, every
 //! attempt counts, the good ones too, for each costs a password's hash.
 
 use std::collections::HashMap;
@@ -65,6 +66,13 @@ impl Debts {
         None
     }
 
+    /// Takes back one that was counted.
+    fn take_back(&mut self, key: Key, now: Timestamp) {
+        if let Some(at) = self.0.get_mut(&key) {
+            *at = now.plus(at.since(now).saturating_sub(key.bound().1));
+        }
+    }
+
     /// Makes room for some keys.
     fn make_room(&mut self, keys: usize, now: Timestamp) {
         if self.0.len() + keys <= FAILURE_KEYS_MAX {
@@ -81,6 +89,10 @@ impl Debts {
     }
 }
 
+/// What one failure was counted against: nothing that was past its bound already.
+#[derive(Debug)]
+pub(crate) struct Counted([Option<Key>; 2]);
+
 /// Remembers who did how much.
 #[derive(Debug, Default)]
 pub(crate) struct Limiter(Mutex<Debts>);
@@ -96,11 +108,26 @@ impl Limiter {
     }
 
     /// Counts a failure. If this client id has been guessed at too often, for how long it has.
-    pub(crate) fn count(&self, from: IpAddr, client: ClientId, now: Timestamp) -> Option<Duration> {
+    pub(crate) fn count(
+        &self,
+        from: IpAddr,
+        client: ClientId,
+        now: Timestamp,
+    ) -> (Counted, Option<Duration>) {
         let mut debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         debts.make_room(2, now);
-        debts.add(Key::Address(network(from)), now);
-        debts.add(Key::Client(client), now)
+        let (address, client) = (Key::Address(network(from)), Key::Client(client));
+        let is_over = debts.add(address, now).is_some();
+        let wait = debts.add(client, now);
+        (Counted([(!is_over).then_some(address), wait.is_none().then_some(client)]), wait)
+    }
+
+    /// Takes a failure back that was no guess.
+    pub(crate) fn take_back(&self, counted: &Counted, now: Timestamp) {
+        let mut debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in counted.0.iter().flatten() {
+            debts.take_back(*key, now);
+        }
     }
 
     /// Counts an attempt to log in. If the address has made too many, for how long.
@@ -173,9 +200,36 @@ mod tests {
         let mut throttled = 0;
         for n in 0..FAILURES_PER_CLIENT_MAX + 5 {
             let from = IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
-            throttled += u32::from(limiter.count(from, ClientId::NIL, START).is_some());
+            throttled += u32::from(limiter.count(from, ClientId::NIL, START).1.is_some());
         }
         assert_eq!(throttled, 5);
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_what_others_did() {
+        let limiter = Limiter::default();
+        let from = address("192.0.2.1");
+        let guesses: Vec<_> =
+            (0..FAILURES_PER_ADDRESS_MAX).map(|_| limiter.count(from, ClientId::NIL, START).0).collect();
+        let (beyond, wait) = limiter.count(from, ClientId::NIL, START);
+        assert!(wait.is_some() && limiter.blocks(from, START).is_some());
+        // It was counted against nothing, so nothing is taken back.
+        limiter.take_back(&beyond, START);
+        assert!(limiter.blocks(from, START).is_some());
+        limiter.take_back(&guesses[0], START);
+        assert_eq!(limiter.blocks(from, START), None);
+        limiter.count(from, ClientId::NIL, START);
+        assert!(limiter.blocks(from, START).is_some());
+        // Long after, there is nothing left, and nothing below nothing.
+        let later = START.plus(Duration::from_hours(1));
+        for counted in &guesses {
+            limiter.take_back(counted, later);
+        }
+        for _ in 0..FAILURES_PER_ADDRESS_MAX {
+            assert_eq!(limiter.blocks(from, later), None);
+            limiter.count(from, ClientId::NIL, later);
+        }
+        assert!(limiter.blocks(from, later).is_some());
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
 /// Counts against the address, logs, and says the one thing that is said.
 fn refuse(app: &App, from: IpAddr, why: &'static str) -> NotLoggedIn {
     app.metrics.refused.inc();
-    app.limiter.count(from, ClientId::NIL, app.now());
+    let _ = app.limiter.count(from, ClientId::NIL, app.now());
     tracing::info!(%from, why, "a person was not let in");
     NotLoggedIn::Refused
 }

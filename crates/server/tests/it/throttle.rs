@@ -65,6 +65,57 @@ async fn a_client_that_others_guess_at_still_gets_in_from_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_former_secret_blocks_neither_its_client_nor_its_address() {
+    let test = TestApp::start().await;
+    let old = test.member.secret.clone();
+    let rotated = test.rotate(&test.admin, &test.member.id, "secret", &old).await.expect(200);
+    let new = rotated.text_at("/secret");
+    test.rotate(&test.admin, &test.member.id, "retiringSecret", &old).await.expect(200);
+    let wrong = test.grant(&test.member.id, "a guess").await.expect(401);
+    // As many at once as may fail: each is counted until it was looked up.
+    let at_once = (1..FAILURES_PER_ADDRESS_MAX).map(|_| test.grant(&test.member.id, &old));
+    for answer in futures_util::future::join_all(at_once).await {
+        assert_eq!((answer.status, &answer.text), (wrong.status, &wrong.text));
+    }
+    test.app.flush_usage().await;
+    // The worker that was forgotten asks on and on, by every way, and nobody beside it notices.
+    for _ in 0..FAILURES_PER_ADDRESS_MAX {
+        let answer = test.grant(&test.member.id, &old).await;
+        assert_eq!((answer.status, &answer.text), (wrong.status, &wrong.text));
+        test.get(&test.member.with(&old), &test.member.path()).await.refused(401, "login");
+    }
+    assert!(test.lets_in(&test.member.id, &new).await);
+    assert!(test.lets_in(&test.stranger.id, &test.stranger.secret).await);
+    test.grant_elsewhere(&test.member.id, "a guess").await.expect(401);
+    // Counted as former, every time.
+    test.app.flush_usage().await;
+    let metrics = test.request(As::Anonymous, Method::GET, "metrics").send().await.expect(200);
+    let seen = format!("former_secret_seen_total {}", 3 * FAILURES_PER_ADDRESS_MAX - 1);
+    assert!(metrics.text.contains(&seen), "{}", metrics.text);
+    // Guesses are bounded as before.
+    for _ in 2..FAILURES_PER_ADDRESS_MAX {
+        test.grant(&test.member.id, "a guess").await.expect(401);
+    }
+    test.grant(&test.member.id, "a guess").await;
+    throttled(&test.grant(&test.member.id, &new).await);
+}
+
+#[tokio::test]
+async fn a_secret_whose_client_is_off_is_no_guess() {
+    let test = TestApp::start().await;
+    let off = json!([{ "op": "add", "path": "/status", "value": "off" }]);
+    test.patch(&test.admin, &test.member.path(), &off).await.expect(200);
+    for _ in 0..FAILURES_PER_ADDRESS_MAX + 10 {
+        test.grant(&test.member.id, &test.member.secret).await.expect(401);
+    }
+    assert!(test.lets_in(&test.stranger.id, &test.stranger.secret).await);
+    for _ in 0..FAILURES_PER_ADDRESS_MAX {
+        test.grant(&test.member.id, "a guess").await.expect(401);
+    }
+    throttled(&test.grant(&test.stranger.id, &test.stranger.secret).await);
+}
+
+#[tokio::test]
 async fn success_is_never_counted() {
     let test = TestApp::start().await;
     for _ in 0..FAILURES_PER_ADDRESS_MAX + 10 {
