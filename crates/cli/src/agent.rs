@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::admin::{Admin, Period, SecretStatus, Server, ServerError, base, client_id};
 use crate::deliver::{Target, check_all};
 use crate::exit::Ending;
-use crate::rotate::{OnRetiring, RecordFile, Run, held, kept_beside, warn_if_in_clear};
+use crate::rotate::{OnRetiring, RecordFile, Run, held, warn_if_in_clear};
 use crate::serve::stop_signal;
 use crate::tell::Tell;
 
@@ -82,18 +82,21 @@ pub struct AgentArgs {
 /// Runs it.
 pub async fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let stop = stop_signal()?;
-    let once = args.once;
-    let agent = Agent::new(args, &SystemEntropy)?;
+    let tell = Tell::json(args.json);
     tokio::select! {
-        ended = async { if once { agent.look().await.map(drop) } else { agent.look_on().await } } => {
-            ended.map(|()| ExitCode::SUCCESS)
-        }
+        ended = run(args) => ended.map(|()| ExitCode::SUCCESS),
         // Wherever it is: what was begun is written down, and gone on with at the next start.
         () = stop => {
-            agent.tell.event("stopped", "Stopped.", json!({}));
+            tell.event("stopped", "Stopped.", json!({}));
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let once = args.once;
+    let agent = Agent::new(args, &SystemEntropy).await?;
+    if once { agent.look().await.map(drop) } else { agent.look_on().await }
 }
 
 struct Agent {
@@ -107,13 +110,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(args: AgentArgs, entropy: &dyn Entropy) -> anyhow::Result<Self> {
+    async fn new(args: AgentArgs, entropy: &dyn Entropy) -> anyhow::Result<Self> {
         let file = args.secret_file.iter().map(|path| Target::File(path.clone()));
         let files: Vec<Target> = file.chain(args.to.iter().cloned()).collect();
         // First: another run may be about to write what is tried here.
         let record = RecordFile::open(args.state.as_deref(), args.client)
             .context("the state of the rotation cannot be kept")?;
-        check_all(&files)?;
+        check_all(&files).await?;
         let (due_at_age, tell) = (due_at_age(args.every.0, entropy), Tell::json(args.json));
         let agent = Self { args, files, due_at_age, record: Arc::new(record), tell };
         warn_if_in_clear(&agent.server()?);
@@ -139,7 +142,7 @@ impl Agent {
     /// The server by the secret before, which is kept while a rotation is under way: where the new one was revoked, or
     /// the rotation undone, that is the current one again, and the only way to another.
     async fn server_by_kept(&self) -> anyhow::Result<Option<Server>> {
-        let Some(kept) = held(&kept_beside(self.first()?))? else { return Ok(None) };
+        let Some(kept) = self.record.kept()? else { return Ok(None) };
         let server = self.server_by(kept)?;
         let record = self.record.read(server.url(), self.args.client)?;
         let status = server.status(self.args.client, None).await.ok();

@@ -1,8 +1,6 @@
 //! `keyrelay audit`: whether the audit records are what the servers wrote.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,7 +11,7 @@ use keyrelay_core::id::ChainId;
 use keyrelay_store::operations::{AuditReport, Head, NotedHead, verify_audit};
 use serde_json::json;
 
-use crate::deliver::place as put;
+use crate::files::{Entry, Turn};
 use crate::installation::{keyring, place};
 use crate::progress::{Bar, Unit};
 use crate::say::say;
@@ -78,7 +76,7 @@ pub async fn audit(args: AuditArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(FOUND));
     }
     if let Some(file) = &args.heads {
-        write_heads(file, &report.heads)?;
+        write_heads(file, &report.heads).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,11 +111,8 @@ fn as_json(report: &AuditReport) -> serde_json::Value {
 }
 
 fn read_heads(file: &Path) -> anyhow::Result<Vec<NotedHead>> {
-    let text = match fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
-    };
+    let Some(bytes) = Entry::find(file)?.read()? else { return Ok(Vec::new()) };
+    let text = std::str::from_utf8(&bytes).with_context(|| format!("cannot read {}", file.display()))?;
     let mut heads = Vec::new();
     for (n, line) in text.lines().enumerate() {
         if !line.starts_with('#') {
@@ -137,10 +132,10 @@ fn read_head(line: &str) -> Option<NotedHead> {
     words.next().is_none().then_some(NotedHead { chain, nth, mac })
 }
 
-fn write_heads(file: &Path, heads: &[Head]) -> anyhow::Result<()> {
+async fn write_heads(file: &Path, heads: &[Head]) -> anyhow::Result<()> {
     let mut text = String::from("# The heads of the chains of audit records: chain, length, digest.\n");
     for Head { link, .. } in heads {
         let _ = writeln!(text, "{} {} {}", link.chain, link.nth, link.mac);
     }
-    put(file, text.as_bytes())
+    Turn::wait(Entry::find(file)?).await?.place(text.as_bytes())
 }

@@ -1,8 +1,8 @@
 //! A data directory with all that belongs to it: the lock, the master key, the database.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use keyrelay_store::operations::Place;
 use keyrelay_store::{DataDirLock, PostgresConfig, Store};
 use zeroize::Zeroizing;
 
+use crate::files::Entry;
 use crate::settings::Settings;
 
 /// An open installation. Its directories are locked as long as it lives.
@@ -35,7 +36,7 @@ impl Installation {
         let (store, keyring) = match place(settings)? {
             Place::File(database) => {
                 locks.extend(lock_database(&database, &data_dir)?);
-                let keyring = keyring(settings, !database.exists())?;
+                let keyring = durable_keyring(settings, !database.exists())?;
                 let store = Store::open_sqlite(&database).await;
                 (store.with_context(|| format!("cannot open the database {}", database.display()))?, keyring)
             }
@@ -46,7 +47,7 @@ impl Installation {
                          and no node can make it for all (`keyrelay master-key FILE` makes one)"
                     );
                 }
-                let keyring = keyring(settings, false)?;
+                let keyring = durable_keyring(settings, false)?;
                 (Store::open_postgres(&config).await?, keyring)
             }
         };
@@ -111,7 +112,7 @@ pub fn keyring(settings: &Settings, is_new: bool) -> anyhow::Result<Keyring> {
         Ok(text) => Zeroizing::new(text),
         Err(error) if error.kind() == ErrorKind::NotFound && settings.master_key_file.is_none() && is_new => {
             let text = Keyring::new_file(&SystemEntropy);
-            write_private(&path, &text)?;
+            Entry::find(&path)?.create(text.as_bytes())?;
             text
         }
         Err(error) if error.kind() == ErrorKind::NotFound => bail!(
@@ -127,23 +128,44 @@ pub fn keyring(settings: &Settings, is_new: bool) -> anyhow::Result<Keyring> {
     Keyring::parse_file(&text).with_context(|| format!("in {}", path.display()))
 }
 
+/// The keyring of a process that seals.
+fn durable_keyring(settings: &Settings, is_new: bool) -> anyhow::Result<Keyring> {
+    let file = master_key_file(settings);
+    // Also where it is missing: that is reported below, or it is made.
+    make_durable(&file)
+        .or_else(missing_is_fine)
+        .with_context(|| format!("cannot sync {}", file.display()))?;
+    keyring(settings, is_new)
+}
+
+fn missing_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Makes a master key file durable, with its name: nothing may be sealed under a key that a loss of power could take
+/// away. A file system that is read-only, or has no such thing, is as durable as it gets.
+pub fn make_durable(file: &Path) -> io::Result<()> {
+    let sync = |path: &Path| match fs::File::open(path)?.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::ReadOnlyFilesystem) => {
+            Ok(())
+        }
+        synced => synced,
+    };
+    let file = file.canonicalize()?;
+    sync(&file)?;
+    match sync(dir_of(&file)) {
+        // Whoever may read the file need not be able to list its directory. `keyrelay keys` has synced it.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
 /// Says so, if others than its owner can read a file.
 pub fn warn_of_readers(path: &Path, what: &str) {
     let mode = fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
     if mode & 0o077 != 0 {
         tracing::warn!(file = %path.display(), "{what} can be read by others: chmod 600 it");
     }
-}
-
-/// Writes a file that only its owner can read, and makes sure that it is on the disk.
-pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let write = || {
-        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::File::open(dir_of(path))?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The directory that a file is in.

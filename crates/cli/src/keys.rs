@@ -1,9 +1,8 @@
 //! `keyrelay keys`: which master keys are needed, and how the installation moves to a new one.
 
+mod file;
+
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -13,14 +12,12 @@ use keyrelay_core::random::SystemEntropy;
 use keyrelay_core::time::{Clock, SystemClock};
 use keyrelay_store::operations::{KeyUse, KeysUsed, Place, keys_used, tickets};
 use keyrelay_store::{Store, StoreError};
-use zeroize::Zeroizing;
 
-use crate::installation::{
-    dir_of, keyring, lock_data_dir, lock_database, master_key_file, place, write_private,
-};
+use crate::installation::{keyring, lock_data_dir, lock_database, make_durable, master_key_file, place};
 use crate::progress::{Bar, Unit};
 use crate::say::say;
 use crate::settings::{DataArgs, Settings};
+use file::KeyFile;
 
 /// How often a server that moves to another key is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,19 +57,19 @@ pub async fn keys(args: KeysArgs) -> anyhow::Result<()> {
     match args.command {
         KeysCommand::Status(data) => status(&data.read()?).await,
         KeysCommand::Add(data) => {
-            let file = master_key_file(&data.read()?);
-            change_file(&file, |text| Keyring::with_new_last(text, &SystemEntropy))?;
+            let file = lock(&data.read()?).await?;
+            file.change(|text| Keyring::with_new_last(text, &SystemEntropy)).await?;
             say!(
                 "{} has a new key at its end. Give the file to every server, and wait until each has",
-                file.display()
+                file.path().display()
             );
             say!("logged \"the master key file was read again\". Then: keyrelay keys promote");
             Ok(())
         }
         KeysCommand::Promote(data) => {
-            let file = master_key_file(&data.read()?);
-            change_file(&file, Keyring::with_last_first)?;
-            say!("{} has its last key first. Give the file to every server.", file.display());
+            let file = lock(&data.read()?).await?;
+            file.change(Keyring::with_last_first).await?;
+            say!("{} has its last key first. Give the file to every server.", file.path().display());
             say!("Then: keyrelay keys rotate --use-first");
             Ok(())
         }
@@ -80,11 +77,17 @@ pub async fn keys(args: KeysArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Waits until nobody else changes the master keys of an installation.
+async fn lock(settings: &Settings) -> anyhow::Result<KeyFile> {
+    KeyFile::lock(master_key_file(settings), &place(settings)?).await
+}
+
 async fn rotate(settings: &Settings, use_first: bool) -> anyhow::Result<()> {
-    let (place, file) = (place(settings)?, master_key_file(settings));
-    let before = keyring(settings, false)?;
+    let place = place(settings)?;
+    let file = lock(settings).await?;
+    let mut keyring = file.keyring()?;
     let used = keys_used(&place).await?;
-    used.require(&before)?;
+    used.require(&keyring)?;
     if !use_first {
         if matches!(place, Place::Postgres(_)) {
             bail!(
@@ -93,15 +96,16 @@ async fn rotate(settings: &Settings, use_first: bool) -> anyhow::Result<()> {
                  server again, then `keyrelay keys rotate --use-first`"
             );
         }
-        if movable(&used, before.sealing_key()) > 0 {
+        if movable(&used, keyring.sealing_key()) > 0 {
             bail!(
                 "an earlier rotation has not come to its end: go on with `keyrelay keys rotate --use-first`"
             );
         }
-        change_file(&file, |text| Keyring::with_new_first(text, &SystemEntropy))?;
-        say!("{} has a new first key", file.display());
+        keyring = file.change(|text| Keyring::with_new_first(text, &SystemEntropy)).await?;
+        say!("{} has a new first key", file.path().display());
     }
-    let keyring = keyring(settings, false)?;
+    make_durable(file.path()).with_context(|| format!("cannot sync {}", file.path().display()))?;
+    file.require_held()?;
     move_to_first(settings, &place, &keyring).await?;
     status(settings).await
 }
@@ -241,29 +245,4 @@ async fn advise(place: &Place, used: &KeysUsed, ids: &[KeyId]) -> anyhow::Result
         }
     );
     Ok(())
-}
-
-/// Writes a master key file anew, for the owner that it had.
-fn change_file(file: &Path, change: impl FnOnce(&str) -> Zeroizing<String>) -> anyhow::Result<()> {
-    let cannot = || format!("cannot change {}", file.display());
-    let text = Zeroizing::new(fs::read_to_string(file).with_context(cannot)?);
-    let changed = change(&text);
-    // Before anything is written: never a file that no server can read.
-    Keyring::parse_file(&changed)?;
-    let owner = fs::metadata(file).with_context(cannot)?;
-    let aside = PathBuf::from(format!("{}.part", file.display()));
-    match fs::remove_file(&aside) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(cannot),
-        _ => {}
-    }
-    write_private(&aside, &changed)?;
-    let replace = || {
-        chown(&aside, Some(owner.uid()), Some(owner.gid()))?;
-        fs::rename(&aside, file)?;
-        fs::File::open(dir_of(file))?.sync_all()
-    };
-    replace().with_context(cannot).inspect_err(|_| {
-        // It holds a key.
-        let _ = fs::remove_file(&aside);
-    })
 }

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod exit;
 mod export;
+mod files;
 mod import;
 mod installation;
 mod keys;

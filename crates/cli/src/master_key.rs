@@ -6,7 +6,7 @@ use clap::Args;
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SystemEntropy;
 
-use crate::installation::write_private;
+use crate::files::Entry;
 use crate::say::say;
 
 /// The arguments of `keyrelay master-key`.
@@ -18,7 +18,7 @@ pub struct MasterKeyArgs {
 
 /// Makes a key and writes it to a file that only its owner can read.
 pub fn make(args: &MasterKeyArgs) -> anyhow::Result<()> {
-    write_private(&args.file, &Keyring::new_file(&SystemEntropy))?;
+    Entry::find_new(&args.file)?.create(Keyring::new_file(&SystemEntropy).as_bytes())?;
     say!(
         "{} holds a new master key. Give it to every node, and keep a copy away from the database: without it \
          no secret in the database is of any use.",

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
-use crate::installation::{Installation, master_key_file, place};
+use crate::installation::{Installation, make_durable, master_key_file, place};
 use crate::logging;
 use crate::settings::Settings;
 
@@ -158,8 +158,13 @@ fn watch_master_keys(settings: &Settings, app: App) -> anyhow::Result<()> {
 }
 
 fn reload(file: &Path, app: &App) -> anyhow::Result<bool> {
-    let text = Zeroizing::new(std::fs::read_to_string(file)?);
-    Ok(app.replace_master_keys(&text)?)
+    let read = || std::fs::read_to_string(file).map(Zeroizing::new);
+    if app.has_master_keys(&read()?)? {
+        return Ok(false);
+    }
+    // Before anything is sealed under a new key. What is taken up is what is read after that.
+    make_durable(file)?;
+    Ok(app.replace_master_keys(&read()?)?)
 }
 
 /// Ready when the process is asked to stop.

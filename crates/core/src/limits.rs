@@ -403,3 +403,14 @@ pub const STREAM_RETRY: Duration = Duration::from_secs(3);
 pub const STREAM_EVENTS_AT_ONCE: i64 = 100;
 /// Pieces of a stream that wait to be taken; until there is room, nothing more is read.
 pub const STREAM_QUEUE_MAX: usize = 4;
+
+/// Most links in the path of a file that a command writes; a circle of links ends here.
+pub const PATH_LINKS_MAX: usize = 40;
+/// Largest file that a command changes, in bytes: the whole of it is in memory.
+pub const CHANGED_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// How long a command waits for the lock of a file that it changes. Another user may hold it for ever.
+pub const FILE_LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often a lock is tried again because its file was replaced meanwhile.
+pub const FILE_LOCK_RETRIES_MAX: usize = 1000;
+/// How long `keyrelay keys` waits for another one on the same file or database to end.
+pub const KEYS_LOCK_WAIT_MAX: Duration = Duration::from_mins(1);

@@ -176,6 +176,11 @@ impl App {
         }
     }
 
+    /// Whether a master key file lists the keys that are in use, in the same order.
+    pub fn has_master_keys(&self, text: &str) -> Result<bool, KeyringError> {
+        Ok(Keyring::parse_file(text)?.key_ids() == self.keyring.key_ids())
+    }
+
     /// Takes up a master key file that has changed: what is made from now on is sealed under its first
     /// key. Says whether anything changed; if the file cannot be used, the keys stay.
     pub fn replace_master_keys(&self, text: &str) -> Result<bool, KeyringError> {

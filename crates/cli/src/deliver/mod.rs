@@ -1,7 +1,6 @@
 //! Where a new secret goes: files, single keys of dotenv files, and commands, which get it on standard
 //! input. Delivering the same secret again changes nothing in a file, and runs a command again.
 
-mod atomic;
 mod command;
 mod dotenv;
 
@@ -12,9 +11,9 @@ use anyhow::{Context, bail};
 use keyrelay_core::secret::PlainSecret;
 use zeroize::Zeroizing;
 
-use atomic::Turn;
-pub use atomic::{place, remove};
 pub use command::run as run_command;
+
+use crate::files::{Entry, Turn};
 
 /// What is in a file.
 type Contents = Zeroizing<Vec<u8>>;
@@ -69,19 +68,9 @@ impl Target {
         }
     }
 
-    /// A file beside it that is beside no other target: those of one file have different keys.
-    pub fn beside(&self, what: &str) -> PathBuf {
-        let mut name = self.path().as_os_str().to_owned();
-        if let Self::Dotenv { key, .. } = self {
-            name.push(format!(".{key}"));
-        }
-        name.push(format!(".{what}"));
-        name.into()
-    }
-
     /// The secret that it holds now.
     pub fn held(&self) -> anyhow::Result<Option<Zeroizing<String>>> {
-        let Some(bytes) = atomic::read(self.path())? else { return Ok(None) };
+        let Some(bytes) = Entry::find(self.path())?.read()? else { return Ok(None) };
         let held = match self {
             Self::File(_) => Some(without_line_break(&bytes).to_vec()),
             Self::Dotenv { key, .. } => dotenv::value(&bytes, key),
@@ -91,51 +80,50 @@ impl Target {
     }
 
     /// What the file holds with the secret in it.
-    fn with(&self, secret: &PlainSecret) -> anyhow::Result<(Option<Contents>, Contents)> {
-        let before = atomic::read(self.path())?;
-        let bytes = before.as_ref().map(|bytes| bytes.as_slice()).unwrap_or_default();
-        let after = match self {
+    fn with(&self, before: Option<&Contents>, secret: &PlainSecret) -> anyhow::Result<Contents> {
+        let bytes = before.map(|bytes| bytes.as_slice()).unwrap_or_default();
+        Ok(match self {
             Self::File(_) => {
                 let line_break = &bytes[without_line_break(bytes).len()..];
                 Zeroizing::new([secret.reveal().as_bytes(), line_break].concat())
             }
             Self::Dotenv { key, .. } => dotenv::with(bytes, key, secret.reveal())?,
-        };
-        Ok((before, after))
+        })
     }
 
     /// Tries everything but giving the file its name, so that what cannot be delivered is not made.
-    pub fn check(&self) -> anyhow::Result<()> {
-        let check = || {
-            let bytes = atomic::read(self.path())?.unwrap_or_default();
-            Turn::wait(self.path())?.check(&bytes)
+    pub async fn check(&self) -> anyhow::Result<()> {
+        let check = async {
+            let turn = Turn::wait(Entry::find(self.path())?).await?;
+            let bytes = turn.read()?.unwrap_or_default();
+            turn.check(&bytes)
         };
-        check().with_context(|| format!("cannot deliver to {self}; nothing was changed"))
+        check.await.with_context(|| format!("cannot deliver to {self}; nothing was changed"))
     }
 
     /// Puts the secret there.
-    pub fn deliver(&self, secret: &PlainSecret) -> anyhow::Result<()> {
-        if self.has(secret)? {
-            return Ok(());
-        }
-        let deliver = || {
-            let turn = Turn::wait(self.path())?;
+    pub async fn deliver(&self, secret: &PlainSecret) -> anyhow::Result<()> {
+        let deliver = async {
+            let entry = Entry::find(self.path())?;
+            if self.has(entry.read()?.as_ref(), secret) {
+                return Ok(());
+            }
+            let turn = Turn::wait(entry).await?;
             // Again: another key of the file may have got another value meanwhile.
-            let (_, after) = self.with(secret)?;
+            let after = self.with(turn.read()?.as_ref(), secret)?;
             turn.place(&after)
         };
-        deliver().with_context(|| format!("cannot deliver to {self}"))
+        deliver.await.with_context(|| format!("cannot deliver to {self}"))
     }
 
     /// Whether nothing would change.
-    fn has(&self, secret: &PlainSecret) -> anyhow::Result<bool> {
-        let (before, after) = self.with(secret)?;
-        Ok(before.is_some_and(|before| before == after))
+    fn has(&self, before: Option<&Contents>, secret: &PlainSecret) -> bool {
+        before.is_some_and(|before| self.with(Some(before), secret).is_ok_and(|after| *before == after))
     }
 }
 
 /// Refuses one file as two targets, except for several keys of it.
-pub fn check_all(targets: &[Target]) -> anyhow::Result<()> {
+pub async fn check_all(targets: &[Target]) -> anyhow::Result<()> {
     for (n, target) in targets.iter().enumerate() {
         let is_same = |other: &Target| match (target, other) {
             (Target::Dotenv { .. }, Target::Dotenv { .. }) => target == other,
@@ -144,7 +132,7 @@ pub fn check_all(targets: &[Target]) -> anyhow::Result<()> {
         if targets[..n].iter().any(is_same) {
             bail!("{} is named twice", target.path().display());
         }
-        target.check()?;
+        target.check().await?;
     }
     Ok(())
 }
@@ -171,38 +159,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_writes_other_keys_of_one_file_takes_turns() {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_writes_other_keys_of_one_file_takes_turns() {
         const ROUNDS: usize = 30;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".env");
-        let target = &|n| Target::Dotenv { path: path.clone(), key: format!("KEY_{n}") };
-        std::thread::scope(|scope| {
-            for n in 0..4 {
-                scope.spawn(move || {
+        let writers: Vec<_> = (0..4)
+            .map(|n| {
+                let target = Target::Dotenv { path: path.clone(), key: format!("KEY_{n}") };
+                tokio::spawn(async move {
                     for round in 0..ROUNDS {
-                        let secret = PlainSecret::presented(format!("secret-{n}-{round}")).unwrap();
-                        target(n).check().unwrap();
-                        target(n).deliver(&secret).unwrap();
+                        let text = format!("secret-{n}-{round}");
+                        target.check().await.unwrap();
+                        target.deliver(&PlainSecret::presented(text.clone()).unwrap()).await.unwrap();
                         // Nobody put back what was there before.
-                        assert!(target(n).has(&secret).unwrap(), "{n}, {round}");
+                        assert_eq!(target.held().unwrap().unwrap().as_str(), text);
                     }
-                });
-            }
-        });
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
         let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, [".env"]);
     }
 
-    #[test]
-    fn a_line_break_at_the_end_stays_as_it_was() {
+    #[tokio::test]
+    async fn a_line_break_at_the_end_stays_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         let secret = PlainSecret::presented("new".to_owned()).unwrap();
         let target = Target::File(path.clone());
         for (before, after) in [("old", "new"), ("old\n", "new\n"), ("old\r\n", "new\r\n"), ("", "new")] {
             std::fs::write(&path, before).unwrap();
-            target.deliver(&secret).unwrap();
+            target.deliver(&secret).await.unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
             assert_eq!(target.held().unwrap().unwrap().as_str(), "new");
         }

@@ -28,7 +28,7 @@ use crate::tell::Tell;
 pub use next::OnRetiring;
 pub use record::RecordFile;
 pub use run::Run;
-pub use shown_once::{held, kept_beside};
+pub use shown_once::held;
 pub use wait::ASK_INTERVAL;
 
 /// Change a client's secret with nobody locked out: rotate, deliver, watch who is still on the old one, retire.
@@ -91,10 +91,9 @@ pub struct RotateArgs {
 pub async fn rotate(args: RotateArgs) -> anyhow::Result<ExitCode> {
     let interrupted = stop_signal()?;
     let tell = Tell::json(args.json);
-    let run = prepare(args)?;
     // Wherever it is: what was begun is written down.
     let ended = tokio::select! {
-        ended = run.go() => ended,
+        ended = async { prepare(args).await?.go().await } => ended,
         () = interrupted => Err(anyhow!("interrupted: run the same command again to go on")),
     };
     if let (Err(error), Tell::Json) = (&ended, tell) {
@@ -103,12 +102,12 @@ pub async fn rotate(args: RotateArgs) -> anyhow::Result<ExitCode> {
     Ok(ended?.into())
 }
 
-fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
+async fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
     let server = open(&args.connection)?;
     // First: another run may be about to write what is tried here.
     let file = RecordFile::open(args.state.as_deref(), args.client)
         .context("the state of the rotation cannot be kept")?;
-    check_all(&args.to)?;
+    check_all(&args.to).await?;
     let on_retiring = match (args.resume, args.force) {
         (true, _) => OnRetiring::Resume,
         (_, true) => OnRetiring::Overwrite,

@@ -1,18 +1,17 @@
-//! What a rotation that is under way leaves on the disk, so that it can be gone on with: ids of secrets,
-//! never a value. The server knows the rest.
+//! What a rotation that is under way leaves on the disk, so that it can resume: a record with ids of secrets, and no
+//! value. Where a project shows secrets once, the old secret is in a file of its own beside the record.
 
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use keyrelay_core::id::ClientId;
-use rustix::fs::{FlockOperation, flock};
+use keyrelay_core::secret::PlainSecret;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::admin::Rotation;
-use crate::deliver::{place, remove};
-use crate::installation::dir_of;
+use crate::files::{Entry, Turn};
 
 /// A rotation that is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +38,8 @@ pub struct Record {
     pub asked: Option<Rotation>,
 }
 
-/// The file of a record, locked as long as this lives.
+/// The file of a record, locked as long as this lives. Beside it, in a directory that no other user can write to, the
+/// old secret is kept where nobody else can say it.
 #[derive(Debug)]
 pub struct RecordFile {
     path: PathBuf,
@@ -53,26 +53,19 @@ impl RecordFile {
             Some(path) => path.to_owned(),
             None => state_dir()?.join(format!("rotate-{client}.json")),
         };
-        let dir = dir_of(&path);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.with_context(|| format!("cannot make the directory {}", dir.display()))?;
+        let entry = Entry::find_making_dirs(&path)?;
+        entry.require_own_dir()?;
         // Beside the file, which is replaced by another with every change.
-        let lock_path = PathBuf::from(format!("{}.lock", path.display()));
-        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.with_context(|| format!("cannot open {}", lock_path.display()))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let lock_path = with_ending(&path, "lock");
+        let Some(lock) = Entry::find(&lock_path)?.lock()? else {
             bail!("another `keyrelay rotate` of this client is running: {} is locked", lock_path.display());
-        }
+        };
         Ok(Self { path, _lock: lock })
     }
 
     /// What an earlier run left.
     pub fn read(&self, url: &str, client: ClientId) -> anyhow::Result<Option<Record>> {
-        let text = match std::fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.path.display())),
-        };
+        let Some(text) = Entry::find(&self.path)?.read()? else { return Ok(None) };
         let record: Record = serde_json::from_slice(&text)
             .with_context(|| format!("{} is no record of a rotation", self.path.display()))?;
         if record.client != client.to_string() || record.url != url {
@@ -89,13 +82,40 @@ impl RecordFile {
     /// Writes it down, durably.
     pub fn write(&self, record: &Record) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(record)? + "\n";
-        place(&self.path, text.as_bytes())
+        Turn::take(Entry::find(&self.path)?)?.place(text.as_bytes())
+    }
+
+    /// Where the old secret is kept.
+    pub fn kept_path(&self) -> PathBuf {
+        with_ending(&self.path, "retiring")
+    }
+
+    /// The old secret, if it is kept.
+    pub fn kept(&self) -> anyhow::Result<Option<PlainSecret>> {
+        let path = self.kept_path();
+        let Some(bytes) = Entry::find(&path)?.read()? else { return Ok(None) };
+        let cannot = || format!("what {} holds", path.display());
+        let text = Zeroizing::new(std::str::from_utf8(&bytes).with_context(cannot)?.to_owned());
+        Ok(Some(PlainSecret::presented(text).with_context(cannot)?))
+    }
+
+    /// Keeps the old secret, durably.
+    pub fn keep(&self, old: &PlainSecret) -> anyhow::Result<()> {
+        Turn::take(Entry::find(&self.kept_path())?)?.place(old.reveal().as_bytes())
     }
 
     /// Forgets it: the rotation has come to its end.
     pub fn forget(&self) -> anyhow::Result<()> {
-        remove(&self.path)
+        Entry::find(&self.kept_path())?.remove()?;
+        Entry::find(&self.path)?.remove()
     }
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
 }
 
 /// Where systemd, or the user's session, wants state to be kept.

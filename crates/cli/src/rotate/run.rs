@@ -13,10 +13,10 @@ use serde_json::json;
 
 use super::next::{Next, OnRetiring, next};
 use super::record::{Record, RecordFile};
-use super::shown_once::{held, is_no_match};
+use super::shown_once::{held, is_no_match, is_of_another};
 use super::wait::{Wait, Waited};
 use crate::admin::{ClientSecrets, ConnectionArgs, Retirement, Rotated, Rotation, SecretStatus, Server};
-use crate::deliver::{Target, remove, run_command};
+use crate::deliver::{Target, run_command};
 use crate::exit::Ending;
 use crate::tell::Tell;
 
@@ -164,19 +164,19 @@ impl Run {
         let before = before.filter(|record| record.from == from && record.asked.is_some());
         let mut record = self.record(from);
         let shows_once = secrets.secret.is_none();
-        let (current, is_same) = match secrets.secret {
-            Some(current) => (current, true),
+        let current = match secrets.secret {
+            Some(current) => current,
             None => self.current(before.as_ref())?,
         };
-        // Under its key there is an answer to the same request only.
-        let again = self.asked(before.as_ref()).filter(|_| is_same);
+        let again = self.asked(before.as_ref());
         let fresh = match self.ask(&mut record, &current, again).await {
             Err(error) if shows_once && is_no_match(&error) => return Err(self.not_current(&current, error)?),
             fresh => fresh?,
         };
         if shows_once {
-            // Before anything that can fail: it is nowhere else.
-            self.kept()?.0.deliver(&fresh.secret)?;
+            // Before anything else: both are nowhere else. The server has just accepted the old one.
+            self.file.keep(&current).context(GO_ON)?;
+            self.first()?.deliver(&fresh.secret).await.context(GO_ON)?;
         }
         self.server.follow(self.client, &fresh.secret);
         let status = self.server.status(self.client, None).await.context(GO_ON)?;
@@ -201,10 +201,16 @@ impl Run {
         if let Some(asked) = again {
             record.asked = Some(asked.clone());
             self.file.write(record)?;
-            let given = self.server.rotate(self.client, current, &asked).await.context(ASK_AGAIN)?;
-            let status = self.server.status(self.client, None).await.context(ASK_AGAIN)?;
-            if status.secret.is_some_and(|active| active.created == given.at) {
-                return Ok(given);
+            match self.server.rotate(self.client, current, &asked).await {
+                Ok(given) => {
+                    let status = self.server.status(self.client, None).await.context(ASK_AGAIN)?;
+                    if status.secret.is_some_and(|active| active.created == given.at) {
+                        return Ok(given);
+                    }
+                }
+                // What was taken for the current secret is another one by now.
+                Err(error) if is_of_another(&error) => {}
+                Err(error) => return Err(error).context(ASK_AGAIN),
             }
         }
         let asked = self.asks_anew();
@@ -239,7 +245,7 @@ impl Run {
         }
         let found = if self.admin.is_none() && is_only {
             // By nothing else would it have been let in.
-            held(self.kept()?.0)?
+            held(self.first()?)?
         } else {
             self.found(record, to, since).await?
         };
@@ -250,7 +256,7 @@ impl Run {
     /// all of them have succeeded, but one that an earlier run did not have is run.
     async fn deliver(&self, mut record: Record, secret: &PlainSecret) -> anyhow::Result<Record> {
         for target in &self.files {
-            target.deliver(secret)?;
+            target.deliver(secret).await?;
             let text = format!("Delivered: {target}");
             self.tell.event("delivered", &text, json!({ "target": target.to_string() }));
         }
@@ -322,8 +328,8 @@ impl Run {
         let retiring = if let Some(retiring) = secrets.retiring {
             retiring
         } else {
-            let (_, aside) = self.kept()?;
-            held(&aside)?.with_context(|| format!("{aside} with the old secret is gone"))?
+            let kept = self.file.kept()?;
+            kept.with_context(|| format!("{} with the old secret is gone", self.file.kept_path().display()))?
         };
         self.admin.as_ref().map_or(Ok(()), |admin| admin.check_not_own(self.client, &retiring))?;
         let unused_for = status.unused_until_now(self.unused_for.unwrap_or(EVIDENCE_UNUSED_FOR_DEFAULT));
@@ -351,9 +357,6 @@ impl Run {
     }
 
     pub(super) fn forget(&self) -> anyhow::Result<Ending> {
-        if let Ok((_, aside)) = self.kept() {
-            remove(aside.path())?;
-        }
         self.file.forget()?;
         Ok(Ending::Done)
     }

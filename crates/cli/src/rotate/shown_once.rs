@@ -1,5 +1,8 @@
 //! Where a project shows secrets once, nobody says what the current secret is, and what the old one was. The first
-//! target holds the one, a file beside it the other; but both may have changed, or were never written.
+//! target holds the one, a file beside the record the other; but both may have changed, or were never written.
+//!
+//! The first target may be in a directory of another user, who may put anything there. So a value of it is copied only
+//! when the server has accepted it as the secret that it should be.
 
 use anyhow::Context;
 use keyrelay_core::secret::PlainSecret;
@@ -11,34 +14,29 @@ use crate::admin::{Rotated, ServerError};
 use crate::deliver::Target;
 
 impl Run {
-    /// Where the secret is kept first in a project that shows it once, and where the old one is kept until it
-    /// is retired: nobody else can say it then.
-    pub(super) fn kept(&self) -> anyhow::Result<(&Target, Target)> {
-        let first = self.files.first().context(
+    /// What holds the secret in a project that shows it once.
+    pub(super) fn first(&self) -> anyhow::Result<&Target> {
+        self.files.first().context(
             "the client's project shows secrets once, so the new secret can be read from the answer only: name a \
              file with --to, which is written before anything else; it must hold the current secret",
-        )?;
-        Ok((first, kept_beside(first)))
+        )
     }
 
-    /// The current secret, where the project shows it once, kept until it is retired; and whether an earlier run kept
-    /// the same one, and so may have asked with it.
-    pub(super) fn current(&self, before: Option<&Record>) -> anyhow::Result<(PlainSecret, bool)> {
-        let (first, aside) = self.kept()?;
-        let was_kept = if before.is_some() { held(&aside)? } else { None };
-        let current = held(first)?.with_context(|| {
+    /// The current secret, where the project shows it once. The server has not seen it yet, so it is copied nowhere.
+    pub(super) fn current(&self, before: Option<&Record>) -> anyhow::Result<PlainSecret> {
+        let first = self.first()?;
+        // Where both differ, what the first target got has ended, and the kept one, which is current again, is nowhere
+        // else.
+        if before.is_some()
+            && let Some(kept) = self.file.kept()?
+        {
+            return Ok(kept);
+        }
+        held(first)?.with_context(|| {
             format!(
                 "{first} does not hold the current secret, which nobody else can say: the project shows it once"
             )
-        })?;
-        match was_kept {
-            // What the first target got has ended, and the one that is current again is nowhere else.
-            Some(kept) if !kept.is_same_as(&current) => Ok((kept, true)),
-            kept => {
-                aside.deliver(&current)?;
-                Ok((current, kept.is_some()))
-            }
-        }
+        })
     }
 
     /// What is said of a secret that was taken for the current one. If it is where it was taken from, nothing is left
@@ -48,7 +46,7 @@ impl Run {
         taken: &PlainSecret,
         error: anyhow::Error,
     ) -> anyhow::Result<anyhow::Error> {
-        let (first, aside) = self.kept()?;
+        let (first, kept) = (self.first()?, self.file.kept_path());
         if held(first)?.is_some_and(|held| held.is_same_as(taken)) {
             self.forget()?;
             return Ok(
@@ -56,8 +54,9 @@ impl Run {
             );
         }
         Ok(error.context(format!(
-            "{aside} was kept as the secret that is current again; nothing was changed. If it is not, put the current \
-             one into {first}, and remove that file"
+            "{} was kept as the secret that is current again; nothing was changed. If it is not, put the current one \
+             into {first}, and remove that file",
+            kept.display()
         )))
     }
 
@@ -89,10 +88,20 @@ impl Run {
     /// The answer to an earlier run, which may not have got it. None where the server gives that answer no more.
     async fn asked_again(&self, record: &Record) -> anyhow::Result<Option<Rotated>> {
         let Some(asked) = &record.asked else { return Ok(None) };
-        let (_, aside) = self.kept()?;
-        let Some(old) = held(&aside)? else { return Ok(None) };
+        let kept = self.file.kept()?;
+        let is_kept = kept.is_some();
+        // An earlier run that did not get the answer has not kept it: the first target has it still.
+        let Some(old) = kept.map_or_else(|| held(self.first()?), |kept| Ok(Some(kept)))? else {
+            return Ok(None);
+        };
         match self.server.rotate(self.client, &old, asked).await {
-            Ok(rotated) => Ok(Some(rotated)),
+            Ok(rotated) => {
+                // By this answer it is known to be the old one.
+                if !is_kept {
+                    self.file.keep(&old)?;
+                }
+                Ok(Some(rotated))
+            }
             Err(ServerError::Refused { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -101,11 +110,11 @@ impl Run {
     /// What the first target holds, if that is not the old secret. Without a record of how a new one was asked for,
     /// or without the old one beside it, nothing says that it is not.
     fn held_by_first_target(&self, record: &Record) -> anyhow::Result<Option<PlainSecret>> {
-        let (first, aside) = self.kept()?;
+        let first = self.first()?;
         if record.asked.is_none() {
             return Ok(None);
         }
-        Ok(match (held(first)?, held(&aside)?) {
+        Ok(match (held(first)?, self.file.kept()?) {
             (held, Some(old)) => held.filter(|held| !held.is_same_as(&old)),
             // It goes before the record does.
             (held, None) => held.filter(|_| record.delivered),
@@ -115,13 +124,16 @@ impl Run {
 
 /// Whether the server said that the secret is not the one that was to be rotated: then nothing was.
 pub(super) fn is_no_match(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<ServerError>();
-    matches!(error, Some(ServerError::Refused { status: StatusCode::BAD_REQUEST, .. }))
+    is_refused_by(error.downcast_ref::<ServerError>(), StatusCode::BAD_REQUEST)
 }
 
-/// Where the old secret is kept, beside the first target.
-pub fn kept_beside(first: &Target) -> Target {
-    Target::File(first.beside("retiring"))
+/// Whether the server said that the key was used for another request.
+pub(super) fn is_of_another(error: &ServerError) -> bool {
+    is_refused_by(Some(error), StatusCode::UNPROCESSABLE_ENTITY)
+}
+
+fn is_refused_by(error: Option<&ServerError>, by: StatusCode) -> bool {
+    matches!(error, Some(ServerError::Refused { status, .. }) if *status == by)
 }
 
 /// The secret that a file holds now.

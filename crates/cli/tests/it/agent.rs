@@ -163,7 +163,7 @@ async fn after_its_new_secret_was_revoked_it_makes_another_one_by_the_one_before
     let (secret, retiring) = stage.secrets().await;
     assert!(stage.read("secret") == secret && secret != revoked && retiring.as_ref() == Some(&old));
     // Without the one before, there is nothing that it could be let in by.
-    std::fs::remove_file(stage.path("secret.retiring")).unwrap();
+    std::fs::remove_file(stage.kept_file()).unwrap();
     stage.ask("POST", &revoke, Some(serde_json::json!({ "slot": "secret" }))).await;
     let said = end(agent(&stage, &stage.server.base, &["--once"])).await;
     assert!(said.code == Some(1) && said.text.contains("401"), "{}", said.text);

@@ -170,3 +170,99 @@ async fn no_rotation_is_lost_while_the_master_key_changes() {
     assert_eq!(listed(&home).len(), 4);
     assert!(server.terminate().await.success());
 }
+
+/// Commands that end at once or wait for each other; what each of them did is there afterwards.
+async fn all_at_once(home: &Home, count: usize, arguments: &[&str]) {
+    let runs = (0..count).map(|_| home.run(arguments));
+    for (code, said) in futures_util::future::join_all(runs).await {
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
+fn distinct(keys: &[String]) -> usize {
+    keys.iter().collect::<std::collections::BTreeSet<_>>().len()
+}
+
+/// Some by the file, some by a link to it in another directory: the lock is that of the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_added_at_once_are_all_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = Home::sqlite(&dir.path().join("home"));
+    assert!(keyrelay().arg("master-key").arg(original.key_file()).status().await.unwrap().success());
+    let home = Home::beside(&dir.path().join("added"), &original).await;
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(home.key_file(), &link).unwrap();
+    let before = listed(&home);
+    let by_link = async {
+        let runs = (0..3).map(|_| async {
+            let mut command = home.command(&["keys", "add"]);
+            command.env("KEYRELAY_MASTER_KEY_FILE", &link).output().await.unwrap()
+        });
+        for output in futures_util::future::join_all(runs).await {
+            assert!(output.status.success(), "{output:?}");
+        }
+    };
+    tokio::join!(all_at_once(&home, 3, &["keys", "add"]), by_link);
+    let after = listed(&home);
+    assert_eq!((after.len(), distinct(&after), &after[0]), (7, 7, &before[0]));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    // The file as it was before the last one, and nothing of the locks.
+    let previous = fs::read_to_string(home.dir.join("master.key.previous")).unwrap();
+    assert_eq!(previous.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>(), after[..6]);
+    assert_eq!(crate::stage::names(&home.dir), ["master.key", "master.key.previous"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotations_at_once_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::sqlite(&dir.path().join("home"));
+    let server = home.start().await;
+    let mut living = Living::fill(&home, &server).await;
+    all_at_once(&home, 2, &["keys", "rotate"]).await;
+    living.goes_on(&server).await;
+    assert!(server.terminate().await.success());
+    all_at_once(&home, 3, &["keys", "rotate"]).await;
+    let keys = listed(&home);
+    assert_eq!((keys.len(), distinct(&keys)), (6, 6));
+    let server = home.start().await;
+    living.goes_on(&server).await;
+    assert!(server.terminate().await.success());
+}
+
+/// Hosts with a copy of the file each, which know of each other by the database only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_with_copies_of_the_file_do_not_move_to_keys_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = Home::sqlite(&dir.path().join("home"));
+    let server = original.start().await;
+    let mut living = Living::fill(&original, &server).await;
+    assert!(server.terminate().await.success());
+    let file = dir.path().join("export.jsonl");
+    original.do_well(&["export", file.to_str().unwrap()]).await;
+    let home = Home::beside(&dir.path().join("hosts"), &original).await;
+    home.do_well(&["import", file.to_str().unwrap()]).await;
+    let other = Home { dir: home.dir.join("other-host"), database: home.database.clone() };
+    fs::create_dir(&other.dir).unwrap();
+    fs::copy(home.key_file(), other.key_file()).unwrap();
+    let database = home.database.url();
+    let run = async |home: &Home, arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        let output = command.env("KEYRELAY_DATABASE_URL", &database).output().await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for home in [&home, &other] {
+        for step in ["add", "promote"] {
+            assert_eq!(run(home, &["keys", step]).await.0, Some(0));
+        }
+    }
+    let rotate = ["keys", "rotate", "--use-first"];
+    let (one, two) = tokio::join!(run(&home, &rotate), run(&other, &rotate));
+    let (won, lost) = if one.0 == Some(0) { (&home, two) } else { (&other, one) };
+    assert_eq!(lost.0, Some(1), "{}", lost.1);
+    assert!(lost.1.contains("the master key file lacks key"), "{}", lost.1);
+    fs::copy(won.key_file(), dir.path().join("winner.key")).unwrap();
+    fs::copy(dir.path().join("winner.key"), home.key_file()).unwrap();
+    let server = home.start().await;
+    living.goes_on(&server).await;
+    assert!(server.terminate().await.success());
+}

@@ -15,6 +15,7 @@ mod keys;
 mod leaks;
 mod living;
 mod openid_connect;
+mod others;
 mod place;
 mod process;
 mod receiver;

@@ -136,6 +136,11 @@ impl Stage {
     pub fn state_file(&self) -> PathBuf {
         self.path(&format!("home/.local/state/keyrelay/rotate-{}.json", self.client))
     }
+
+    /// Where the old secret is kept, in a project that shows secrets once.
+    pub fn kept_file(&self) -> PathBuf {
+        self.state_file().with_extension("json.retiring")
+    }
 }
 
 /// Runs a command to its end.

@@ -10,6 +10,7 @@ mod files;
 mod format;
 mod health;
 mod import;
+mod keys_lock;
 mod keys_used;
 mod schema;
 mod tables;
@@ -21,6 +22,7 @@ pub use backup::{backup, restore};
 pub use export::export;
 pub use health::{Health, PostgresHealth, health};
 pub use import::import;
+pub use keys_lock::KeysLock;
 pub use keys_used::{KeyUse, KeysUsed, Tickets, keys_used, tickets};
 pub use schema::{Migrated, migrate, schema};
 

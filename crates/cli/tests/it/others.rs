@@ -1,0 +1,142 @@
+//! Commands that root runs on files in directories of other users, who may have prepared anything there.
+
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Stdio;
+
+use crate::process::{grant, http, keyrelay};
+use crate::stage::{Said, Stage, end, names};
+
+/// The application's user.
+const APP: u32 = 12345;
+
+/// A directory of the application's user; none where the tests do not run as root, who alone can make it.
+fn of_app(stage: &Stage, test: &str) -> Option<std::path::PathBuf> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("{test}: skipped, it needs a second user and so root");
+        return None;
+    }
+    let dir = stage.path("app");
+    std::fs::create_dir(&dir).unwrap();
+    give(&dir);
+    Some(dir)
+}
+
+fn give(path: &Path) {
+    chown(path, Some(APP), Some(APP)).unwrap();
+}
+
+fn is_refused(said: &Said, expected: &str) {
+    assert!(said.code == Some(1) && said.text.contains(expected), "{}", said.text);
+}
+
+#[tokio::test]
+async fn root_follows_no_link_of_the_application() {
+    let stage = Stage::set().await;
+    let Some(app) = of_app(&stage, "root_follows_no_link_of_the_application") else { return };
+    std::fs::write(stage.path("private"), "a line that only root may read").unwrap();
+    std::fs::create_dir(stage.path("inner")).unwrap();
+    symlink("../private", app.join("token")).unwrap();
+    symlink("../inner", app.join("sub")).unwrap();
+    let expected = "a link that another user can change";
+    for target in ["file:app/token", "dotenv:app/token#SECRET", "file:app/sub/token"] {
+        is_refused(&stage.run("rotate", &["--to", target]).await, expected);
+    }
+    stage.set_project("secretVisibility", "once").await;
+    is_refused(&stage.run("rotate", &["--to", "file:app/token"]).await, expected);
+    for arguments in [&["--secret-file", "app/token"][..], &["--to", "file:app/sub/token"]] {
+        let mut agent = keyrelay();
+        agent.current_dir(stage.dir.path()).env("HOME", stage.path("home"));
+        agent
+            .args(["agent", "--once", "--url", &stage.server.base, "--client", &stage.client])
+            .args(arguments);
+        is_refused(&end(agent).await, expected);
+    }
+    is_refused(&stage.run("rotate", &["--to", "file:secret", "--state", "app/token"]).await, expected);
+    is_refused(
+        &stage.run("rotate", &["--to", "file:secret", "--state", "app/state"]).await,
+        "other users can write to the directory of app/state",
+    );
+    let mut audit = keyrelay();
+    audit.current_dir(stage.dir.path()).args([
+        "audit",
+        "verify",
+        "--data-dir",
+        "data",
+        "--heads",
+        "app/token",
+    ]);
+    is_refused(&end(audit).await, expected);
+    std::fs::remove_file(app.join("token")).unwrap();
+    std::fs::hard_link(stage.path("private"), app.join("token")).unwrap();
+    is_refused(&stage.run("rotate", &["--to", "file:app/token"]).await, "has other names");
+
+    assert_eq!(stage.read("private"), "a line that only root may read");
+    assert_eq!((names(&app), names(&stage.path("inner"))), (vec!["sub".into(), "token".into()], vec![]));
+    assert_eq!(stage.rotations().await, 0);
+}
+
+#[tokio::test]
+async fn a_value_is_kept_where_no_other_user_reads_it_once_the_server_has_accepted_it() {
+    let stage = Stage::set().await;
+    let name = "a_value_is_kept_where_no_other_user_reads_it_once_the_server_has_accepted_it";
+    let Some(app) = of_app(&stage, name) else { return };
+    stage.set_project("secretVisibility", "once").await;
+    let token = app.join("token");
+    std::fs::write(&token, "a line of another file").unwrap();
+    give(&token);
+    let waits = ["--to", "file:app/token", "--retire", "--wait-unused", "2h", "--timeout", "1s"];
+    is_refused(&stage.run("rotate", &waits).await, "does not hold the current secret");
+    assert_eq!((names(&app), stage.kept_file().exists()), (vec!["token".to_owned()], false));
+
+    let old = stage.read("secret");
+    std::fs::write(&token, &old).unwrap();
+    let said = stage.run("rotate", &waits).await;
+    assert_eq!((said.code, names(&app)), (Some(4), vec!["token".to_owned()]), "{}", said.text);
+    assert_eq!(std::fs::read_to_string(stage.kept_file()).unwrap(), old);
+    assert_eq!(std::fs::metadata(stage.kept_file()).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(&token).unwrap().uid(), APP);
+    let new = std::fs::read_to_string(&token).unwrap();
+    assert_eq!(grant(&http(), &stage.server.base, &stage.client, &new).await, 200);
+    let said = stage.run("rotate", &["--to", "file:app/token", "--retire", "--wait-unused", "1s"]).await;
+    assert_eq!((said.code, stage.kept_file().exists()), (Some(0), false), "{}", said.text);
+    assert_eq!(grant(&http(), &stage.server.base, &stage.client, &old).await, 401);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_lock_of_another_user_can_be_interrupted() {
+    let stage = Stage::set().await;
+    let Some(app) = of_app(&stage, "who_waits_for_a_lock_of_another_user_can_be_interrupted") else { return };
+    let (token, part) = (app.join("token"), app.join(".token.keyrelay-part"));
+    for path in [&token, &part] {
+        std::fs::write(path, "").unwrap();
+        give(path);
+    }
+    let held = std::fs::File::open(&part).unwrap();
+    held.lock().unwrap();
+    // It reads its credentials from a pipe, so it is known when it listens to signals.
+    let credentials = stage.path("credentials");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &credentials, rustix::fs::Mode::RWXU).unwrap();
+    let mut command = stage.command("rotate", &["--to", "file:app/token"]);
+    command.env("KEYRELAY_CREDENTIALS", &credentials).stderr(Stdio::piped()).stdout(Stdio::null());
+    let child = command.spawn().unwrap();
+    let bootstrap = std::fs::read(stage.path("data/bootstrap.json")).unwrap();
+    let written = tokio::task::spawn_blocking(move || {
+        let mut pipe = std::fs::File::options().write(true).open(&credentials).unwrap();
+        pipe.write_all(&bootstrap).unwrap();
+        pipe
+    });
+    let pipe = written.await.unwrap();
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    drop(pipe);
+    let output = child.wait_with_output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("interrupted"), "{output:?}");
+
+    // Without a signal, the wait ends by itself.
+    let said = stage.run("rotate", &["--to", "file:app/token"]).await;
+    is_refused(&said, "another process has held the lock on app/.token.keyrelay-part");
+    assert_eq!((stage.rotations().await, std::fs::read(&token).unwrap()), (0, Vec::new()));
+}
