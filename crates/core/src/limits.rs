@@ -103,10 +103,25 @@ pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long one group read from PostgreSQL may take: half of what a request waits, so that whoever waits
 /// behind one that hangs still has time to be read by the next.
 pub const DATABASE_READ_MAX: Duration = Duration::from_millis(2_500);
+/// How long one search, count or history may take in the database. What takes longer is refused as `too-costly`:
+/// a caller chooses its cost, and others wait for the same few connections.
+pub const SEARCH_MAX: Duration = Duration::from_secs(2);
+/// How long the statements of one change may take in SQLite. Everybody else's changes wait meanwhile.
+pub const CHANGE_MAX: Duration = Duration::from_secs(1);
+/// Searches and histories of one project under way at once on one server, so that those of other projects find
+/// a connection free.
+pub const SEARCHES_PER_PROJECT_MAX: usize = 2;
+/// Searches and histories of one project that wait for their turn on one server; one more is refused with 429.
+pub const SEARCHES_WAITING_PER_PROJECT_MAX: usize = 64;
+/// Connections to SQLite that search, for each server: more than one project may have under way.
+pub const SQLITE_SEARCHES_MAX: usize = 4;
+const _: () = assert!(SEARCHES_PER_PROJECT_MAX < SQLITE_SEARCHES_MAX, "one project leaves room for others");
+/// Connections to SQLite for each of the two other kinds of reads outside the group reads.
+pub const SQLITE_READERS_MAX: usize = 2;
 /// Connections to PostgreSQL that read, for each server, where nothing is set.
-pub const DATABASE_READ_CONNECTIONS_DEFAULT: usize = 10;
+pub const DATABASE_READ_CONNECTIONS_DEFAULT: usize = 12;
 /// Fewest of them: one for each kind of read.
-pub const DATABASE_READ_CONNECTIONS_MIN: usize = 4;
+pub const DATABASE_READ_CONNECTIONS_MIN: usize = 6;
 /// Connections to PostgreSQL that write, for each server, where nothing is set.
 pub const DATABASE_WRITE_CONNECTIONS_DEFAULT: usize = 8;
 /// Most connections that read, and most that write.

@@ -122,7 +122,7 @@ fn is_last_page(found: &[FoundAt]) -> bool {
 async fn tell_some(app: &App, found: &[FoundAt], look: Look) -> Result<(), StoreError> {
     let ids: Vec<ResourceId> = found.iter().map(|found| found.client.into()).collect();
     let mut due = Vec::new();
-    for (client, state) in app.store.clients(&ids).await? {
+    for (client, state) in app.store.clients(&ids, None).await? {
         let Some(project) = state.resource.project else { continue };
         due.extend(due_of(app, &state, look).into_iter().map(|due| (client, project, due)));
     }

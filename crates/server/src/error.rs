@@ -153,6 +153,18 @@ impl Outcome {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)
     }
 
+    /// 403: a search that takes more of the database than one request may.
+    pub(crate) fn search_too_costly(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "too-costly", text)
+    }
+
+    /// 429: too many searches of the project are under way.
+    pub(crate) fn crowded() -> Self {
+        let text = "Too many searches of your project are under way; nothing was changed: try again later";
+        let outcome = Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", text);
+        Self { retry_after: Some(limits::RETRY_AFTER), ..outcome }
+    }
+
     /// 415.
     pub(crate) fn unsupported_media_type(text: &str) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported", text)
@@ -309,6 +321,11 @@ impl From<StoreError> for Outcome {
                 tracing::error!(what, "the database holds something unreadable");
                 Self::internal()
             }
+            StoreError::TooCostly => Self::search_too_costly(
+                "The database needs too long for this search; nothing was changed. Narrow it: fewer values, a \
+                 smaller _offset, no _total, exact values instead of :contains",
+            ),
+            StoreError::Crowded => Self::crowded(),
             error => {
                 tracing::warn!(%error, "the store did not answer");
                 Self::busy()

@@ -109,7 +109,7 @@ impl Change {
 impl Store {
     /// The key that audit records are chained with, wrapped; `None` before the first server has made it.
     pub async fn audit_key(&self) -> Result<Option<Sealed>, StoreError> {
-        let rows = self.0.database.fetch("SELECT sealed FROM audit_key", Vec::new()).await?;
+        let rows = self.0.database.fetch_access("SELECT sealed FROM audit_key", Vec::new()).await?;
         rows.first().map(|row| row.blob(0).map(Sealed::from_bytes)).transpose()
     }
 
@@ -117,7 +117,7 @@ impl Store {
     pub async fn has_secrets_or_records(&self) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM client WHERE active_id IS NOT NULL OR retiring_id IS NOT NULL \
                    UNION ALL SELECT 1 FROM resource WHERE resource_type = 'AuditEvent' LIMIT 1";
-        Ok(!self.0.database.fetch(sql, Vec::new()).await?.is_empty())
+        Ok(!self.0.database.fetch_access(sql, Vec::new()).await?.is_empty())
     }
 
     /// From now on audit records can be made.

@@ -137,6 +137,11 @@ impl Change {
         self.tells.append(other.tells);
     }
 
+    #[cfg(test)]
+    pub(crate) fn statements_mut(&mut self) -> &mut [Statement] {
+        &mut self.statements
+    }
+
     /// How many statements it takes, apart from the look at its author.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -15,7 +15,7 @@ use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, placeholders};
 use crate::projects::{SETTINGS, settings};
 use crate::resources::{self, COLUMNS};
-use crate::{ResourceVersion, Store, StoreError};
+use crate::{ResourceVersion, Store, StoreError, Turn};
 
 /// A client application and its secrets, of the same moment.
 #[derive(Clone, Debug)]
@@ -124,21 +124,29 @@ impl Store {
                        UNION ALL SELECT retiring_id FROM client \
                        WHERE id = $1 AND retiring_proof = $2 AND retiring_ends <= $3 LIMIT 1";
             let args = vec![Arg::from(client), Arg::from(join_proof(key, digest)), Arg::from(now)];
-            if let Some(row) = self.0.database.fetch(sql, args).await?.first() {
+            if let Some(row) = self.0.database.fetch_access(sql, args).await?.first() {
                 return row.id(0, SecretId::parse, "former_secret.secret_id").map(Some);
             }
         }
         Ok(None)
     }
 
-    /// The client applications among `ids`, with their secrets.
-    pub async fn clients(&self, ids: &[ResourceId]) -> Result<HashMap<ClientId, ClientState>, StoreError> {
+    /// The client applications among `ids`, with their secrets; in the turn of the project, if it is for a caller.
+    pub async fn clients(
+        &self,
+        ids: &[ResourceId],
+        turn: Option<&Turn>,
+    ) -> Result<HashMap<ClientId, ClientState>, StoreError> {
         let mut found = HashMap::with_capacity(ids.len());
         // Not by the queue that rotations wait in: a large page would fill it.
         for chunk in ids.chunks(READ_GROUP_MAX) {
             let ids: Vec<ClientId> = chunk.iter().copied().map(ClientId::from).collect();
             let (sql, args) = text(&ids);
-            for row in self.0.database.fetch_once(sql, args).await? {
+            let rows = match turn {
+                Some(turn) => self.0.database.fetch_in_turn(turn, sql, args).await?,
+                None => self.0.database.fetch_once(sql, args).await?,
+            };
+            for row in rows {
                 let state = read(&row)?;
                 found.insert(ClientId::from(state.resource.id), state);
             }

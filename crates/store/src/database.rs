@@ -10,7 +10,7 @@ use keyrelay_core::id::{
     ChainId, ClientId, EventId, MembershipId, NodeId, ProjectId, RegistrationGrantId, ResourceId, SecretId,
     SessionId, SigningKeyId, TokenId, UserId, VersionId, WebhookId,
 };
-use keyrelay_core::limits::WRITE_GROUP_MAX;
+use keyrelay_core::limits::{CHANGE_MAX, DATABASE_READ_MAX, WRITE_GROUP_MAX};
 use keyrelay_core::time::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 use crate::audit::{Chain, WhenKnown};
 use crate::group::{GroupQuery, Reads};
 use crate::postgres::{Postgres, PostgresConfig};
-use crate::sqlite::{self, Access, SqliteReaders};
+use crate::sqlite::{self, Access, Readers, Timed};
+use crate::turns::{ReadBounds, Turn};
 use crate::writer::Request as WriteRequest;
 use crate::{Conflict, StoreError};
 
@@ -219,7 +220,7 @@ pub(crate) enum Effect {
 /// A database that is open.
 #[derive(Debug)]
 pub(crate) enum Database {
-    Sqlite(SqliteReaders),
+    Sqlite(Readers),
     Postgres(Postgres),
 }
 
@@ -242,13 +243,16 @@ impl WriterTask {
 
 impl Database {
     /// Opens a SQLite file, and brings its schema up to date.
-    pub(crate) async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
-        SqliteReaders::open(path).await.map(Self::Sqlite)
+    pub(crate) async fn open_sqlite(path: &Path, bounds: ReadBounds) -> Result<Self, StoreError> {
+        Readers::open(path, bounds).await.map(Self::Sqlite)
     }
 
     /// Connects to PostgreSQL, and brings its schema up to date.
-    pub(crate) async fn open_postgres(config: &PostgresConfig) -> Result<Self, StoreError> {
-        Postgres::open(config).await.map(Self::Postgres)
+    pub(crate) async fn open_postgres(
+        config: &PostgresConfig,
+        bounds: ReadBounds,
+    ) -> Result<Self, StoreError> {
+        Postgres::open(config, bounds).await.map(Self::Postgres)
     }
 
     /// Whether other processes may use it.
@@ -274,10 +278,12 @@ impl Database {
             }
         };
         let (mut lane, runtime) = (reads.lane(), Handle::current());
-        let serve = move |connection: &mut rusqlite::Connection| {
+        let serve = move |connection: &mut Timed| {
+            let clock = connection.clock();
             while let Some(group) = runtime.block_on(lane.next()) {
                 let (sql, args) = query.ask(&group);
-                query.tell(group, sqlite::fetch(connection, &sql, &args));
+                let fetch = || sqlite::fetch(connection, &sql, &args);
+                query.tell(group, clock.within(DATABASE_READ_MAX, fetch));
             }
         };
         sqlite::spawn("sqlite-reader", readers.path(), Access::Read, serve).await.map(drop)
@@ -294,38 +300,84 @@ impl Database {
             Self::Sqlite(readers) => readers,
             Self::Postgres(postgres) => return Ok(WriterTask::Task(postgres.serve_writes(requests, chain))),
         };
-        let serve = move |connection: &mut rusqlite::Connection| {
+        let serve = move |connection: &mut Timed| {
             let mut group = Vec::with_capacity(WRITE_GROUP_MAX);
             while requests.blocking_recv_many(&mut group, WRITE_GROUP_MAX) > 0 {
-                WriteRequest::answer(&mut group, |changes| sqlite::write(connection, changes, &mut chain));
+                WriteRequest::answer(&mut group, |changes| {
+                    sqlite::write(connection, changes, &mut chain, CHANGE_MAX)
+                });
             }
             sqlite::end(connection, chain);
         };
         sqlite::spawn("sqlite-writer", readers.path(), Access::Write, serve).await.map(WriterTask::Thread)
     }
 
-    /// Runs a query outside the hot path.
+    /// Runs a small query outside the hot path: no caller chooses its cost.
     pub(crate) async fn fetch(
         &self,
         sql: impl Into<Cow<'static, str>>,
         args: Vec<Arg>,
     ) -> Result<Vec<Row>, StoreError> {
         let sql = sql.into();
+        let found = match self {
+            Self::Sqlite(readers) => {
+                readers.small.call(None, move |connection| sqlite::fetch(connection, &sql, &args)).await
+            }
+            Self::Postgres(postgres) => postgres.small.fetch(sql, args).await,
+        };
+        found.map_err(StoreError::of_cheap_read)
+    }
+
+    /// Runs a small query that letting somebody in, or the look at readiness, depends on. It waits behind no
+    /// other kind of read.
+    pub(crate) async fn fetch_access(
+        &self,
+        sql: impl Into<Cow<'static, str>>,
+        args: Vec<Arg>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let sql = sql.into();
+        let found = match self {
+            Self::Sqlite(readers) => {
+                readers.access.call(None, move |connection| sqlite::fetch(connection, &sql, &args)).await
+            }
+            Self::Postgres(postgres) => postgres.access.fetch(sql, args).await,
+        };
+        found.map_err(StoreError::of_cheap_read)
+    }
+
+    /// Runs a small query whose text was put together for one request, so that its plan is not kept.
+    pub(crate) async fn fetch_once(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
+        let found = match self {
+            Self::Sqlite(readers) => {
+                readers.small.call(None, move |connection| sqlite::fetch_once(connection, &sql, &args)).await
+            }
+            Self::Postgres(postgres) => postgres.small.fetch_once(sql, args, None).await,
+        };
+        found.map_err(StoreError::of_cheap_read)
+    }
+
+    /// Runs a query whose cost a caller chooses, for a project that has its turn.
+    pub(crate) async fn fetch_in_turn(
+        &self,
+        turn: &Turn,
+        sql: String,
+        args: Vec<Arg>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let turn = Some(turn.clone());
         match self {
             Self::Sqlite(readers) => {
-                readers.call(move |connection| sqlite::fetch(connection, &sql, &args)).await
+                readers.search.call(turn, move |connection| sqlite::fetch_once(connection, &sql, &args)).await
             }
-            Self::Postgres(postgres) => postgres.fetch(&sql, &args).await,
+            Self::Postgres(postgres) => postgres.search.fetch_once(sql, args, turn).await,
         }
     }
 
-    /// Runs a query whose text was put together for one request, so that its plan is not kept.
-    pub(crate) async fn fetch_once(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
+    /// Keeps every connection that searches from everybody else, for tests.
+    #[cfg(feature = "test-database")]
+    pub(crate) async fn hold_searches(&self) -> Result<tokio::sync::OwnedSemaphorePermit, StoreError> {
         match self {
-            Self::Sqlite(readers) => {
-                readers.call(move |connection| sqlite::fetch_once(connection, &sql, &args)).await
-            }
-            Self::Postgres(postgres) => postgres.fetch_once(&sql, &args).await,
+            Self::Sqlite(readers) => readers.search.hold().await,
+            Self::Postgres(postgres) => postgres.search.hold().await,
         }
     }
 }

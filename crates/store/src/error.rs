@@ -23,6 +23,19 @@ pub enum Conflict {
     Membership,
 }
 
+impl StoreError {
+    /// The same of a read whose cost no caller chooses: then the database is slow, not the read costly.
+    pub(crate) fn of_cheap_read(self) -> Self {
+        match self {
+            Self::TooCostly => {
+                tracing::warn!("the database needs too long for a small read");
+                Self::Busy
+            }
+            error => error,
+        }
+    }
+}
+
 /// Longest text of a database's error that is kept, in characters.
 const ERROR_CHARS_MAX: usize = 500;
 
@@ -35,6 +48,12 @@ pub enum StoreError {
     /// The queue is full or the database did not answer in time: try again later.
     #[error("the database is busy")]
     Busy,
+    /// The database worked on this for as long as it may, and was not done.
+    #[error("the database needs too long for this")]
+    TooCostly,
+    /// Too many of the project's searches are under way.
+    #[error("too many searches of the project are under way")]
+    Crowded,
     /// The database did not tell in time, or whatever writes ended before it could: the change may have
     /// happened, may yet happen, or not.
     #[error("it is not known whether the change was written")]
@@ -154,6 +173,9 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) {
+            return Self::TooCostly;
+        }
         // The text of a search may be in it, and a log line has an end.
         Self::Database(error.to_string().chars().take(ERROR_CHARS_MAX).collect())
     }

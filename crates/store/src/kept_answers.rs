@@ -31,7 +31,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<KeptAnswer>, StoreError> {
         let sql = "SELECT client_id, sealed FROM kept_answer WHERE id = $1 AND expires > $2";
-        let rows = self.0.database.fetch(sql, args![id.to_string(), now]).await?;
+        let rows = self.0.database.fetch_access(sql, args![id.to_string(), now]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(KeptAnswer {
             id,

@@ -29,6 +29,7 @@ mod signing_keys;
 mod sqlite;
 #[cfg(feature = "test-database")]
 mod test_database;
+mod turns;
 mod usage;
 mod users;
 mod webhooks;
@@ -48,7 +49,7 @@ use group::GroupReader;
 pub use kept_answers::KeptAnswer;
 use keyrelay_core::client::ClientAccess;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, SessionId};
+use keyrelay_core::id::{ClientId, ProjectId, SessionId};
 use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use keyrelay_core::session::SessionAccess;
 pub use lock::DataDirLock;
@@ -61,6 +62,7 @@ pub use sessions::MembershipChoice;
 pub use signing_keys::StoredSigningKey;
 #[cfg(feature = "test-database")]
 pub use test_database::{SERVER_VARIABLE, TestDatabase};
+pub use turns::{ReadBounds, Turn};
 pub use usage::{Recent, UsageMark, UsageOfMinute, UsageOfSecret};
 pub use users::{UserAccount, UserRow};
 pub use webhooks::{Delivery, DueWebhook, Webhook, WebhookHealth};
@@ -77,6 +79,7 @@ struct Inner {
     clients: GroupReader<ClientId, ClientState>,
     sessions: GroupReader<SessionId, SessionAccess>,
     writer: Writer,
+    turns: turns::Turns,
     chaining: WhenKnown,
     told: events::Told,
 }
@@ -86,22 +89,36 @@ impl Store {
     ///
     /// Take the [`DataDirLock`] first: one process owns the file.
     pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
-        Self::on(Database::open_sqlite(path).await?).await
+        Self::open_sqlite_within(path, ReadBounds::default()).await
+    }
+
+    /// The same, with other bounds of reads.
+    pub async fn open_sqlite_within(path: &Path, bounds: ReadBounds) -> Result<Self, StoreError> {
+        Self::on(Database::open_sqlite(path, bounds).await?, bounds).await
     }
 
     /// Connects to a PostgreSQL database, and brings its schema up to date. Any number of processes may
     /// use one database.
     pub async fn open_postgres(config: &PostgresConfig) -> Result<Self, StoreError> {
-        Self::on(Database::open_postgres(config).await?).await
+        Self::open_postgres_within(config, ReadBounds::default()).await
     }
 
-    async fn on(database: Database) -> Result<Self, StoreError> {
+    /// The same, with other bounds of reads.
+    pub async fn open_postgres_within(
+        config: &PostgresConfig,
+        bounds: ReadBounds,
+    ) -> Result<Self, StoreError> {
+        Self::on(Database::open_postgres(config, bounds).await?, bounds).await
+    }
+
+    async fn on(database: Database, bounds: ReadBounds) -> Result<Self, StoreError> {
         let chaining = WhenKnown::default();
         Ok(Self(Arc::new(Inner {
             access: GroupReader::start(&database, access::QUERY).await?,
             clients: GroupReader::start(&database, clients::QUERY).await?,
             sessions: GroupReader::start(&database, sessions::QUERY).await?,
             writer: Writer::start(&database, &chaining).await?,
+            turns: turns::Turns::new(bounds.wait),
             chaining,
             told: events::Told::default(),
             database,
@@ -128,9 +145,21 @@ impl Store {
         Ok(())
     }
 
+    /// A turn of a project at what its callers can make expensive, as soon as one is free: a search, a history.
+    pub async fn turn(&self, project: ProjectId) -> Result<Turn, StoreError> {
+        self.0.turns.take(project).await
+    }
+
+    /// Keeps every connection that searches from everybody else, until what is given is dropped: as searches do
+    /// that hang.
+    #[cfg(feature = "test-database")]
+    pub async fn hold_searches(&self) -> Result<impl Send + use<>, StoreError> {
+        self.0.database.hold_searches().await
+    }
+
     /// Whether there is no project yet.
     pub async fn is_empty(&self) -> Result<bool, StoreError> {
-        Ok(self.0.database.fetch("SELECT id FROM project LIMIT 1", Vec::new()).await?.is_empty())
+        Ok(self.0.database.fetch_access("SELECT id FROM project LIMIT 1", Vec::new()).await?.is_empty())
     }
 
     /// Whether other servers may use the same database.
@@ -149,7 +178,7 @@ impl Store {
         {
             return Err(StoreError::Closed);
         }
-        let answered = inner.database.fetch("SELECT 1", Vec::new());
+        let answered = inner.database.fetch_access("SELECT 1", Vec::new());
         tokio::time::timeout(DATABASE_WAIT_MAX, answered).await.map_err(|_| StoreError::Busy)?.map(drop)
     }
 

@@ -18,6 +18,6 @@ impl Store {
                    WHERE s.resource_type = 'ClientApplication' AND s.code = 'allowed-origin' AND s.value = $1 \
                    AND ($2 OR c.id = $3) AND c.active AND p.active LIMIT 1";
         let args = args![origin.as_str(), any, client];
-        Ok(!self.0.database.fetch(sql, args).await?.is_empty())
+        Ok(!self.0.database.fetch_access(sql, args).await?.is_empty())
     }
 }

@@ -63,7 +63,7 @@ impl Store {
         id: RegistrationGrantId,
     ) -> Result<Option<RegistrationGrant>, StoreError> {
         let sql = format!("SELECT {GRANT_COLUMNS} FROM registration_grant WHERE id = $1");
-        self.0.database.fetch(sql, args![id]).await?.first().map(read_grant).transpose()
+        self.0.database.fetch_access(sql, args![id]).await?.first().map(read_grant).transpose()
     }
 
     /// The initial access tokens of a project that still work, those that end first before the others.
@@ -84,7 +84,7 @@ impl Store {
     pub async fn registration(&self, client: ClientId) -> Result<Option<Registration>, StoreError> {
         let sql = "SELECT client_id, generation, auth_method, grant_types, scope, registered \
                    FROM client_registration WHERE client_id = $1";
-        let rows = self.0.database.fetch(sql, args![client]).await?;
+        let rows = self.0.database.fetch_access(sql, args![client]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let corrupt = |what| StoreError::Corrupt { what };
         Ok(Some(Registration {

@@ -6,7 +6,7 @@ use keyrelay_core::limits::HISTORY_ENTRIES_MAX;
 use keyrelay_core::time::Timestamp;
 
 use crate::database::{Arg, Row};
-use crate::{ResourceVersion, Store, StoreError};
+use crate::{ResourceVersion, Store, StoreError, Turn};
 
 /// The columns of a resource version in the order of [`read`], of a table called `r`.
 pub(crate) const COLUMNS: &str =
@@ -60,6 +60,7 @@ impl Store {
         &self,
         resource_type: ResourceType,
         id: ResourceId,
+        turn: &Turn,
     ) -> Result<Vec<ResourceVersion>, StoreError> {
         let sql = "SELECT r.id, r.resource_type, r.project_id, r.version_id, r.revision AS revision, r.last_updated, r.deleted, \
                    r.content FROM resource r WHERE r.id = $1 AND r.resource_type = $2 \
@@ -68,6 +69,6 @@ impl Store {
                    FROM resource_history h WHERE h.id = $1 AND h.resource_type = $2 \
                    ORDER BY revision DESC LIMIT $3";
         let args = vec![Arg::from(id), Arg::from(resource_type.as_str()), Arg::from(HISTORY_ENTRIES_MAX)];
-        self.0.database.fetch(sql, args).await?.iter().map(read).collect()
+        self.0.database.fetch_in_turn(turn, sql.to_owned(), args).await?.iter().map(read).collect()
     }
 }

@@ -9,7 +9,7 @@ use keyrelay_core::id::ProjectId;
 
 use crate::database::Arg;
 use crate::resources::{self, COLUMNS};
-use crate::{ResourceVersion, Store, StoreError};
+use crate::{ResourceVersion, Store, StoreError, Turn};
 
 /// Sorts behind every text that starts like the one before it.
 const LAST_CHARACTER: char = '\u{10ffff}';
@@ -40,12 +40,17 @@ pub struct Page {
 
 impl Store {
     /// Finds resources; deleted ones are not found.
-    pub async fn search(&self, search: Search<'_>, with_total: bool) -> Result<Page, StoreError> {
+    pub async fn search(
+        &self,
+        search: Search<'_>,
+        with_total: bool,
+        turn: &Turn,
+    ) -> Result<Page, StoreError> {
         let mut page = Page::default();
         if with_total {
             let mut sql = Sql::new("SELECT COUNT(*) FROM resource r WHERE ");
             sql.conditions(&search);
-            let rows = self.0.database.fetch_once(sql.text, sql.args).await?;
+            let rows = self.0.database.fetch_in_turn(turn, sql.text, sql.args).await?;
             page.total = rows.first().map(|row| row.int(0)).transpose()?;
         }
         if search.query.count == 0 {
@@ -60,7 +65,7 @@ impl Store {
         let limit = sql.arg(i64::from(search.query.count) + 1);
         let offset = sql.arg(i64::from(search.query.offset));
         let _ = write!(sql.text, " LIMIT {limit} OFFSET {offset}");
-        let rows = self.0.database.fetch_once(sql.text, sql.args).await?;
+        let rows = self.0.database.fetch_in_turn(turn, sql.text, sql.args).await?;
         page.matches = rows.iter().map(resources::read).collect::<Result<_, _>>()?;
         let count = usize::try_from(search.query.count).unwrap_or(usize::MAX);
         page.more = page.matches.len() > count;

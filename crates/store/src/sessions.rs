@@ -146,7 +146,7 @@ impl Store {
                    WHERE m.user_id = $1 AND m.active AND p.active AND ($2 = '' OR p.id = $2) \
                    ORDER BY p.name, m.id LIMIT 100";
         let project = project.map_or(String::new(), |id| id.to_string());
-        let rows = self.0.database.fetch(sql, vec![Arg::from(user), Arg::from(project)]).await?;
+        let rows = self.0.database.fetch_access(sql, vec![Arg::from(user), Arg::from(project)]).await?;
         rows.iter()
             .map(|row| {
                 let membership =
@@ -169,7 +169,7 @@ impl Store {
         project: ProjectId,
     ) -> Result<Option<MembershipId>, StoreError> {
         let sql = "SELECT id FROM membership WHERE user_id = $1 AND project_id = $2";
-        let rows = self.0.database.fetch(sql, args![user, project]).await?;
+        let rows = self.0.database.fetch_access(sql, args![user, project]).await?;
         rows.first().map(|row| row.id(0, MembershipId::parse, "membership.id")).transpose()
     }
 
@@ -178,7 +178,7 @@ impl Store {
     /// [`revoked_until`]: keyrelay_core::client::ClientAccess::revoked_until
     pub async fn is_revoked(&self, token: TokenId, proof: SecretId) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM revoked_token WHERE id IN ($1, $2)";
-        Ok(!self.0.database.fetch(sql, args![token, proof]).await?.is_empty())
+        Ok(!self.0.database.fetch_access(sql, args![token, proof]).await?.is_empty())
     }
 }
 

@@ -23,7 +23,7 @@ impl Store {
     /// All signing keys, in the order of their generations.
     pub async fn signing_keys(&self) -> Result<Vec<StoredSigningKey>, StoreError> {
         let sql = "SELECT id, algorithm, generation, signs_from, sealed FROM signing_key ORDER BY generation";
-        let rows = self.0.database.fetch(sql, Vec::new()).await?;
+        let rows = self.0.database.fetch_access(sql, Vec::new()).await?;
         rows.iter()
             .map(|row| {
                 let algorithm = SigningAlgorithm::parse(&row.text(1)?);

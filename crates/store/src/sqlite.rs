@@ -3,26 +3,29 @@
 //! That trip, not the work, is what a small query costs.
 
 use std::fs::{DirBuilder, File};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use keyrelay_core::limits::DATABASE_WAIT_MAX;
+use keyrelay_core::limits::{DATABASE_READ_MAX, DATABASE_WAIT_MAX, SQLITE_READERS_MAX, SQLITE_SEARCHES_MAX};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement as Prepared, ToSql};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout};
 
-use crate::audit::Chain;
+use crate::audit::{Chain, Record};
 use crate::change::Change;
 use crate::database::{Arg, Cell, Effect, Row, Statement};
 use crate::operations::Migrated;
+use crate::turns::{ReadBounds, Turn};
 use crate::{Conflict, StoreError};
 
-/// Connections for reads outside the hot path.
-const READERS_MAX: usize = 4;
+/// After how many of its own instructions SQLite looks at the clock: some tens of microseconds.
+const INSTRUCTIONS_BETWEEN_LOOKS: i32 = 1000;
 /// How long SQLite waits for a lock. Only the writer writes, so this is for tools from outside.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Plans kept per connection.
@@ -56,7 +59,83 @@ pub(crate) enum Access {
     Write,
 }
 
-fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
+/// When a connection stops what it does.
+#[derive(Clone, Debug)]
+struct Limit {
+    until: Instant,
+    /// Gone when nobody waits for the answer.
+    asker: Weak<()>,
+}
+
+impl Limit {
+    fn is_reached(&self) -> bool {
+        self.asker.strong_count() == 0 || Instant::now() >= self.until
+    }
+}
+
+/// A connection whose statements can be given a time, after which they are interrupted.
+#[derive(Debug)]
+pub(crate) struct Timed {
+    connection: Connection,
+    clock: StopClock,
+}
+
+/// Where the time of a connection is set.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StopClock(Arc<Mutex<Option<Limit>>>);
+
+impl StopClock {
+    fn set(&self, limit: Option<Limit>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    /// Does work that is interrupted after a time.
+    pub(crate) fn within<T>(&self, time: Duration, work: impl FnOnce() -> T) -> T {
+        let asker = Arc::new(());
+        self.for_asker(&asker, time, work)
+    }
+
+    /// Does work that is interrupted after a time, or as soon as whoever waits for it is gone.
+    fn for_asker<T>(&self, asker: &Arc<()>, time: Duration, work: impl FnOnce() -> T) -> T {
+        self.set(Some(Limit { until: Instant::now() + time, asker: Arc::downgrade(asker) }));
+        let done = work();
+        self.set(None);
+        done
+    }
+}
+
+impl Timed {
+    fn new(mut connection: Connection) -> Result<Self, StoreError> {
+        let clock = StopClock::default();
+        let looked_at = clock.clone();
+        let is_over = move || {
+            let limit = looked_at.0.lock().unwrap_or_else(PoisonError::into_inner);
+            limit.as_ref().is_some_and(Limit::is_reached)
+        };
+        connection.progress_handler(INSTRUCTIONS_BETWEEN_LOOKS, Some(is_over))?;
+        Ok(Self { connection, clock })
+    }
+
+    pub(crate) fn clock(&self) -> StopClock {
+        self.clock.clone()
+    }
+}
+
+impl Deref for Timed {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Timed {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
+fn open(path: &Path, access: Access) -> Result<Timed, StoreError> {
     let flags = match access {
         Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
         Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
@@ -80,7 +159,7 @@ fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     }
-    Ok(connection)
+    Timed::new(connection)
 }
 
 /// Makes the file if it is not there, for its owner only, and brings its schema up to date.
@@ -111,7 +190,7 @@ pub(crate) async fn spawn(
     name: &str,
     path: &Path,
     access: Access,
-    serve: impl FnOnce(&mut Connection) + Send + 'static,
+    serve: impl FnOnce(&mut Timed) + Send + 'static,
 ) -> Result<JoinHandle<()>, StoreError> {
     let (tell_opened, opened) = oneshot::channel();
     let owned_path = path.to_owned();
@@ -134,45 +213,95 @@ pub(crate) async fn spawn(
     Ok(thread)
 }
 
-/// Connections for reads outside the hot path, opened as they are needed.
+/// What reads outside the group reads, each kind on connections of its own.
 #[derive(Debug)]
-pub(crate) struct SqliteReaders {
+pub(crate) struct Readers {
     path: PathBuf,
-    idle: Arc<Mutex<Vec<Connection>>>,
-    places: Arc<Semaphore>,
+    pub(crate) access: Pool,
+    pub(crate) small: Pool,
+    pub(crate) search: Pool,
 }
 
-impl SqliteReaders {
-    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+/// Connections for one kind of reads, opened as they are needed.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    path: PathBuf,
+    idle: Arc<Mutex<Vec<Timed>>>,
+    places: Arc<Semaphore>,
+    #[cfg(feature = "test-database")]
+    size: usize,
+    /// How long a read waits for a connection.
+    wait: Duration,
+    /// How long it may take then.
+    time: Duration,
+}
+
+impl Readers {
+    pub(crate) async fn open(path: &Path, bounds: ReadBounds) -> Result<Self, StoreError> {
         let path = path.to_owned();
         let prepared = path.clone();
         tokio::task::spawn_blocking(move || prepare(&prepared)).await.map_err(|_| StoreError::Closed)??;
-        Ok(Self { path, idle: Arc::default(), places: Arc::new(Semaphore::new(READERS_MAX)) })
+        let pool = |size, wait, time| Pool {
+            path: path.clone(),
+            idle: Arc::default(),
+            places: Arc::new(Semaphore::new(size)),
+            #[cfg(feature = "test-database")]
+            size,
+            wait,
+            time,
+        };
+        Ok(Self {
+            access: pool(SQLITE_READERS_MAX, DATABASE_WAIT_MAX, DATABASE_READ_MAX),
+            small: pool(SQLITE_READERS_MAX, DATABASE_WAIT_MAX, DATABASE_READ_MAX),
+            search: pool(SQLITE_SEARCHES_MAX, bounds.wait, bounds.search),
+            path,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
 
+impl Pool {
+    /// Reads on a connection that is free. The turn ends when the connection is free again.
     pub(crate) async fn call<T: Send + 'static>(
         &self,
+        turn: Option<Turn>,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let place = tokio::time::timeout(DATABASE_WAIT_MAX, Arc::clone(&self.places).acquire_owned());
+        let place = timeout(self.wait, Arc::clone(&self.places).acquire_owned());
         let place = place.await.map_err(|_| StoreError::Busy)?.map_err(|_| StoreError::Closed)?;
-        let (idle, path) = (Arc::clone(&self.idle), self.path.clone());
+        let (idle, path, time) = (Arc::clone(&self.idle), self.path.clone(), self.time);
+        let asker = Arc::new(());
+        let waited_for = Arc::downgrade(&asker);
         let read = tokio::task::spawn_blocking(move || {
+            // Nobody waits any more.
+            let Some(asker) = waited_for.upgrade() else { return Err(StoreError::Closed) };
             let free = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match free {
                 Some(connection) => connection,
                 None => open(&path, Access::Read)?,
             };
+            let limit = Limit { until: Instant::now() + time, asker: Arc::downgrade(&asker) };
+            drop(asker);
+            connection.clock.set(Some(limit));
             let answer = work(&connection);
+            connection.clock.set(None);
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-            drop(place);
+            drop((place, turn));
             answer
         });
-        read.await.map_err(|_| StoreError::Closed)?
+        let answer = read.await.map_err(|_| StoreError::Closed)?;
+        drop(asker);
+        answer
+    }
+
+    /// Every connection, so that nobody else has one.
+    #[cfg(feature = "test-database")]
+    pub(crate) async fn hold(&self) -> Result<tokio::sync::OwnedSemaphorePermit, StoreError> {
+        let all = u32::try_from(self.size).unwrap_or(u32::MAX);
+        Arc::clone(&self.places).acquire_many_owned(all).await.map_err(|_| StoreError::Closed)
     }
 }
 
@@ -253,53 +382,93 @@ fn cell(value: ValueRef<'_>) -> Cell {
     }
 }
 
+/// A change as statements, the records among them, and when it is too late to begin.
+struct Parts {
+    statements: Vec<Statement>,
+    records: Vec<Record>,
+    deadline: Instant,
+    is_too_slow: bool,
+}
+
+/// What became of a transaction.
+enum Group {
+    Committed(Vec<Result<(), StoreError>>),
+    /// SQLite rolled all of it back, since this change was interrupted while it wrote.
+    RolledBack(usize),
+}
+
 /// Makes changes durable by one commit. Each is behind a savepoint of its own, so that one that
-/// fails leaves no trace; if the commit fails, none has happened.
+/// fails leaves no trace; if the commit fails, none has happened. A change whose statements take longer than
+/// `time` together fails alone, and the others are made without it.
 pub(crate) fn write(
-    connection: &mut Connection,
-    changes: Vec<Change>,
+    connection: &mut Timed,
+    changes: Vec<(Change, Instant)>,
     chain: &mut Chain,
+    time: Duration,
 ) -> Vec<Result<(), StoreError>> {
-    let count = changes.len();
-    match write_group(connection, changes, chain) {
-        Ok(outcomes) => outcomes,
-        Err(error) => {
-            tracing::error!(%error, "a commit failed");
-            chain.leave();
-            (0..count).map(|_| Err(StoreError::Busy)).collect()
+    let parts = |(change, deadline): (Change, Instant)| {
+        let (statements, records) = change.into_parts();
+        Parts { statements, records, deadline, is_too_slow: false }
+    };
+    let mut changes: Vec<Parts> = changes.into_iter().map(parts).collect();
+    loop {
+        match write_group(connection, &changes, chain, time) {
+            Ok(Group::Committed(outcomes)) => return outcomes,
+            Ok(Group::RolledBack(by)) => {
+                tracing::error!("a change was interrupted, because its statements took too long");
+                // Not again: there is one change less at each turn.
+                let Some(slow) = changes.get_mut(by) else { return refused(changes.len()) };
+                slow.is_too_slow = true;
+            }
+            Err(error) => {
+                tracing::error!(%error, "a commit failed");
+                chain.leave();
+                return refused(changes.len());
+            }
         }
     }
 }
 
+fn refused(count: usize) -> Vec<Result<(), StoreError>> {
+    (0..count).map(|_| Err(StoreError::Busy)).collect()
+}
+
 fn write_group(
-    connection: &mut Connection,
-    changes: Vec<Change>,
+    connection: &mut Timed,
+    changes: &[Parts],
     chain: &mut Chain,
-) -> Result<Vec<Result<(), StoreError>>, rusqlite::Error> {
+    time: Duration,
+) -> Result<Group, rusqlite::Error> {
+    let clock = connection.clock();
     // Dropped without a commit, a transaction and a savepoint are rolled back.
     let mut transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let mut outcomes = Vec::with_capacity(changes.len());
     let mut longer = chain.clone();
-    for change in changes {
+    for (n, change) in changes.iter().enumerate() {
+        if change.is_too_slow || Instant::now() >= change.deadline {
+            outcomes.push(Err(StoreError::Busy));
+            continue;
+        }
         let savepoint = transaction.savepoint()?;
-        outcomes.push(match make(&savepoint, change, &longer) {
+        outcomes.push(match clock.within(time, || make(&savepoint, change, &longer)) {
             Ok(next) => {
                 longer = next;
                 savepoint.commit().map(Ok)?
             }
-            Err(error) => savepoint.finish().map(|()| Err(error))?,
+            // An interrupted write ends the whole transaction (sqlite3_interrupt).
+            Err(StoreError::TooCostly) if savepoint.is_autocommit() => return Ok(Group::RolledBack(n)),
+            Err(error) => savepoint.finish().map(|()| Err(error.of_cheap_read()))?,
         });
     }
     transaction.commit()?;
     *chain = longer;
-    Ok(outcomes)
+    Ok(Group::Committed(outcomes))
 }
 
 /// Makes a change, and gives the chain with its records.
-fn make(connection: &Connection, change: Change, chain: &Chain) -> Result<Chain, StoreError> {
-    let (statements, records) = change.into_parts();
-    let (links, longer) = chain.with(&records)?;
-    statements.iter().chain(&links).try_for_each(|statement| execute(connection, statement))?;
+fn make(connection: &Connection, change: &Parts, chain: &Chain) -> Result<Chain, StoreError> {
+    let (links, longer) = chain.with(&change.records)?;
+    change.statements.iter().chain(&links).try_for_each(|statement| execute(connection, statement))?;
     Ok(longer)
 }
 
@@ -333,5 +502,52 @@ fn execute(connection: &Connection, statement: &Statement) -> Result<(), StoreEr
             tracing::error!(%error, "a statement failed");
             Err(error)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(sql: &'static str) -> Change {
+        let mut change = Change::new();
+        change.push(sql, Vec::new(), None);
+        change
+    }
+
+    /// A statement that never ends, as a write, which SQLite answers by ending the whole transaction, and as a
+    /// query, which it does not.
+    #[test]
+    fn a_change_that_takes_too_long_fails_alone() {
+        let endless = [
+            "INSERT INTO kept (n) WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n FROM r",
+            "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) \
+             INSERT INTO kept (n) SELECT COUNT(*) FROM r",
+        ];
+        let mut connection = Timed::new(Connection::open_in_memory().unwrap()).unwrap();
+        connection.execute_batch("CREATE TABLE kept (n BIGINT)").unwrap();
+        let mut chain = Chain::new(Arc::default());
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let mut asked = vec![
+            (change("INSERT INTO kept (n) VALUES (1)"), deadline),
+            (change(endless[0]), deadline),
+            (change("INSERT INTO kept (n) VALUES (2)"), deadline),
+            (change(endless[1]), deadline),
+            (change("INSERT INTO kept (n) VALUES (3)"), deadline),
+            (change("INSERT INTO kept (n) VALUES (4)"), Instant::now()),
+        ];
+        let mut query = change("SELECT 1");
+        query.statements_mut()[0].effect = Effect::FindsNone(Conflict::Exists);
+        query.statements_mut()[0].sql =
+            "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n FROM r WHERE n < 0"
+                .into();
+        asked.push((query, deadline));
+        let outcomes = write(&mut connection, asked, &mut chain, Duration::from_millis(50));
+        let busy = |n: usize| matches!(outcomes[n], Err(StoreError::Busy));
+        assert!([1, 3, 5, 6].into_iter().all(busy), "{outcomes:?}");
+        assert!([0, 2, 4].into_iter().all(|n| outcomes[n].is_ok()), "{outcomes:?}");
+        let kept = fetch(&connection, "SELECT n FROM kept ORDER BY n", &[]).unwrap();
+        let kept: Vec<i64> = kept.iter().map(|row| row.int(0).unwrap()).collect();
+        assert_eq!(kept, [1, 2, 3]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_postgres::NoTls;
 
-use crate::{PostgresConfig, Store, StoreError};
+use crate::{PostgresConfig, ReadBounds, Store, StoreError};
 
 /// Names the URL of a PostgreSQL server whose databases may be filled with rubbish.
 pub const SERVER_VARIABLE: &str = "KEYRELAY_TEST_POSTGRES";
@@ -83,9 +83,14 @@ impl TestDatabase {
 
     /// Opens it.
     pub async fn open(&self) -> Result<Store, StoreError> {
+        self.open_within(ReadBounds::default()).await
+    }
+
+    /// Opens it, with other bounds of reads.
+    pub async fn open_within(&self, bounds: ReadBounds) -> Result<Store, StoreError> {
         match self {
-            Self::File(path) => Store::open_sqlite(path).await,
-            Self::Schema(url) => Store::open_postgres(&PostgresConfig::parse(url)?).await,
+            Self::File(path) => Store::open_sqlite_within(path, bounds).await,
+            Self::Schema(url) => Store::open_postgres_within(&PostgresConfig::parse(url)?, bounds).await,
         }
     }
 }

@@ -84,7 +84,7 @@ impl Store {
     /// One account.
     pub async fn user(&self, id: UserId) -> Result<Option<UserAccount>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM user_account WHERE id = $1");
-        self.0.database.fetch(sql, vec![Arg::from(id)]).await?.first().map(read).transpose()
+        self.0.database.fetch_access(sql, vec![Arg::from(id)]).await?.first().map(read).transpose()
     }
 
     /// The accounts of an address (in lower case): of one project and of the whole server, or, if no
@@ -100,7 +100,7 @@ impl Store {
              ORDER BY project_id DESC, id LIMIT 2"
         );
         let args = args![email, any, project_text(project)];
-        self.0.database.fetch(sql, args).await?.iter().map(read).collect()
+        self.0.database.fetch_access(sql, args).await?.iter().map(read).collect()
     }
 }
 

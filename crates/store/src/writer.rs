@@ -36,10 +36,10 @@ impl Request {
     /// Writes a group, and tells everyone what became of their change.
     pub(crate) fn answer(
         group: &mut Vec<Self>,
-        write: impl FnOnce(Vec<Change>) -> Vec<Result<(), StoreError>>,
+        write: impl FnOnce(Vec<(Change, Instant)>) -> Vec<Result<(), StoreError>>,
     ) {
-        let (changes, answers): (Vec<_>, Vec<_>) =
-            group.drain(..).map(|request| (request.change, request.answer)).unzip();
+        let parts = |request: Self| ((request.change, request.deadline), request.answer);
+        let (changes, answers): (Vec<_>, Vec<_>) = group.drain(..).map(parts).unzip();
         for (answer, outcome) in answers.into_iter().zip(write(changes)) {
             // Whoever asked may have gone away.
             let _ = answer.send(outcome);

@@ -114,6 +114,11 @@ impl Stage {
         self.keyring.fill_slot(self.client, id, secret, visibility, NOW, &self.entropy)
     }
 
+    async fn history(&self, kind: ResourceType, id: ResourceId) -> Vec<ResourceVersion> {
+        let turn = self.store.turn(self.project).await.unwrap();
+        self.store.history(kind, id, &turn).await.unwrap()
+    }
+
     async fn state(&self) -> ClientState {
         self.store.client(self.client).await.unwrap().unwrap()
     }
@@ -155,7 +160,7 @@ async fn of_two_changes_to_one_version_one_wins_and_the_other_leaves_no_trace() 
     assert_eq!(stage.accepts(&won).await, Some(SlotKind::Active));
     assert_eq!(stage.accepts(&stage.secret).await, Some(SlotKind::Retiring));
     assert_eq!(stage.accepts(&lost).await, None);
-    let history = stage.store.history(ResourceType::ClientApplication, stage.client.into()).await.unwrap();
+    let history = stage.history(ResourceType::ClientApplication, stage.client.into()).await;
     assert_eq!(history.iter().map(|version| version.revision).collect::<Vec<_>>(), [2, 1]);
 }
 
@@ -496,7 +501,7 @@ async fn versions_are_read_by_name_and_the_deletion_is_one() {
     }
     assert!(stage.store.version(ResourceType::Project, id, first.version).await.unwrap().is_none());
     assert!(stage.store.resource(kind, id).await.unwrap().unwrap().deleted);
-    assert_eq!(stage.store.history(kind, id).await.unwrap().len(), 3);
+    assert_eq!(stage.history(kind, id).await.len(), 3);
 }
 
 #[tokio::test]
@@ -583,7 +588,8 @@ proptest! {
             }
             store.commit(change).await.unwrap();
             let search = Search { resource_type: kind, project: None, query: &query, limits: &[] };
-            let page = store.search(search, true).await.unwrap();
+            let turn = store.turn(ProjectId::random(&entropy)).await.unwrap();
+            let page = store.search(search, true, &turn).await.unwrap();
             let mut found: Vec<ResourceId> = page.matches.iter().map(|version| version.id).collect();
             found.sort_unstable();
             assert_eq!(found, expected, "{asked:?}");

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use keyrelay_chaos::postgres::Cluster;
 use keyrelay_chaos::proxy::{Mode, Proxy};
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, NodeId, ResourceId, SecretId, VersionId};
+use keyrelay_core::id::{ClientId, NodeId, ProjectId, ResourceId, SecretId, VersionId};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{Outcome, PresenterRef, UsageCounts, UsageKey};
@@ -141,7 +141,8 @@ async fn a_commit_whose_answer_is_lost_is_made_and_made_once() {
     assert_eq!(stage.current().await.version, version, "it was made");
     stage.heal();
     outcome.await.unwrap().unwrap();
-    assert_eq!(stage.beside.history(KIND, stage.first.id).await.unwrap().len(), 2);
+    let turn = stage.beside.turn(ProjectId::NIL).await.unwrap();
+    assert_eq!(stage.beside.history(KIND, stage.first.id, &turn).await.unwrap().len(), 2);
     stage.works().await;
 }
 

@@ -115,7 +115,8 @@ pub(crate) async fn history(
     id: ResourceId,
     extended: bool,
 ) -> Result<Reply, Outcome> {
-    let versions = app.store.history(resource_type, id).await?;
+    let turn = app.store.turn(caller.project).await?;
+    let versions = app.store.history(resource_type, id, &turn).await?;
     let newest = versions.first().ok_or_else(Outcome::not_found)?;
     view(caller, Interaction::History, newest)?;
     let (newest_version, newest_updated) = (newest.version, newest.last_updated);

@@ -8,7 +8,7 @@ use keyrelay_core::fhir::search::{Rule, SearchQuery, Summary, Total, parse_query
 use keyrelay_core::id::ResourceId;
 use keyrelay_core::limits::{ANSWER_BYTES_MAX, SEARCH_VALUES_MAX};
 use keyrelay_core::policy::Interaction;
-use keyrelay_store::{Page, ResourceVersion, Search};
+use keyrelay_store::{Page, ResourceVersion, Search, Turn};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -56,13 +56,14 @@ pub(crate) async fn search(
     let (app, caller) = (act.app, act.caller);
     let query = read_query_of(caller, resource_type, query_text)?;
     let with_total = query.total != Total::None || query.summary == Summary::Count || query.count == 0;
-    let mut page = find(app, caller, resource_type, &query, with_total).await?;
+    let turn = app.store.turn(caller.project).await?;
+    let mut page = find(app, caller, resource_type, &query, with_total, &turn).await?;
     if query.summary == Summary::Count {
         page.matches.clear();
     }
     let states = if resource_type == ResourceType::ClientApplication && caller.is_admin() {
         let ids: Vec<ResourceId> = page.matches.iter().map(|version| version.id).collect();
-        Some(app.store.clients(&ids).await?)
+        Some(app.store.clients(&ids, Some(&turn)).await?)
     } else {
         None
     };
@@ -147,10 +148,11 @@ pub(crate) async fn find(
     resource_type: ResourceType,
     query: &SearchQuery,
     with_total: bool,
+    turn: &Turn,
 ) -> Result<Page, Outcome> {
     let limits = caller.search_limits(resource_type);
     let search = Search { resource_type, project: caller.reach(), query, limits: &limits };
-    Ok(app.store.search(search, with_total).await?)
+    Ok(app.store.search(search, with_total, turn).await?)
 }
 
 fn search_entry(

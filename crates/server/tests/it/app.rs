@@ -14,7 +14,7 @@ use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::{ManualClock, Timestamp};
 use keyrelay_server::bootstrap::first_start;
 use keyrelay_server::{App, BaseUrl, Config, SecretPolicy, Server, Tls};
-use keyrelay_store::{Store, TestDatabase};
+use keyrelay_store::{ReadBounds, Store, TestDatabase};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -56,6 +56,8 @@ pub struct TestApp {
     pub clock: Arc<ManualClock>,
     /// What answers, to have done at once what a running server does now and then.
     pub app: App,
+    /// The store of that server.
+    pub store: Store,
     /// The issuer of its tokens; after a restart the address is another.
     pub base_url: String,
     database: TestDatabase,
@@ -246,8 +248,12 @@ fn http_from(address: Ipv4Addr) -> reqwest::Client {
 }
 
 /// Opens a database, always under the same master key.
-async fn open(database: &TestDatabase, config: Config, clock: Arc<ManualClock>, seed: u64) -> App {
+async fn open(database: &TestDatabase, config: Config, clock: Arc<ManualClock>, seed: u64) -> (App, Store) {
     let store = database.open().await.unwrap();
+    (start(store.clone(), config, clock, seed).await, store)
+}
+
+async fn start(store: Store, config: Config, clock: Arc<ManualClock>, seed: u64) -> App {
     App::start(config, store, keyring(), clock, Arc::new(SeededEntropy::new(seed))).await.unwrap()
 }
 
@@ -263,6 +269,11 @@ impl TestApp {
 
     /// A server with other settings.
     pub async fn start_configured(set: impl FnOnce(&mut Config)) -> Self {
+        Self::start_within(ReadBounds::default(), set).await
+    }
+
+    /// A server with other bounds of reads and other settings.
+    pub async fn start_within(bounds: ReadBounds, set: impl FnOnce(&mut Config)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let database = TestDatabase::new(dir.path()).await;
         let clock = Arc::new(ManualClock::at(START));
@@ -271,7 +282,8 @@ impl TestApp {
         let mut config = Config::new(BaseUrl::parse(&format!("http://{address}/")).unwrap());
         set(&mut config);
         let base_url = config.base_url.to_string();
-        let app = open(&database, config, clock.clone(), 1).await;
+        let store = database.open_within(bounds).await.unwrap();
+        let app = start(store.clone(), config, clock.clone(), 1).await;
         let file = dir.path().join("bootstrap.json");
         first_start(&app, None, &file).await.unwrap();
         let first: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
@@ -284,6 +296,7 @@ impl TestApp {
             address,
             clock,
             app: app.clone(),
+            store,
             base_url,
             database,
             dir,
@@ -491,18 +504,23 @@ impl TestApp {
         let mut config = Config::new(BaseUrl::parse(&self.base_url).unwrap());
         set(&mut config);
         let base_url = config.base_url.to_string();
-        let app = open(&self.database, config, self.clock.clone(), 2).await;
+        let (app, store) = open(&self.database, config, self.clock.clone(), 2).await;
         let server = match tls {
             Some(tls) => server.with_tls(tls),
             None => server,
         };
         let running = Running::start(server, app.clone());
-        Self { address, app, base_url, running, ..self }
+        Self { address, app, store, base_url, running, ..self }
     }
 
     /// A second server on the same database, for the same people and clients.
     pub async fn beside(&self) -> Self {
-        self.beside_on(&self.database).await
+        self.beside_within(ReadBounds::default()).await
+    }
+
+    /// Like [`TestApp::beside`], with other bounds of reads.
+    pub async fn beside_within(&self, bounds: ReadBounds) -> Self {
+        self.beside_on(&self.database, bounds).await
     }
 
     /// Like [`TestApp::beside`], by a proxy that can fail; none where the database is a file.
@@ -511,19 +529,22 @@ impl TestApp {
             return None;
         }
         let proxy = Proxy::start(self.database.address()).await.unwrap();
-        Some((self.beside_on(&self.database.through(proxy.address())).await, proxy))
+        let database = self.database.through(proxy.address());
+        Some((self.beside_on(&database, ReadBounds::default()).await, proxy))
     }
 
-    async fn beside_on(&self, database: &TestDatabase) -> Self {
+    async fn beside_on(&self, database: &TestDatabase, bounds: ReadBounds) -> Self {
         let server = Server::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let config = Config::new(BaseUrl::parse(&self.base_url).unwrap());
         // Each with a seed of its own: with one seed they would give the same ids to different things.
         let seed = 3 + self.beside.fetch_add(1, Ordering::Relaxed);
-        let app = open(database, config, self.clock.clone(), seed).await;
+        let store = database.open_within(bounds).await.unwrap();
+        let app = start(store.clone(), config, self.clock.clone(), seed).await;
         Self {
             address: server.address(),
             clock: self.clock.clone(),
             app: app.clone(),
+            store,
             base_url: self.base_url.clone(),
             database: database.clone(),
             dir: self.dir.clone(),

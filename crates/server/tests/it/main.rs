@@ -15,6 +15,7 @@ mod database_away;
 mod deadlines;
 mod documents;
 mod events;
+mod fair;
 mod forged;
 mod invitations;
 mod jwks_uri;

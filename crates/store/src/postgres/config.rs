@@ -131,6 +131,16 @@ impl PostgresConfig {
         self.sizes
     }
 
+    /// What makes connections like this, on which a statement may take that long.
+    pub(super) fn connector_within(&self, statement: Duration) -> Connect {
+        let mut config = self.clone();
+        for host in &mut config.hosts {
+            let given = host.get_options().unwrap_or_default().to_owned();
+            host.options(format!("{given} -c statement_timeout={}", statement.as_millis().max(1)));
+        }
+        config.connector()
+    }
+
     /// What makes connections like this.
     pub(super) fn connector(&self) -> Connect {
         let config = self.clone();

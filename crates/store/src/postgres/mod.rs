@@ -18,8 +18,10 @@ mod write;
 
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use config::PostgresConfig;
+use keyrelay_core::limits::DATABASE_WAIT_MAX;
 pub(crate) use migrate::{NO_TIMEOUTS, reach, run as migrate};
 pub(crate) use session::params;
 use tokio::sync::mpsc;
@@ -33,6 +35,7 @@ use crate::StoreError;
 use crate::audit::Chain;
 use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, Reads};
+use crate::turns::ReadBounds;
 use crate::writer::Request as WriteRequest;
 
 /// How many connections there are of each sort.
@@ -40,19 +43,29 @@ use crate::writer::Request as WriteRequest;
 struct Sizes {
     /// For each kind of group read. As many queries of the kind may be under way at once.
     group: usize,
-    /// For reads outside the hot path, each one query at a time.
-    cold: usize,
+    /// For small reads that letting somebody in depends on, each one query at a time.
+    access: usize,
+    /// For other small reads.
+    small: usize,
+    /// For reads whose cost a caller chooses.
+    search: usize,
     /// That write, each one change at a time.
     write: usize,
 }
 
 impl Sizes {
-    /// A fifth of the connections that read for each of the three kinds of group read, the others for all
-    /// else; at least one for each.
+    /// A sixth of the connections that read for each of the three kinds of group read, and for each of the
+    /// three others; what is left over is for searches. At least one for each.
     const fn of(reads: usize, writes: usize) -> Self {
-        let group = if reads < 5 { 1 } else { reads / 5 };
-        let rest = reads.saturating_sub(3 * group);
-        Self { group, cold: if rest == 0 { 1 } else { rest }, write: if writes == 0 { 1 } else { writes } }
+        let each = if reads < 6 { 1 } else { reads / 6 };
+        let search = reads.saturating_sub(5 * each);
+        Self {
+            group: each,
+            access: each,
+            small: each,
+            search: if search == 0 { 1 } else { search },
+            write: if writes == 0 { 1 } else { writes },
+        }
     }
 }
 
@@ -65,7 +78,9 @@ fn free(chains: &Mutex<Vec<Chain>>) -> MutexGuard<'_, Vec<Chain>> {
 pub(crate) struct Postgres {
     connect: Connect,
     sizes: Sizes,
-    cold: Pool,
+    pub(crate) access: Pool,
+    pub(crate) small: Pool,
+    pub(crate) search: Pool,
     writers: Arc<Pool>,
 }
 
@@ -77,14 +92,22 @@ impl std::fmt::Debug for Postgres {
 
 impl Postgres {
     /// Connects, and brings the schema up to date.
-    pub(crate) async fn open(config: &PostgresConfig) -> Result<Self, StoreError> {
+    pub(crate) async fn open(config: &PostgresConfig, bounds: ReadBounds) -> Result<Self, StoreError> {
         migrate::run(config).await?;
-        Ok(Self::on(config.connector(), config.sizes()))
+        let searching = config.connector_within(bounds.search);
+        Ok(Self::on(config.connector(), &searching, config.sizes(), bounds.wait))
     }
 
-    fn on(connect: Connect, sizes: Sizes) -> Self {
-        let pool = |n| Pool::new((0..n).map(|_| Link::start(Arc::clone(&connect))).collect());
-        Self { cold: pool(sizes.cold), writers: Arc::new(pool(sizes.write)), connect, sizes }
+    fn on(connect: Connect, searching: &Connect, sizes: Sizes, wait: Duration) -> Self {
+        let links = |n, connect: &Connect| (0..n).map(|_| Link::start(Arc::clone(connect))).collect();
+        Self {
+            access: Pool::new(links(sizes.access, &connect), DATABASE_WAIT_MAX),
+            small: Pool::new(links(sizes.small, &connect), DATABASE_WAIT_MAX),
+            search: Pool::new(links(sizes.search, searching), wait),
+            writers: Arc::new(Pool::new(links(sizes.write, &connect), DATABASE_WAIT_MAX)),
+            connect,
+            sizes,
+        }
     }
 
     /// Answers reads in groups until their queue ends, over connections that nothing else uses.
@@ -139,16 +162,6 @@ impl Postgres {
             }
         })
     }
-
-    /// Runs a query outside the hot path.
-    pub(crate) async fn fetch(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
-        self.cold.take().await?.fetch(sql, args).await
-    }
-
-    /// Runs a query whose plan is not worth keeping.
-    pub(crate) async fn fetch_once(&self, sql: &str, args: &[Arg]) -> Result<Vec<Row>, StoreError> {
-        self.cold.take().await?.fetch_once(sql, args).await
-    }
 }
 
 /// Runs a query on a connection that is in nobody's pool.
@@ -162,18 +175,21 @@ pub(crate) async fn fetch_directly(
 
 #[cfg(test)]
 mod tests {
+    use keyrelay_core::limits::{DATABASE_CONNECTIONS_MAX, DATABASE_READ_CONNECTIONS_MIN};
+
     use super::*;
 
     #[test]
     fn every_kind_of_read_has_connections_of_its_own() {
         let split = |reads| {
-            let Sizes { group, cold, .. } = Sizes::of(reads, 8);
-            (group, cold)
+            let Sizes { group, access, small, search, .. } = Sizes::of(reads, 8);
+            (group, access, small, search)
         };
-        assert_eq!([4, 5, 10, 20, 100].map(split), [(1, 1), (1, 2), (2, 4), (4, 8), (20, 40)]);
-        for reads in 4..=100 {
-            let (group, cold) = split(reads);
-            assert!(group >= 1 && cold >= 1 && 3 * group + cold == reads, "{reads}");
+        assert_eq!([6, 12, 17].map(split), [(1, 1, 1, 1), (2, 2, 2, 2), (2, 2, 2, 7)]);
+        for reads in DATABASE_READ_CONNECTIONS_MIN..=DATABASE_CONNECTIONS_MAX {
+            let (group, access, small, search) = split(reads);
+            assert!([group, access, small, search].into_iter().all(|n| n >= 1), "{reads}");
+            assert_eq!(3 * group + access + small + search, reads);
         }
     }
 }

@@ -1,20 +1,28 @@
-//! Connections that are used by one at a time.
+//! Connections that are used by one at a time. A query keeps its connection until it is answered, also where
+//! nobody waits for the answer any more: what is sent after it would wait behind it.
 
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::link::Link;
 use crate::StoreError;
+use crate::database::{Arg, Row};
+use crate::turns::Turn;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     free: Arc<Mutex<Vec<Arc<Link>>>>,
     places: Arc<Semaphore>,
+    #[cfg(feature = "test-database")]
+    size: usize,
+    /// How long somebody waits for a connection.
+    wait: Duration,
 }
 
 /// A connection that nobody else uses until this is dropped.
@@ -26,14 +34,49 @@ pub(super) struct Held {
 }
 
 impl Pool {
-    pub(super) fn new(links: Vec<Link>) -> Self {
-        let places = Arc::new(Semaphore::new(links.len()));
-        Self { free: Arc::new(Mutex::new(links.into_iter().map(Arc::new).collect())), places }
+    pub(super) fn new(links: Vec<Link>, wait: Duration) -> Self {
+        Self {
+            #[cfg(feature = "test-database")]
+            size: links.len(),
+            places: Arc::new(Semaphore::new(links.len())),
+            free: Arc::new(Mutex::new(links.into_iter().map(Arc::new).collect())),
+            wait,
+        }
     }
 
-    /// The next that is free, within [`DATABASE_WAIT_MAX`].
+    /// The next that is free, within the time that is waited for one.
     pub(super) async fn take(&self) -> Result<Held, StoreError> {
-        self.take_until(Instant::now() + DATABASE_WAIT_MAX).await
+        self.take_until(Instant::now() + self.wait).await
+    }
+
+    /// Runs a query whose plan is kept.
+    pub(crate) async fn fetch(&self, sql: Cow<'static, str>, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
+        let held = self.take().await?;
+        let found = tokio::spawn(async move { held.fetch(&sql, &args).await });
+        found.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs a query whose plan is not. The turn ends when the connection is free again.
+    pub(crate) async fn fetch_once(
+        &self,
+        sql: String,
+        args: Vec<Arg>,
+        turn: Option<Turn>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let held = self.take().await?;
+        let found = tokio::spawn(async move {
+            let found = held.fetch_once(&sql, &args).await;
+            drop((held, turn));
+            found
+        });
+        found.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Every connection, so that nobody else has one.
+    #[cfg(feature = "test-database")]
+    pub(crate) async fn hold(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let all = u32::try_from(self.size).unwrap_or(u32::MAX);
+        Arc::clone(&self.places).acquire_many_owned(all).await.map_err(|_| StoreError::Closed)
     }
 
     /// The next that is free, but not later than `deadline`.

@@ -150,10 +150,11 @@ pub(super) fn remedy(error: &Error) -> Remedy {
 }
 
 /// Why a query outside a transaction was not answered, as the store tells it: what may pass is
-/// [`StoreError::Busy`].
+/// [`StoreError::Busy`], and one that the server stopped, because it took too long, [`StoreError::TooCostly`].
 pub(super) fn told(failed: Failed) -> StoreError {
     match failed {
         Failed::Store(error) => error,
+        Failed::Postgres(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => StoreError::TooCostly,
         Failed::Postgres(error) if remedy(&error) == Remedy::None => error.into(),
         Failed::Postgres(error) => {
             tracing::warn!(%error, "the database did not answer");

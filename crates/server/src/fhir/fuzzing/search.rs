@@ -75,7 +75,9 @@ fn check_answer(resource_type: ResourceType, query: &SearchQuery) {
     let stage = stage();
     let query = SearchQuery { count: COUNT_MAX, offset: 0, ..query.clone() };
     let search = Search { resource_type, project: None, query: &query, limits: &[] };
-    let page = stage.runtime.block_on(stage.store.search(search, true)).expect("every search is answered");
+    let turn = stage.runtime.block_on(stage.store.turn(ProjectId::NIL)).expect("a turn");
+    let page =
+        stage.runtime.block_on(stage.store.search(search, true, &turn)).expect("every search is answered");
     let by_sql: BTreeSet<String> = page.matches.iter().map(|version| version.id.to_string()).collect();
     assert_eq!((page.total, page.more), (i64::try_from(by_sql.len()).ok(), false));
     let in_memory = stage.stored.iter().filter(|stored| stored.version.resource_type == resource_type);

@@ -61,7 +61,9 @@ impl New {
         request: &FhirRequest,
     ) -> Result<Option<(ResourceId, Reply)>, Outcome> {
         let Some(condition) = self.condition(act.caller, request)? else { return Ok(None) };
-        let page = find(act.app, act.caller, self.resource_type, &condition, false).await?;
+        let turn = act.app.store.turn(act.caller.project).await?;
+        let page = find(act.app, act.caller, self.resource_type, &condition, false, &turn).await?;
+        drop(turn);
         match page.matches.as_slice() {
             [] => Ok(None),
             [found] if !page.more => {

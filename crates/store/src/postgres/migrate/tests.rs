@@ -11,6 +11,7 @@ use keyrelay_core::secret_rules::SecretSettings;
 use super::*;
 use crate::database::Database;
 use crate::postgres::Postgres;
+use crate::turns::ReadBounds;
 use crate::{Change, ProjectRow, Store, TestDatabase};
 
 const NODES: usize = 16;
@@ -32,7 +33,9 @@ fn and(more: &[(&'static str, usize)]) -> Vec<Migration> {
 /// A node that runs the version with these migrations.
 async fn node(config: &PostgresConfig, migrations: &[Migration]) -> Result<Store, StoreError> {
     run_to(config, migrations).await?;
-    Store::on(Database::Postgres(Postgres::on(config.connector(), config.sizes()))).await
+    let (connect, bounds) = (config.connector(), ReadBounds::default());
+    let postgres = Postgres::on(connect.clone(), &connect, config.sizes(), bounds.wait);
+    Store::on(Database::Postgres(postgres), bounds).await
 }
 
 async fn database(dir: &Path) -> Option<PostgresConfig> {

@@ -68,8 +68,9 @@ impl Stage {
     async fn new(faults: Faults, group: usize) -> Self {
         let began = Instant::now();
         let server = Server::new(faults);
-        let sizes = Sizes { group, cold: 1, write: 2 };
-        let database = Database::Postgres(Postgres::on(server.connector(), sizes));
+        let sizes = Sizes { group, access: 1, small: 1, search: 1, write: 2 };
+        let postgres = Postgres::on(server.connector(), &server.connector(), sizes, DATABASE_WAIT_MAX);
+        let database = Database::Postgres(postgres);
         let reader = GroupReader::start(&database, QUERY).await.unwrap();
         let writer = Writer::start(&database, &WhenKnown::default()).await.unwrap();
         Self { server, reader, writer, began }
