@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::caller::Profile;
+use crate::caller::{Author, Profile};
 use crate::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId, WebhookId};
 use crate::time::Timestamp;
 use crate::usage::Presenter;
@@ -145,7 +145,7 @@ pub struct Done {
     /// In which project.
     pub project: ProjectId,
     /// By whom.
-    pub by: Profile,
+    pub by: Author,
     /// From which address.
     pub from: IpAddr,
     /// When.
@@ -155,9 +155,9 @@ pub struct Done {
 impl Done {
     /// An event of the pattern for `RESTful` interactions, with subtypes of its own and without its entities.
     fn to_resource(self, id: ResourceId, version: VersionId, how: Interaction, what: &[&str]) -> Value {
-        let who = json!({ "reference": self.by.to_string() });
+        let who = self.by.reference();
         let mut event = head(id, version, self.project, self.at);
-        event["meta"]["author"] = who.clone();
+        event["meta"]["author"] = json!({ "reference": self.by.profile.to_string() });
         event["type"] = json!({
             "system": "http://terminology.hl7.org/CodeSystem/audit-event-type",
             "code": "rest",

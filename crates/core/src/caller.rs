@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::fhir::ResourceType;
 use crate::fhir::search::{Field, Filter, parameters};
 use crate::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, TokenId, UserId};
@@ -51,6 +53,40 @@ impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.resource_type, self.id)
     }
+}
+
+/// Who does something, as records name it: in whose name, and as which member, account, login and client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Author {
+    /// In whose name.
+    pub profile: Profile,
+    /// As which member of the project.
+    pub membership: MembershipId,
+    /// The person and its login; none where a client acts in its own name.
+    pub login: Option<Login>,
+    /// By which client; none where a person logged in without one.
+    pub client: Option<ClientId>,
+}
+
+impl Author {
+    /// As a FHIR Reference to the profile, with everything else beside it.
+    #[must_use]
+    pub fn reference(&self) -> Value {
+        let mut beside =
+            vec![reference_extension("membership", &format!("ProjectMembership/{}", self.membership))];
+        if let Some(login) = self.login {
+            beside.push(reference_extension("user", &format!("User/{}", login.user)));
+            beside.push(json!({ "url": "urn:keyrelay:session", "valueString": login.session.to_string() }));
+        }
+        if let Some(client) = self.client {
+            beside.push(reference_extension("client", &Profile::client(client).to_string()));
+        }
+        json!({ "reference": self.profile.to_string(), "extension": beside })
+    }
+}
+
+fn reference_extension(name: &str, reference: &str) -> Value {
+    json!({ "url": format!("urn:keyrelay:{name}"), "valueReference": { "reference": reference } })
 }
 
 /// A client application or a person who has proved who it is, with all that decides what it may do.
@@ -134,6 +170,13 @@ impl<'a> Withheld<'a> {
 }
 
 impl Caller {
+    /// How records name the caller.
+    #[must_use]
+    pub const fn author(&self) -> Author {
+        let Self { profile, membership, login, client, .. } = *self;
+        Author { profile, membership, login, client }
+    }
+
     /// Whether the caller may do this to some resources of that type, in a project within its reach. Which
     /// ones, [`Caller::judge`] says.
     #[must_use]

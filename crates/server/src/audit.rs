@@ -72,7 +72,7 @@ pub(crate) fn record_webhook(act: Act<'_>, what: WebhookAction, webhook: &Webhoo
 }
 
 const fn done(act: Act<'_>, project: ProjectId) -> Done {
-    Done { project, by: act.caller.profile, from: act.from, at: act.now }
+    Done { project, by: act.caller.author(), from: act.from, at: act.now }
 }
 
 /// Records that an answer is given again, before it is. Which secrets are in it is not known here: they are

@@ -308,6 +308,9 @@ impl From<StoreError> for Outcome {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(Conflict::Membership) => Self::conflict(Conflict::Membership.to_string()),
+            StoreError::Conflict(Conflict::Profile) => {
+                Self::conflict(Conflict::Profile.to_string()).at("ProjectMembership.profile")
+            }
             StoreError::Conflict(Conflict::Caller) => Self::login(),
             StoreError::Conflict(
                 conflict @ (Conflict::Version | Conflict::Id | Conflict::Exists | Conflict::Email),

@@ -97,6 +97,8 @@ pub struct Change {
     /// What its author must be, which is looked at before anything is changed.
     author: Option<Statement>,
     statements: Vec<Statement>,
+    /// What must hold once all of it is done, in whatever order that was.
+    guards: Vec<Statement>,
     /// The audit records among what it makes.
     pub(crate) records: Vec<Record>,
     /// A version that this change makes and no other: where it is found, the change was made.
@@ -125,7 +127,8 @@ impl Change {
 
     /// The statements, and the records that they make.
     pub(crate) fn into_parts(self) -> (Vec<Statement>, Vec<Record>) {
-        (self.author.into_iter().chain(self.statements).collect(), self.records)
+        let all = self.author.into_iter().chain(self.statements).chain(self.guards);
+        (all.collect(), self.records)
     }
 
     /// Adds all that another change of the same author does. The author is looked at once, and as it is before
@@ -133,6 +136,7 @@ impl Change {
     pub fn append(&mut self, other: Self) {
         self.author = self.author.take().or(other.author);
         self.statements.extend(other.statements);
+        self.guards.extend(other.guards);
         self.records.extend(other.records);
         self.tells.append(other.tells);
     }
@@ -145,7 +149,7 @@ impl Change {
     /// How many statements it takes, apart from the look at its author.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.statements.len()
+        self.statements.len() + self.guards.len()
     }
 
     /// Whether it changes nothing and depends on nothing but its author.
@@ -392,8 +396,25 @@ impl Change {
         );
     }
 
-    /// Makes or changes the narrow row of a membership. A client has one membership at most.
+    /// Makes the narrow row of a membership, or gives it another member. A client has one membership at most,
+    /// and a profile belongs to one user of a project: what is done under it names the profile.
     pub fn put_membership(&mut self, row: &MembershipRow) {
+        self.change_membership(row);
+        if let (Some(user), Some(profile)) = (row.user, row.profile) {
+            self.guards.push(Statement {
+                sql: Cow::Borrowed(
+                    "SELECT id FROM membership WHERE project_id = $1 AND profile_type = $2 AND profile_id = $3 \
+                     AND user_id <> $4 LIMIT 1",
+                ),
+                args: args![row.project, profile.resource_type.as_str(), profile.id, user],
+                effect: Effect::FindsNone(Conflict::Profile),
+            });
+        }
+    }
+
+    /// Changes the narrow row of a membership whose member stays as it is. Two users that have shared a profile
+    /// since before that was refused keep it.
+    pub fn change_membership(&mut self, row: &MembershipRow) {
         self.push(
             "INSERT INTO membership (id, project_id, client_id, active, admin, policy_id, user_id, profile_type, profile_id) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \

@@ -21,6 +21,9 @@ pub enum Conflict {
     /// The client has a membership already; it can have one.
     #[error("the client application or user has a membership in the project already")]
     Membership,
+    /// Another user is a member of the project under this profile.
+    #[error("another user of the project has this profile: each person acts under a profile of its own")]
+    Profile,
 }
 
 impl StoreError {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::limits::DATABASE_CONNECT_MAX;
 use keyrelay_core::time::SystemClock;
-use keyrelay_store::operations::{Health, Place, PostgresHealth, health, keys_used, schema};
+use keyrelay_store::operations::{Health, Place, PostgresHealth, health, keys_used, schema, shared_profiles};
 
 use super::report::Report;
 use crate::installation::place;
@@ -56,10 +56,27 @@ pub async fn check(settings: &Settings, keyring: Option<&Keyring>, report: &mut 
         durability(postgres, report);
         connections(postgres, report);
     }
-    if versions(&place, report).await
-        && let Some(keyring) = keyring
-    {
-        master_keys(&place, keyring, report).await;
+    if versions(&place, report).await {
+        if let Some(keyring) = keyring {
+            master_keys(&place, keyring, report).await;
+        }
+        profiles(&place, report).await;
+    }
+}
+
+/// What was done under a profile that several people share cannot be told apart by the profile.
+async fn profiles(place: &Place, report: &mut Report) {
+    let check = "profiles";
+    match shared_profiles(place).await {
+        Ok(shared) if shared.is_empty() => report.ok(check, "each belongs to one user of its project"),
+        Ok(shared) => {
+            let named = shared.iter().map(|shared| {
+                format!("{} of Project/{} ({} users)", shared.profile, shared.project, shared.users)
+            });
+            let advice = "give each ProjectMembership a Practitioner of its own: records name the profile";
+            report.warn(check, format!("shared: {}", named.collect::<Vec<_>>().join(", ")), advice);
+        }
+        Err(error) => report.fail(check, error.to_string(), "see whether the database is whole"),
     }
 }
 

@@ -4,6 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use keyrelay_core::caller::Profile;
+use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::id::{MembershipId, ProjectId, ResourceId, UserId};
+use keyrelay_store::{Change, MembershipRow};
 use serde_json::Value;
 
 use crate::living::{Home, Living};
@@ -42,6 +46,31 @@ fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
+fn profile() -> Profile {
+    Profile { resource_type: ResourceType::Practitioner, id: ResourceId::NIL }
+}
+
+/// As an earlier version of the server allowed it.
+async fn share_a_profile(home: &Home) {
+    let store = home.database.open().await.unwrap();
+    let mut change = Change::new();
+    for n in 1..=2 {
+        let id = format!("00000000-0000-4000-8000-00000000000{n}");
+        change.change_membership(&MembershipRow {
+            id: MembershipId::parse(&id).unwrap(),
+            project: ProjectId::NIL,
+            client: None,
+            user: UserId::parse(&id),
+            profile: Some(profile()),
+            active: true,
+            admin: false,
+            policy: None,
+        });
+    }
+    store.commit(change).await.unwrap();
+    store.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_well_is_ok_and_what_is_not_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -51,9 +80,16 @@ async fn what_is_well_is_ok_and_what_is_not_is_named() {
     let address = server.base.trim_start_matches("http://").trim_end_matches('/').to_owned();
     let (code, report, said) = doctor(&original, &["--listen", &address]).await;
     assert_eq!((code, &report["ok"]), (0, &Value::Bool(true)), "{said}");
-    for check in
-        ["configuration", "master key file", "database", "schema", "master keys", "disk space", "server"]
-    {
+    for check in [
+        "configuration",
+        "master key file",
+        "database",
+        "schema",
+        "master keys",
+        "profiles",
+        "disk space",
+        "server",
+    ] {
         assert_eq!(status(&report, check), "ok", "{said}");
     }
     assert_eq!(status(&report, "first credentials"), "warn");
@@ -78,6 +114,11 @@ async fn what_is_well_is_ok_and_what_is_not_is_named() {
     } else {
         assert_eq!(code, 0, "{said}");
     }
+    share_a_profile(&home).await;
+    let (_, report, said) = doctor(&home, &["--listen", "127.0.0.1:1"]).await;
+    assert_eq!(status(&report, "profiles"), "warn");
+    let named = format!("{} of Project/{} (2 users)", profile(), ProjectId::NIL);
+    assert!(said.contains(&named), "{said}");
 
     chmod(&home.dir, 0o755);
     chmod(&home.key_file(), 0o644);

@@ -65,6 +65,14 @@ pub(super) async fn row(
     Ok(row)
 }
 
+/// Whether two versions of a membership name one member and one profile.
+pub(super) fn is_of_same_member(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
+    ["user", "profile"].iter().all(|element| {
+        let named = |resource: &Map<String, Value>| resource.get(*element)?.get("reference").cloned();
+        named(before) == named(after)
+    })
+}
+
 /// Who is the member, and in whose name.
 struct Member {
     client: Option<ClientId>,

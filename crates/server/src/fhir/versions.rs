@@ -173,12 +173,11 @@ fn stamp(
         meta.insert("project".to_owned(), json!(project.to_string()));
         meta.insert("compartment".to_owned(), json!([{ "reference": format!("Project/{project}") }]));
     }
-    let mut author = Map::new();
-    author.insert("reference".to_owned(), json!(act.caller.profile.to_string()));
+    let mut author = act.caller.author().reference();
     if let Some(name) = &act.caller.name {
-        author.insert("display".to_owned(), json!(name));
+        author["display"] = json!(name);
     }
-    meta.insert("author".to_owned(), Value::Object(author));
+    meta.insert("author".to_owned(), author);
 
     let mut stamped = Map::new();
     if let Some(resource_type) = resource.get("resourceType") {

@@ -438,6 +438,18 @@ impl TestApp {
     }
 
     /// Changes the membership of a client by JSON Patch operations.
+    /// How records name a client called "Operator" that acts in its own name.
+    pub async fn author(&self, client: &Credentials) -> Value {
+        let membership = self.membership_of(client).await;
+        let membership = format!("ProjectMembership/{}", membership["id"].as_str().unwrap());
+        let beside = |name: &str, reference: String| json!({ "url": format!("urn:keyrelay:{name}"), "valueReference": { "reference": reference } });
+        json!({
+            "reference": client.path(),
+            "extension": [beside("membership", membership), beside("client", client.path())],
+            "display": "Operator",
+        })
+    }
+
     pub async fn patch_membership(&self, client: &Credentials, operations: &Value) {
         let id = self.membership_of(client).await["id"].as_str().unwrap().to_owned();
         self.patch(&self.super_admin, &format!("ProjectMembership/{id}"), operations).await.expect(200);

@@ -32,6 +32,7 @@ mod pages;
 mod people;
 mod policies;
 mod privilege;
+mod profiles;
 mod redirects;
 mod registration;
 mod registration_bounds;

@@ -299,7 +299,7 @@ async fn meta_is_the_servers_except_for_what_describes_the_resource() {
     let mut expected = plain;
     expected["project"] = json!(test.project);
     expected["compartment"] = json!([{ "reference": format!("Project/{}", test.project) }]);
-    expected["author"] = json!({ "reference": test.admin.path(), "display": "Operator" });
+    expected["author"] = test.author(&test.admin).await;
     assert_eq!(extended(path.clone()).await["meta"], expected);
     for path in [format!("{path}/_history"), format!("ClientApplication?_id={id}")] {
         assert_eq!(extended(path).await["entry"][0]["resource"]["meta"], expected);

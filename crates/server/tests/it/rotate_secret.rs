@@ -49,7 +49,7 @@ async fn the_answer_is_the_bare_client_with_its_new_version() {
 
     let secret = answer.text_at("/secret");
     assert!(secret.starts_with("krs_") && secret != client.secret, "{secret}");
-    let author = json!({ "reference": test.admin.path(), "display": "Operator" });
+    let author = test.author(&test.admin).await;
     assert_eq!(
         answer.json(),
         json!({

@@ -12,6 +12,7 @@ mod health;
 mod import;
 mod keys_lock;
 mod keys_used;
+mod profiles;
 mod schema;
 mod tables;
 
@@ -24,6 +25,7 @@ pub use health::{Health, PostgresHealth, health};
 pub use import::import;
 pub use keys_lock::KeysLock;
 pub use keys_used::{KeyUse, KeysUsed, Tickets, keys_used, tickets};
+pub use profiles::{SharedProfile, shared_profiles};
 pub use schema::{Migrated, migrate, schema};
 
 use crate::PostgresConfig;

@@ -16,10 +16,17 @@ use crate::fhir::{access_policy, client_application, membership, project, user};
 pub(in crate::fhir) enum Particulars {
     Client(ClientRow),
     Project(ProjectRow),
-    Membership(MembershipRow),
+    Membership(MembershipRow, Member),
     User(UserRow, ProjectId),
     /// A resource of that project which has no row of its own.
     Plain(ProjectId),
+}
+
+/// Whether a membership is of the user and profile that it was of before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::fhir) enum Member {
+    Same,
+    Other,
 }
 
 impl Particulars {
@@ -27,7 +34,7 @@ impl Particulars {
         match self {
             Self::Client(row) => row.project,
             Self::Project(row) => row.id,
-            Self::Membership(row) => row.project,
+            Self::Membership(row, _) => row.project,
             Self::User(_, project) | Self::Plain(project) => *project,
         }
     }
@@ -52,7 +59,9 @@ pub(super) async fn particulars(
             project::row(act.caller, id.into(), resource, before).map(Particulars::Project)
         }
         ResourceType::ProjectMembership => {
-            membership::row(act, id.into(), project, resource, before).await.map(Particulars::Membership)
+            let row = membership::row(act, id.into(), project, resource, before).await?;
+            let is_same = before.is_some_and(|before| membership::is_of_same_member(before, resource));
+            Ok(Particulars::Membership(row, if is_same { Member::Same } else { Member::Other }))
         }
         ResourceType::AccessPolicy => access_policy::check(resource).map(|()| Particulars::Plain(project)),
         ResourceType::User => {
@@ -77,7 +86,8 @@ pub(super) fn put_row(app: &App, particulars: &Particulars, change: &mut Change)
                 change.forget_sealed_secrets(row.id);
             }
         }
-        Particulars::Membership(row) => change.put_membership(row),
+        Particulars::Membership(row, Member::Same) => change.change_membership(row),
+        Particulars::Membership(row, Member::Other) => change.put_membership(row),
         Particulars::User(row, _) => change.put_user(row),
         Particulars::Plain(_) => {}
     }
