@@ -26,6 +26,7 @@ pub mod scope;
 pub mod secret;
 pub mod secret_rules;
 pub mod session;
+pub mod shares;
 pub mod signing;
 pub mod slots;
 pub mod ticket;

@@ -348,8 +348,17 @@ pub const AUDIT_REFUSALS_PER_CHANGE: usize = 50;
 
 /// How long events are kept, for streams that come back and deliveries that are given up.
 pub const EVENTS_KEPT: Duration = Duration::from_hours(4 * 24);
-/// Most events that are kept, newest first.
+/// Most events that are kept over all projects, newest first. Above it, the project that has most loses its oldest:
+/// what one tenant does cannot make another's alarms be forgotten.
 pub const EVENTS_MAX: i64 = 200_000;
+/// Most events that are kept for one project, newest first: a quarter of the disk that events take.
+pub const EVENTS_PER_PROJECT_MAX: i64 = EVENTS_MAX / 4;
+/// How often events past these bounds are deleted.
+pub const EVENTS_SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+/// Events that one change deletes: few, so that nobody waits long for it.
+pub const EVENTS_SWEPT_AT_ONCE: usize = 200;
+/// Such changes in one sweep; the next sweep continues.
+pub const EVENTS_SWEEP_CHANGES_MAX: usize = 1000;
 /// Most webhooks of a project.
 pub const WEBHOOKS_PER_PROJECT_MAX: i64 = 10;
 /// How long an attempt at a delivery may take, from looking the name up to the last byte.

@@ -7,7 +7,7 @@ use keyrelay_core::keyring::{Keyring, KeyringError};
 use keyrelay_core::random::Entropy;
 use keyrelay_core::secret_rules::{SecretRules, SecretSettings};
 use keyrelay_core::time::{Clock, Timestamp};
-use keyrelay_store::{Change, Resealed, Store};
+use keyrelay_store::{Change, EventBounds, Resealed, Store};
 
 use crate::audit;
 use crate::config::Config;
@@ -147,9 +147,24 @@ impl App {
         change.sweep(self.now());
         let (node, _) = self.usage.reach().await;
         change.sweep_usage(node, self.now());
-        change.sweep_events(self.now());
+        change.sweep_told(self.now());
         if let Err(error) = self.store.commit(change).await {
             tracing::warn!(%error, "what is dead could not be forgotten; it is tried again");
+        }
+    }
+
+    /// Deletes events that are too old or past the bounds, and reports deliveries that are lost with them.
+    pub async fn sweep_events(&self, bounds: EventBounds) {
+        if self.store.refuses_changes() {
+            return;
+        }
+        match self.store.sweep_events(bounds, self.now()).await {
+            Ok(swept) if swept.undelivered > 0 => {
+                self.metrics.count_dropped_deliveries(swept.undelivered);
+                tracing::warn!(deliveries = swept.undelivered, "deleted events that were not delivered yet");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "failed to delete old events; will retry"),
         }
     }
 

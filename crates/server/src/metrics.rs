@@ -142,6 +142,11 @@ impl Metrics {
         self.deliveries.get_or_create(&[("outcome", outcome)]).inc();
     }
 
+    /// Deliveries that were still tried when their events were deleted.
+    pub(crate) fn count_dropped_deliveries(&self, deliveries: u64) {
+        self.deliveries.get_or_create(&[("outcome", "dropped")]).inc_by(deliveries);
+    }
+
     /// Takes up how many events of each kind were told.
     pub(crate) fn set_events(&self, told: impl Fn(EventKind) -> u64) {
         for kind in EventKind::ALL {

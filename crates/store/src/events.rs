@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use keyrelay_core::event::{Event, EventKind};
 use keyrelay_core::id::{ClientId, EventId, ProjectId, SecretId};
-use keyrelay_core::limits::{
-    EVENTS_KEPT, EVENTS_MAX, EVIDENCE_UNUSED_FOR_DEFAULT, EXPIRY_ROWS, READ_GROUP_MAX,
-};
+use keyrelay_core::limits::{EVENTS_KEPT, EVIDENCE_UNUSED_FOR_DEFAULT, EXPIRY_ROWS, READ_GROUP_MAX};
 use keyrelay_core::secret_rules::SecretSettings;
 use keyrelay_core::slots::SlotKind;
 use keyrelay_core::time::Timestamp;
@@ -377,20 +375,8 @@ impl Change {
         self.push(DELIVER, delivery_args(event), None);
     }
 
-    /// Forgets events that are too old or too many, and what hangs on them.
-    pub fn sweep_events(&mut self, now: Timestamp) {
-        self.push(
-            "DELETE FROM event WHERE (id < $1 OR id < (SELECT o.id FROM event o ORDER BY o.id DESC LIMIT 1 OFFSET $2)) \
-             AND (seq IS NULL OR seq < (SELECT MAX(n.seq) FROM event n WHERE n.seq IS NOT NULL))",
-            args![EventId::first_at(now.minus(EVENTS_KEPT)), EVENTS_MAX],
-            None,
-        );
-        self.push(
-            "DELETE FROM webhook_delivery WHERE NOT EXISTS \
-             (SELECT 1 FROM event e WHERE e.id = webhook_delivery.event_id)",
-            Vec::new(),
-            None,
-        );
+    /// Deletes the notes of what was told once that need not be known any more.
+    pub fn sweep_told(&mut self, now: Timestamp) {
         self.push("DELETE FROM event_told WHERE until < $1", args![now], None);
     }
 }

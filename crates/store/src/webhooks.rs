@@ -41,8 +41,12 @@ pub struct Webhook {
 pub struct WebhookHealth {
     /// Deliveries that are still tried.
     pub pending: i64,
-    /// Deliveries that were given up.
+    /// Deliveries that were given up and can be sent again.
     pub dead: i64,
+    /// Deliveries whose event was deleted before they were made, and when that last happened.
+    pub dropped: i64,
+    /// See `dropped`.
+    pub last_dropped: Option<Timestamp>,
     /// Attempts in a row that failed.
     pub failures: i64,
     /// When one last succeeded.
@@ -111,6 +115,8 @@ fn health(row: &Row, at: usize) -> Result<WebhookHealth, StoreError> {
         pending: row.int(at)?,
         dead: row.int(at + 1)?,
         failures: row.int(at + 2)?,
+        dropped: row.int(at + 6)?,
+        last_dropped: time(at + 7)?,
         last_success: time(at + 3)?,
         last_failure,
     })
@@ -127,7 +133,7 @@ impl Store {
             "SELECT {COLUMNS}, \
              (SELECT COUNT(*) FROM webhook_delivery d WHERE d.webhook_id = w.id AND d.due IS NOT NULL), \
              (SELECT COUNT(*) FROM webhook_delivery d WHERE d.webhook_id = w.id AND d.due IS NULL), \
-             s.failures, s.last_success, s.last_failure, s.last_problem \
+             s.failures, s.last_success, s.last_failure, s.last_problem, s.dropped, s.last_dropped \
              FROM webhook w JOIN webhook_state s ON s.webhook_id = w.id \
              WHERE w.project_id = $1 AND ($2 = '' OR w.id = $2) ORDER BY w.created, w.id"
         );

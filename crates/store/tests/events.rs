@@ -9,7 +9,9 @@ use keyrelay_core::limits::{EVENTS_KEPT, WEBHOOK_LEASE};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::webhook::SigningSecret;
-use keyrelay_store::{Change, Conflict, DueWebhook, Once, Store, StoreError, TestDatabase, Webhook};
+use keyrelay_store::{
+    Change, Conflict, DueWebhook, EventBounds, Once, Store, StoreError, TestDatabase, Webhook,
+};
 use tempfile::TempDir;
 
 const NOW: Timestamp = Timestamp::from_epoch_ms(1_767_225_600_000);
@@ -140,9 +142,9 @@ async fn a_number_is_never_given_twice_even_after_everything_was_swept() {
         stage.tell(&stage.one, NOW).await;
     }
     stage.one.number_events().await.unwrap();
-    let mut change = Change::new();
-    change.sweep_events(NOW.plus(EVENTS_KEPT).plus(std::time::Duration::from_millis(1)));
-    stage.one.commit(change).await.unwrap();
+    let later = NOW.plus(EVENTS_KEPT).plus(std::time::Duration::from_millis(1));
+    let swept = stage.one.sweep_events(EventBounds::default(), later).await.unwrap();
+    assert_eq!((swept.events, swept.undelivered), (2, 0));
     assert_eq!(stage.read(0).await.len(), 1, "the last stays");
     stage.tell(&stage.one, NOW).await;
     stage.one.number_events().await.unwrap();
@@ -227,4 +229,31 @@ async fn of_two_servers_one_has_a_webhook_to_itself_until_its_time_is_over() {
     change.delivered(id, told.id, later);
     stage.other.commit(change).await.unwrap();
     assert_eq!(stage.one.deliveries_pending().await.unwrap(), 0);
+}
+
+/// Of two projects, the one that has most loses its oldest, however many changes that takes.
+#[tokio::test]
+async fn past_the_bound_of_all_the_project_with_most_loses_its_oldest() {
+    let mut stage = Stage::open().await;
+    let few = stage.project;
+    let alarm = stage.tell(&stage.one, NOW).await;
+    stage.project = ProjectId::random(&stage.entropy);
+    let mut change = Change::new();
+    for n in 0..500 {
+        change.tell(&stage.event(NOW.plus(std::time::Duration::from_millis(n))));
+    }
+    stage.other.commit(change).await.unwrap();
+    let bounds = EventBounds { per_project: 400, all: 301 };
+    let swept = stage.one.sweep_events(bounds, NOW).await.unwrap();
+    assert_eq!(swept.events, 200);
+    let (of_few, of_many) = (stage.one.events_after(0, few, 1000).await.unwrap(), stage.read(0).await);
+    assert_eq!((of_few.len(), of_many.len()), (1, 300));
+    assert_eq!(of_few[0].payload, alarm.to_json().to_string());
+    assert_eq!(stage.one.events_dropped_up_to(few).await.unwrap(), 0);
+    let gap = stage.one.events_dropped_up_to(stage.project).await.unwrap();
+    assert_eq!(of_many.first().map(|(seq, _)| *seq), Some(gap + 1), "the oldest went");
+    // What is within the bounds stays, and so does a project that has many by itself.
+    assert_eq!(stage.other.sweep_events(bounds, NOW).await.unwrap().events, 0);
+    let bounds = EventBounds { per_project: 100, all: 1000 };
+    assert_eq!(stage.other.sweep_events(bounds, NOW).await.unwrap().events, 200);
 }

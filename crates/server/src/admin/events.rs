@@ -24,6 +24,7 @@ use keyrelay_core::limits::{
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::time::Timestamp;
 use keyrelay_store::NumberedEvent;
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -39,6 +40,9 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Keeps a proxy from collecting what should arrive at once.
 const NO_BUFFER: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
+/// The type of the report that events were deleted before this reader came.
+const GAP: &str = "events.dropped";
 
 pub(crate) async fn events(
     State(app): State<App>,
@@ -65,8 +69,19 @@ pub(crate) async fn events(
         let news = app.streams.listen();
         look(&app).await;
         let until = auth::bearer(&app, &headers).map(|token| token.expires);
-        let seen = start(&app, last_seen, follows).await?;
-        Ok(Stream { app: app.clone(), caller, from, project, until, seen, news, follows, _place: place })
+        let (seen, gaps_after) = start(&app, project, last_seen, follows).await?;
+        Ok(Stream {
+            app: app.clone(),
+            caller,
+            from,
+            project,
+            until,
+            seen,
+            gaps_after,
+            news,
+            follows,
+            _place: place,
+        })
     };
     let stream = match opened.await {
         Ok(stream) => stream,
@@ -103,13 +118,19 @@ fn last_seen(headers: &HeaderMap) -> Result<Option<i64>, Outcome> {
 
 /// The number after which the stream begins. Who was never there hears what happens from now on, or all that is
 /// kept if it does not stay. A number that was not given yet is from another life of the database, of which
-/// nothing is known: all that is kept is told.
-async fn start(app: &App, last_seen: Option<i64>, follows: bool) -> Result<i64, Outcome> {
+/// nothing is known: all that is kept is told. With it the number after which deleted events are a gap: who asks
+/// for what is kept misses nothing.
+async fn start(
+    app: &App,
+    project: ProjectId,
+    last_seen: Option<i64>,
+    follows: bool,
+) -> Result<(i64, i64), Outcome> {
     let last = app.store.last_event().await?;
     Ok(match last_seen {
-        Some(seen) if seen <= last => seen,
-        None if follows => last,
-        _ => 0,
+        Some(seen) if seen <= last => (seen, seen),
+        None if follows => (last, last),
+        _ => (0, app.store.events_dropped_up_to(project).await?),
     })
 }
 
@@ -123,6 +144,8 @@ struct Stream {
     until: Option<Timestamp>,
     /// The number of the last event that was looked at.
     seen: i64,
+    /// The number after which events that were deleted have not been reported as a gap.
+    gaps_after: i64,
     news: watch::Receiver<News>,
     follows: bool,
     _place: StreamPlace,
@@ -183,10 +206,31 @@ impl Stream {
         let found = self.app.store.events_after(self.seen, self.project, STREAM_EVENTS_AT_ONCE).await;
         // Whoever listens comes back, and goes on where it was.
         let found = found.inspect_err(|error| tracing::warn!(%error, "a stream of events broke off")).ok()?;
+        // Read after the events: what is deleted before they are read is known to be missing.
+        let gap = self.gap().await?;
         if let Some(last) = found.last() {
             self.seen = last.seq;
         }
-        Some(found.iter().map(written).collect())
+        Some(gap.into_iter().chain(found.iter().map(written)).collect())
+    }
+
+    /// Reports that events after those that were sent have been deleted, if so. It has no id: who comes back before
+    /// it got an event learns of the gap again. None where the stream is over.
+    async fn gap(&mut self) -> Option<Option<String>> {
+        let dropped = self.app.store.events_dropped_up_to(self.project).await;
+        let dropped =
+            dropped.inspect_err(|error| tracing::warn!(%error, "a stream of events broke off")).ok()?;
+        let after = self.gaps_after.max(self.seen);
+        if dropped <= after {
+            return Some(None);
+        }
+        self.gaps_after = dropped;
+        let payload = json!({
+            "type": GAP,
+            "timestamp": self.app.now().to_instant(),
+            "data": { "project": format!("Project/{}", self.project), "after": after, "upTo": dropped },
+        });
+        Some(Some(format!("event: {GAP}\ndata: {payload}\n\n")))
     }
 
     async fn is_still_allowed(&self) -> bool {

@@ -291,7 +291,13 @@ impl Serialize for Shown<'_> {
         let status = if webhook.disabled.is_some() { "disabled" } else { "active" };
         map.serialize_entry("status", status)?;
         map.serialize_entry("pending", &health.pending)?;
-        map.serialize_entry("dead", &health.dead)?;
+        map.serialize_entry("dead", &health.dead.saturating_add(health.dropped))?;
+        if health.dropped > 0 {
+            map.serialize_entry("dropped", &health.dropped)?;
+        }
+        if let Some(at) = health.last_dropped {
+            map.serialize_entry("lastDropped", &at.to_instant())?;
+        }
         map.serialize_entry("failuresInARow", &health.failures)?;
         if let Some(at) = health.last_success {
             map.serialize_entry("lastSuccess", &at.to_instant())?;

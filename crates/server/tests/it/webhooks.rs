@@ -12,6 +12,7 @@ use keyrelay_core::limits::{
     WEBHOOK_DELIVERIES_PER_TURN, WEBHOOK_OVERLAP_DEFAULT, WEBHOOK_REST_MAX, WEBHOOK_RETRY_MAX,
     WEBHOOK_TRIED_FOR, WEBHOOKS_PER_PROJECT_MAX,
 };
+use keyrelay_store::EventBounds;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -313,6 +314,66 @@ async fn a_redirect_is_a_failure_and_gone_is_the_end() {
         "nothing is meant for it any more"
     );
     assert!(stage.receiver.rest().is_empty());
+}
+
+#[tokio::test]
+async fn what_another_tenant_does_erases_no_alarm_and_what_is_lost_of_ones_own_is_counted() {
+    let mut stage = Stage::set().await;
+    stage.receiver.answers("500 Internal Server Error");
+    let first = stage.client.secret.clone();
+    stage.rotate().await;
+    let told = stage.receiver.next().await;
+    stage.until(|shown| shown["failuresInARow"] == 1).await;
+
+    let test = &stage.test;
+    let mut other = test.make_client(&test.other_project, "Elsewhere").await;
+    test.clock.advance(Duration::from_secs(1));
+    for _ in 0..12 {
+        let rotated = test.rotate(&test.stranger, &other.id, "secret", &other.secret).await.expect(200);
+        other.secret = rotated.text_at("/secret");
+    }
+    let bounds = EventBounds { per_project: 10, all: 8 };
+    test.app.sweep_events(bounds).await;
+    let shown = stage.shown().await;
+    assert_eq!((&shown["pending"], &shown["dead"], &shown["dropped"]), (&json!(1), &json!(0), &Value::Null));
+
+    // The tenant that made so many is told what it misses; the other misses nothing.
+    let missed = async |who: &Credentials, project: &str| {
+        let path = format!("admin/projects/{project}/events?follow=false");
+        let request = test.request(who, Method::GET, &path).header("last-event-id", "1");
+        let told = request.send().await.expect(200).text;
+        let gap = told.split("\n\n").find_map(|block| block.strip_prefix("event: events.dropped\ndata: "));
+        gap.map(|payload| serde_json::from_str::<Value>(payload).unwrap())
+    };
+    assert_eq!(missed(&test.admin, &test.project).await, None);
+    let gap = missed(&test.stranger, &test.other_project).await.unwrap();
+    assert_eq!((&gap["type"], &gap["data"]["after"]), (&json!("events.dropped"), &json!(1)));
+    assert_eq!(gap["data"]["project"], format!("Project/{}", test.other_project));
+    assert_eq!(gap["data"]["upTo"], 6, "{gap}");
+
+    // Of one's own the oldest goes, and is counted.
+    test.rotate(&test.admin, &stage.client.id, "retiringSecret", &first).await.expect(200);
+    for _ in 0..2 {
+        stage.rotate().await;
+    }
+    stage.test.app.sweep_events(EventBounds { per_project: 2, all: 100 }).await;
+    let shown = stage.shown().await;
+    assert_eq!(
+        (&shown["pending"], &shown["dead"], &shown["dropped"]),
+        (&json!(2), &json!(2), &json!(2)),
+        "{shown}"
+    );
+    assert_eq!(shown["lastDropped"], "2026-01-01T00:00:01.000Z");
+    let metrics = stage.test.request(crate::app::As::Anonymous, Method::GET, "metrics").send().await.text;
+    let line = "keyrelay_webhook_deliveries_total{outcome=\"dropped\"} 2";
+    let lost_of_other = metrics.lines().any(|found| found == line);
+    assert!(lost_of_other, "{metrics}");
+    stage.receiver.answers("200 OK");
+    stage.send(Method::POST, &format!("/{}/resend", stage.id), Some(json!({}))).await.expect(200);
+    let shown = stage.until(|shown| shown["pending"] == 0).await;
+    assert_eq!(shown["dead"], 2, "what is gone stays counted");
+    let sent: Vec<_> = stage.receiver.rest().into_iter().filter(|sent| sent.body == told.body).collect();
+    assert!(sent.is_empty(), "{sent:?}");
 }
 
 #[tokio::test]
