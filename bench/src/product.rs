@@ -261,6 +261,8 @@ impl Installation {
             }
         }
         command.env("KEYRELAY_LOG", "warn").current_dir(self.dir.path());
+        // What is measured is the server, and not the rates that tenants are held to.
+        command.env("KEYRELAY_CLIENT_CHANGE_RATE", "off").env("KEYRELAY_PROJECT_CHANGE_RATE", "off");
         if let Some(url) = &self.database_url {
             command.env("KEYRELAY_DATABASE_URL", url).env("KEYRELAY_MASTER_KEY_FILE", self.master_key());
         }

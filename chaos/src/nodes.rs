@@ -69,6 +69,8 @@ impl Installation {
             }
         }
         command.stdin(Stdio::null()).current_dir(&self.folder);
+        // A few clients of one project rotate as fast as they can, for as long as the run takes.
+        command.env("KEYRELAY_CLIENT_CHANGE_RATE", "off").env("KEYRELAY_PROJECT_CHANGE_RATE", "off");
         command
     }
 }

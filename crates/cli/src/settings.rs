@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use keyrelay_core::change_rates::{ChangeRate, ChangeRates};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{
     DATABASE_CONNECTIONS_MAX, DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_READ_CONNECTIONS_MIN,
@@ -128,6 +129,12 @@ pub struct Settings {
     /// Where a project does not say: how long before a secret ends or is too old to warn, like 7d,1d [default: 7d,1d,1h]
     #[arg(long, env = "KEYRELAY_SECRET_WARN_BEFORE")]
     pub secret_warn_before: Option<Rule<WarnBefore>>,
+    /// How fast the changes of one client may write to the disk, in bytes a second; 256 s of it at once [default: 16KiB]
+    #[arg(long, env = "KEYRELAY_CLIENT_CHANGE_RATE")]
+    pub client_change_rate: Option<Rule<ChangeRate>>,
+    /// How fast the changes of all members of one project may, on each server [default: 256KiB]
+    #[arg(long, env = "KEYRELAY_PROJECT_CHANGE_RATE")]
+    pub project_change_rate: Option<Rule<ChangeRate>>,
     /// Proxies that are believed about the address of a client (`X-Forwarded-For`): addresses and networks, separated by commas [default: none]
     #[arg(long, env = "KEYRELAY_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Option<Vec<String>>,
@@ -190,7 +197,7 @@ impl DataArgs {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 27] = [
     "listen",
     "base_url",
     "data_dir",
@@ -205,6 +212,8 @@ const KEYS: [&str; 25] = [
     "secret_past_maximum_age",
     "secret_retire_after",
     "secret_warn_before",
+    "client_change_rate",
+    "project_change_rate",
     "trusted_proxies",
     "allowed_origins",
     "signing_algorithm",
@@ -243,6 +252,8 @@ impl Settings {
             secret_past_maximum_age: self.secret_past_maximum_age.or(file.secret_past_maximum_age),
             secret_retire_after: self.secret_retire_after.or(file.secret_retire_after),
             secret_warn_before: self.secret_warn_before.or(file.secret_warn_before),
+            client_change_rate: self.client_change_rate.or(file.client_change_rate),
+            project_change_rate: self.project_change_rate.or(file.project_change_rate),
             trusted_proxies: self.trusted_proxies.or(file.trusted_proxies),
             allowed_origins: self.allowed_origins.or(file.allowed_origins),
             signing_algorithm: self.signing_algorithm.or(file.signing_algorithm),
@@ -300,6 +311,7 @@ impl Settings {
             client_certificates: self.client_certificates()?,
             mtls_base_url: mtls_base_url.context("--mtls-base-url")?,
             signing: self.signing()?,
+            change_rates: self.change_rates(),
             ..Config::new(base_url)
         })
     }
@@ -360,6 +372,16 @@ impl Settings {
         }
     }
 
+    /// How fast tenants may write to the disk.
+    fn change_rates(&self) -> ChangeRates {
+        let or = |rule: &Option<Rule<ChangeRate>>, rate| rule.as_ref().map_or(rate, |Rule(rate)| *rate);
+        let ChangeRates { client, project } = ChangeRates::default();
+        ChangeRates {
+            client: or(&self.client_change_rate, client),
+            project: or(&self.project_change_rate, project),
+        }
+    }
+
     /// What tokens are signed by, and for how long by one key.
     fn signing(&self) -> anyhow::Result<Schedule> {
         let algorithm = match self.signing_algorithm {
@@ -414,7 +436,7 @@ mod tests {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\ndatabase_read_connections = 5\ndatabase_write_connections = 5\n\
                     master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nread_only = true\nlog = \"x\"\nlog_format = \"json\"\n\
                     secret_visibility = \"once\"\nsecret_overwrite = \"warn\"\nsecret_maximum_age = \"90d\"\nsecret_past_maximum_age = \"refuse\"\nsecret_retire_after = \"24h\"\nsecret_warn_before = \"7d, 1d\"\n\
-                    signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\n";
+                    signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\nclient_change_rate = \"64KiB\"\nproject_change_rate = \"off\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
     }

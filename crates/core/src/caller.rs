@@ -25,7 +25,7 @@ pub enum Role {
 }
 
 /// In whose name something is done: what `ProjectMembership.profile` refers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Profile {
     /// ClientApplication or Practitioner.
     pub resource_type: ResourceType,

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod caller;
+pub mod change_rates;
 pub mod client;
 pub mod deadline;
 pub mod event;

@@ -217,6 +217,33 @@ pub const MAXIMUM_AGE_MIN: Duration = Duration::from_hours(1);
 pub const MAXIMUM_AGE_MAX: Duration = Duration::from_hours(3650 * 24);
 /// How many warnings a deadline has at most.
 pub const WARN_BEFORE_TIMES_MAX: usize = 8;
+/// Bytes a second that the changes of one member that is no admin may write, where nothing is set: what is written
+/// stays on the disk for long. A rotation takes some 5 KiB.
+pub const CLIENT_CHANGE_RATE_DEFAULT: u64 = 16 * 1024;
+/// Bytes a second that the changes of one project may write, where nothing is set. Members take at most half of its
+/// burst, so an admin can act while a client floods the project.
+pub const PROJECT_CHANGE_RATE_DEFAULT: u64 = 256 * 1024;
+/// How long one may write at such a rate at once: 4 MiB for a client, 64 MiB for a project, where nothing is set.
+pub const CHANGE_BURST: Duration = Duration::from_secs(256);
+/// Clients and projects whose changes are remembered for these rates; above it, those that wrote least are forgotten.
+pub const CHANGE_RATE_KEYS_MAX: usize = 20_000;
+/// What a statement of a change weighs beside its values, in bytes.
+pub const STATEMENT_BYTES: u64 = 64;
+/// Earlier versions of a resource that are kept, newest first; and all of the last [`HISTORY_KEPT`], up to
+/// [`HISTORY_VERSIONS_MAX`]. It bounds the disk that changes to one resource take.
+pub const HISTORY_VERSIONS_KEPT: i64 = 100;
+/// See [`HISTORY_VERSIONS_KEPT`].
+pub const HISTORY_KEPT: Duration = Duration::from_hours(24);
+/// Most earlier versions of a resource.
+pub const HISTORY_VERSIONS_MAX: i64 = 1000;
+/// Bytes that the earlier versions of a resource may take, by the size of its latest; fewer are kept of a large one.
+pub const HISTORY_BYTES_MAX: i64 = 16 * 1024 * 1024;
+/// Fewest earlier versions that are kept, however large they are.
+pub const HISTORY_VERSIONS_MIN: i64 = 10;
+/// Every how many versions older ones are deleted; as many may be above the bounds.
+pub const HISTORY_TRIM_INTERVAL: i64 = 16;
+/// Versions that one change deletes at most, so that it never takes long.
+pub const HISTORY_TRIMMED_AT_ONCE: i64 = 200;
 /// Times a change is decided again after somebody else was faster.
 pub const CONFLICT_RETRIES_MAX: usize = 100;
 

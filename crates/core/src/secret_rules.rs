@@ -20,7 +20,7 @@ use crate::time::Timestamp;
 /// A text is not what a setting may be; says what it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NotAllowed(&'static str);
+pub struct NotAllowed(pub(crate) &'static str);
 
 /// A `Project.setting` has a value that it must not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -78,6 +78,7 @@ impl App {
             Arc::clone(&entropy),
         );
         let tokens = TokenKeys::load(renewal, config.signing, config.base_url.clone()).await?;
+        store.hold_to_rates(config.change_rates);
         let metrics = Arc::new(Metrics::new());
         let usage = UsageCounter::begin(store.clone(), Arc::clone(&clock), Arc::clone(&entropy)).await?;
         let usage = Arc::new(usage);

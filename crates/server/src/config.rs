@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use keyrelay_core::change_rates::ChangeRates;
 use keyrelay_core::origin::Origin;
 use keyrelay_core::reach::Reach;
 use keyrelay_core::secret_rules::SecretRules;
@@ -133,6 +134,8 @@ pub struct Config {
     pub mtls_base_url: Option<BaseUrl>,
     /// What tokens are signed by, and for how long by one key.
     pub signing: Schedule,
+    /// How fast tenants may write to the disk.
+    pub change_rates: ChangeRates,
 }
 
 impl Config {
@@ -148,6 +151,7 @@ impl Config {
             client_certificates: ClientCertificates::default(),
             mtls_base_url: None,
             signing: Schedule::default(),
+            change_rates: ChangeRates::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
+use keyrelay_core::change_rates::{OverRate, RateOf};
 use keyrelay_core::fhir::json::JsonError;
 use keyrelay_core::fhir::schema::Issue;
 use keyrelay_core::limits;
@@ -182,6 +183,19 @@ impl Outcome {
     }
 
     /// 503: nothing has changed, try again.
+    /// A client or a project has written more than its rate allows.
+    fn over_rate(OverRate { of, wait }: OverRate) -> Self {
+        let (whose, setting) = match of {
+            RateOf::Client => ("This client", "--client-change-rate"),
+            RateOf::Project => ("This project", "--project-change-rate"),
+        };
+        let text = format!(
+            "{whose} writes more than its rate allows ({setting} of the server): try again in {} s",
+            whole_seconds(wait)
+        );
+        Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", text) }
+    }
+
     pub(crate) fn busy() -> Self {
         let text = "The server is busy; nothing was changed: try again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
@@ -315,6 +329,7 @@ impl From<StoreError> for Outcome {
             StoreError::Conflict(
                 conflict @ (Conflict::Version | Conflict::Id | Conflict::Exists | Conflict::Email),
             ) => Self::conflict(conflict.to_string()),
+            StoreError::OverRate(over) => Self::over_rate(over),
             StoreError::Unknown => {
                 tracing::error!("it is not known whether a change was made");
                 let text = "The database failed while it wrote; the change may have been made or not: read again to see";
@@ -450,9 +465,11 @@ impl OAuthError {
         }
         match outcome.status {
             StatusCode::UNAUTHORIZED => Self::invalid_token(),
-            StatusCode::TOO_MANY_REQUESTS => {
-                Self::throttled(outcome.retry_after.unwrap_or(limits::FAILURE_FORGIVEN_AFTER))
-            }
+            StatusCode::TOO_MANY_REQUESTS => Self {
+                status: outcome.status,
+                retry_after: outcome.retry_after.or(Some(limits::FAILURE_FORGIVEN_AFTER)),
+                ..Self::bad_request("temporarily_unavailable", text)
+            },
             StatusCode::INTERNAL_SERVER_ERROR => {
                 Self { status: outcome.status, ..Self::bad_request("server_error", text) }
             }
@@ -525,8 +542,10 @@ impl IntoResponse for OAuthError {
 
 impl From<StoreError> for OAuthError {
     fn from(error: StoreError) -> Self {
-        if matches!(error, StoreError::Conflict(Conflict::Caller)) {
-            return Self::invalid_token();
+        match error {
+            StoreError::Conflict(Conflict::Caller) => return Self::invalid_token(),
+            StoreError::OverRate(_) => return Self::metadata(&error.into()),
+            _ => {}
         }
         tracing::warn!(%error, "the store did not answer");
         Self::busy()

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use keyrelay_core::change_rates::RateOf;
 use keyrelay_core::client::ProofKind;
 use keyrelay_core::event::EventKind;
 use prometheus_client::metrics::counter::Counter;
@@ -38,6 +39,7 @@ pub(crate) struct Metrics {
     /// Open connections.
     pub(crate) connections: Gauge,
     events: Family<Label<&'static str>, Counter>,
+    over_rate: Family<Label<&'static str>, Counter>,
     deliveries: Family<Label<&'static str>, Counter>,
     /// Deliveries to webhooks that are still tried.
     pub(crate) deliveries_pending: Gauge,
@@ -83,6 +85,7 @@ impl Metrics {
             connections_refused: Counter::default(),
             connections: Gauge::default(),
             events: Family::default(),
+            over_rate: Family::default(),
             deliveries: Family::default(),
             deliveries_pending: Gauge::default(),
             event_streams: Gauge::default(),
@@ -107,6 +110,11 @@ impl Metrics {
             metrics.connections_refused.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "changes_over_rate",
+            "Changes refused because a client or a project wrote too much",
+            metrics.over_rate.clone(),
+        );
         registry.register("events", "Events by type", metrics.events.clone());
         registry.register(
             "webhook_deliveries",
@@ -145,6 +153,14 @@ impl Metrics {
     /// Deliveries that were still tried when their events were deleted.
     pub(crate) fn count_dropped_deliveries(&self, deliveries: u64) {
         self.deliveries.get_or_create(&[("outcome", "dropped")]).inc_by(deliveries);
+    }
+
+    /// Takes up how many changes were refused by each rate.
+    pub(crate) fn set_over_rate(&self, refused: impl Fn(RateOf) -> u64) {
+        for of in [RateOf::Client, RateOf::Project] {
+            let counter = self.over_rate.get_or_create_owned(&[("of", of.as_str())]);
+            counter.inner().store(refused(of), Ordering::Relaxed);
+        }
     }
 
     /// Takes up how many events of each kind were told.

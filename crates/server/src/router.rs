@@ -129,6 +129,7 @@ async fn openapi() -> Response {
 async fn metrics(State(app): State<App>) -> Response {
     app.metrics.event_streams.set(i64::try_from(app.streams.open()).unwrap_or(i64::MAX));
     app.metrics.set_events(|kind| app.store.events_counted(kind));
+    app.metrics.set_over_rate(|of| app.store.changes_over_rate(of));
     let text = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(CONTENT_TYPE, text)], app.metrics.encode()).into_response()
 }

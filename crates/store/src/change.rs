@@ -7,10 +7,14 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use keyrelay_core::caller::{Caller, Profile};
+use keyrelay_core::change_rates::Payer;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::IndexEntry;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, UserId, VersionId};
-use keyrelay_core::limits::FORMER_SECRETS_MAX;
+use keyrelay_core::limits::{
+    FORMER_SECRETS_MAX, HISTORY_BYTES_MAX, HISTORY_KEPT, HISTORY_TRIM_INTERVAL, HISTORY_TRIMMED_AT_ONCE,
+    HISTORY_VERSIONS_KEPT, HISTORY_VERSIONS_MAX, HISTORY_VERSIONS_MIN, STATEMENT_BYTES,
+};
 use keyrelay_core::secret_rules::SecretRules;
 use keyrelay_core::slots::{Moved, SecretSlots};
 use keyrelay_core::time::Timestamp;
@@ -105,6 +109,11 @@ pub struct Change {
     made: Option<(ResourceId, VersionId)>,
     /// What it tells once it is durable.
     pub(crate) tells: Tells,
+    /// Whose rate it counts against.
+    pub(crate) payer: Option<Payer>,
+    /// What it writes, in bytes, as far as it counts against a rate.
+    pub(crate) weight: u64,
+    is_free: bool,
 }
 
 impl std::fmt::Debug for Change {
@@ -135,6 +144,8 @@ impl Change {
     /// either: what the one does to its rights does not keep the other from being made.
     pub fn append(&mut self, other: Self) {
         self.author = self.author.take().or(other.author);
+        self.payer = self.payer.or(other.payer);
+        self.weight += other.weight;
         self.statements.extend(other.statements);
         self.guards.extend(other.guards);
         self.records.extend(other.records);
@@ -174,11 +185,13 @@ impl Change {
 
     pub(crate) fn push(&mut self, sql: &'static str, args: Vec<Arg>, changes_one: Option<Conflict>) {
         let effect = changes_one.map_or(Effect::Any, Effect::ChangesOne);
+        self.weigh(&args);
         self.statements.push(Statement { sql: Cow::Borrowed(sql), args, effect });
     }
 
     /// Adds a statement whose text was put together, and whose effect does not matter.
     pub(crate) fn push_text(&mut self, sql: String, args: Vec<Arg>) {
+        self.weigh(&args);
         self.statements.push(Statement { sql: Cow::Owned(sql), args, effect: Effect::Any });
     }
 
@@ -188,6 +201,24 @@ impl Change {
     /// says nothing.
     pub fn require(&mut self, caller: &Caller, rules: &SecretRules, now: Timestamp) {
         self.author = Some(still_may(caller, rules, now));
+        self.charge(caller, now);
+    }
+
+    /// Counts the change against the rates of a caller and its project.
+    pub fn charge(&mut self, caller: &Caller, now: Timestamp) {
+        self.payer = Payer::of(caller, now);
+    }
+
+    /// Counts the change against no rate: for what ends a secret or takes something away, which nobody must be kept
+    /// from. Each such change undoes one that was counted, so they are bounded all the same.
+    pub fn let_pass(&mut self) {
+        (self.is_free, self.weight) = (true, 0);
+    }
+
+    fn weigh(&mut self, args: &[Arg]) {
+        if !self.is_free {
+            self.weight += STATEMENT_BYTES + args.iter().map(Arg::bytes).sum::<u64>();
+        }
     }
 
     /// Makes the change depend on a search that finds nothing.
@@ -236,6 +267,7 @@ impl Change {
     /// where nothing that can be searched for has changed.
     pub fn update(&mut self, version: ResourceVersion, previous: VersionId, index: Option<&[IndexEntry]>) {
         let (id, resource_type) = (version.id, version.resource_type);
+        let trim = history_trim(&version);
         self.made.get_or_insert((id, version.version));
         self.push(
             "INSERT INTO resource_history \
@@ -260,6 +292,15 @@ impl Change {
             ],
             Some(Conflict::Version),
         );
+        if let Some(trim) = trim {
+            self.push(
+                "DELETE FROM resource_history WHERE id = $1 AND revision IN ( \
+                 SELECT h.revision FROM resource_history h WHERE h.id = $1 AND h.revision < $2 \
+                 AND (h.revision < $3 OR h.last_updated < $4) ORDER BY h.revision LIMIT $5)",
+                trim,
+                None,
+            );
+        }
         if let Some(index) = index {
             self.push("DELETE FROM search_index WHERE resource_id = $1", args![id], None);
             self.insert_index(id, resource_type, index);
@@ -465,6 +506,27 @@ impl Change {
     }
 }
 
+/// Which earlier versions go when this one is made: now and then, those past the bounds.
+fn history_trim(version: &ResourceVersion) -> Option<Vec<Arg>> {
+    let (kept, most) = history_bounds(version.content.len());
+    (version.revision % HISTORY_TRIM_INTERVAL == 0).then(|| {
+        args![
+            version.id,
+            version.revision - kept,
+            version.revision - most,
+            version.last_updated.minus(HISTORY_KEPT),
+            HISTORY_TRIMMED_AT_ONCE,
+        ]
+    })
+}
+
+/// How many earlier versions of a resource of so many bytes are kept however old they are, and at most.
+fn history_bounds(bytes: usize) -> (i64, i64) {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX).max(1);
+    let most = (HISTORY_BYTES_MAX / bytes).clamp(HISTORY_VERSIONS_MIN, HISTORY_VERSIONS_MAX);
+    (HISTORY_VERSIONS_KEPT.min(most), most)
+}
+
 fn client_args(row: &ClientRow) -> Vec<Arg> {
     let ms = |lifetime: Option<Duration>| {
         lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
@@ -479,4 +541,17 @@ fn client_args(row: &ClientRow) -> Vec<Arg> {
         ms(row.refresh_token_lifetime),
         row.id,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::history_bounds;
+
+    #[test]
+    fn of_a_large_resource_fewer_versions_are_kept() {
+        assert_eq!(history_bounds(0), (100, 1000));
+        assert_eq!(history_bounds(64 * 1024), (100, 256));
+        assert_eq!(history_bounds(1024 * 1024), (16, 16));
+        assert_eq!(history_bounds(1024 * 1024 * 1024), (10, 10));
+    }
 }

@@ -33,6 +33,19 @@ pub(crate) enum Arg {
     Blob(Vec<u8>),
 }
 
+impl Arg {
+    /// How much of the disk it takes, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = match self {
+            Self::Null | Self::Bool(_) => 1,
+            Self::Int(_) => 8,
+            Self::Text(text) => text.len(),
+            Self::Blob(bytes) => bytes.len(),
+        };
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+}
+
 /// A driver may log what it sends.
 impl std::fmt::Debug for Arg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,5 +1,7 @@
 //! What can go wrong in the store, as far as a caller can act on it.
 
+use keyrelay_core::change_rates::OverRate;
+
 /// Somebody else was faster, or the change contradicts what is there. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
@@ -57,6 +59,9 @@ pub enum StoreError {
     /// Too many of the project's searches are under way.
     #[error("too many searches of the project are under way")]
     Crowded,
+    /// The author of the change, or its project, has written too much: try again later.
+    #[error("a {} has written more than its rate allows", .0.of.as_str())]
+    OverRate(OverRate),
     /// The database did not tell in time, or whatever writes ended before it could: the change may have
     /// happened, may yet happen, or not.
     #[error("it is not known whether the change was written")]

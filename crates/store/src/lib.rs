@@ -21,6 +21,7 @@ pub mod operations;
 mod origins;
 mod postgres;
 mod projects;
+mod rates;
 mod registrations;
 mod reseal;
 mod resources;
@@ -84,6 +85,7 @@ struct Inner {
     turns: turns::Turns,
     chaining: WhenKnown,
     told: events::Told,
+    rates: rates::Rates,
 }
 
 impl Store {
@@ -123,6 +125,7 @@ impl Store {
             turns: turns::Turns::new(bounds.wait),
             chaining,
             told: events::Told::default(),
+            rates: rates::Rates::default(),
             database,
         })))
     }
@@ -142,7 +145,14 @@ impl Store {
     /// Makes a change durable: all of it or nothing. When this returns `Ok`, it survives a power cut (P2).
     pub async fn commit(&self, mut change: Change) -> Result<(), StoreError> {
         let tells = std::mem::take(&mut change.tells);
-        self.0.writer.commit(change).await?;
+        let charged = self.0.rates.charge(&change)?;
+        let committed = self.0.writer.commit(change).await;
+        if let Err(error) = &committed
+            && !matches!(error, StoreError::Unknown)
+        {
+            self.0.rates.refund(charged);
+        }
+        committed?;
         self.0.told.add(tells);
         Ok(())
     }

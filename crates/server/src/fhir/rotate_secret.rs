@@ -129,6 +129,9 @@ impl Rotation {
             // Whoever has the secret may have the token beside it, and would make itself another secret by that.
             change.end_registration_token(self.id);
         }
+        if !self.asked.makes_a_secret() {
+            change.let_pass();
+        }
         if let Some(replay) = &self.replay {
             replay.keep(act, &state, author.is_itself, &decision.reply, change)?;
         }
@@ -181,6 +184,11 @@ impl Asked {
             ));
         }
         Ok(SecretMove { action, fresh: None, moved })
+    }
+
+    /// Whether there is another secret after it. What only ends secrets is held up by no bound.
+    const fn makes_a_secret(&self) -> bool {
+        matches!(self, Self::Rotate(RotateInput { step: Step::Rotate { .. }, .. }))
     }
 
     /// Whether the tokens of the secret that ends by it end too.

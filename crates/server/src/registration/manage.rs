@@ -161,6 +161,7 @@ impl<'a> Visit<'a> {
                 change.delete_membership(membership);
                 change.update(deletion(act, &current), current.version, Some(&[]));
             }
+            change.let_pass();
             if committed(self.app, change).await.map_err(|outcome| OAuthError::metadata(&outcome))? {
                 tracing::info!(client = %self.client, "a client deleted itself");
                 return Ok((StatusCode::NO_CONTENT, [(CACHE_CONTROL, NO_STORE)]).into_response());
@@ -321,6 +322,7 @@ impl Managed {
             let change = (!seen.is_empty()).then_some(change);
             return Ok(Decided { change, body, version: current.version });
         }
+        let only_moves = same && same_apart_from_meta(&before, &after);
         let (next, resource) = next_version(act, current, after).map_err(failed)?;
         let version = next.version;
         let mut change = act.change();
@@ -338,6 +340,10 @@ impl Managed {
         let (body, seen) = render(act, &registration, &state, fresh.as_ref())?;
         if !is_moved {
             seen.record(act, Recorded::Read, &mut change);
+        }
+        // A client can always retire its old secret.
+        if only_moves && matches!(update.wish, Wish::Retire(_)) {
+            change.let_pass();
         }
         Ok(Decided { change: Some(change), body, version })
     }

@@ -97,6 +97,7 @@ async fn make(
 
     let mut change = Change::new();
     change.use_registration_grant(grant.id, act.now);
+    change.charge(&caller, act.now);
     let new = NewClient {
         id,
         project: grant.project,

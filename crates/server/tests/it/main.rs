@@ -8,6 +8,7 @@ mod authenticator;
 mod bearer;
 mod bounds;
 mod bundles;
+mod change_rates;
 mod client_auth;
 mod conformance;
 mod cors;

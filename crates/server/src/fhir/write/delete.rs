@@ -48,6 +48,7 @@ impl Deletion {
         if let Some(state) = &client {
             audit::record_deletion(act, state, &mut change);
         }
+        change.let_pass();
         Ok(Decision { reply: deleted(), change: Some(change), fate: Some(Fate::Deleted) })
     }
 }

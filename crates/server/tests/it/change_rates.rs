@@ -1,0 +1,140 @@
+//! How fast tenants may write to the disk, and how much of a resource's past is kept: no client and no project can
+//! fill it, and neither bound keeps anybody from ending a secret.
+
+use std::time::Duration;
+
+use keyrelay_core::change_rates::{ChangeRate, ChangeRates};
+use keyrelay_core::limits::{HISTORY_KEPT, HISTORY_TRIM_INTERVAL, HISTORY_VERSIONS_KEPT};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::app::{Answer, As, Credentials, TestApp};
+use crate::registration::Registered;
+
+async fn start(client: Option<u64>, project: Option<u64>) -> TestApp {
+    let rates = ChangeRates { client: ChangeRate(client), project: ChangeRate(project) };
+    TestApp::start_configured(|config| config.change_rates = rates).await
+}
+
+/// Does something until it is refused, and gives that answer.
+async fn until_refused(mut act: impl AsyncFnMut() -> Answer) -> Answer {
+    for _ in 0..1000 {
+        let answer = act().await;
+        if answer.status != 200 {
+            return answer;
+        }
+    }
+    panic!("no bound was met")
+}
+
+async fn rotate(test: &TestApp, client: &mut Credentials) -> Answer {
+    let answer = test.rotate(&test.admin, &client.id, "secret", &client.secret).await;
+    if answer.status == 200 {
+        client.secret = answer.text_at("/secret");
+    }
+    answer
+}
+
+#[tokio::test]
+async fn a_client_that_writes_too_much_waits_and_can_still_retire_its_secret() {
+    let test = start(Some(1024), None).await;
+    let mut registered = Registered::new(&test).await;
+    let old = registered.client.secret.clone();
+    let body = json!({ "client_secret": old, "rotate_secret": true });
+    registered.client.secret = registered.put(&test, &body).await.expect(200).text_at("/client_secret");
+    let mut n = 0;
+    let refused = until_refused(async || {
+        n += 1;
+        registered.put(&test, &json!({ "client_name": format!("Nightly export {n}") })).await
+    })
+    .await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]),
+        (StatusCode::TOO_MANY_REQUESTS, &json!("temporarily_unavailable"))
+    );
+    let said = refused.text_at("/error_description");
+    assert!(said.contains("--client-change-rate"), "{said}");
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+
+    // Others of the project write on, the flooder is let in, and can retire its old secret.
+    let mut other = test.make_client(&test.project, "Another").await;
+    rotate(&test, &mut other).await.expect(200);
+    assert!(test.lets_in(&registered.client.id, &registered.client.secret).await);
+    let retire = json!({ "client_name": format!("Nightly export {}", n - 1), "retire_secret": old });
+    registered.put(&test, &retire).await.expect(200);
+    assert!(!test.lets_in(&registered.client.id, &old).await);
+    let again = json!({ "client_name": "Nightly export" });
+    registered.put(&test, &again).await.expect(429);
+
+    test.clock.advance(Duration::from_secs(wait));
+    registered.put(&test, &again).await.expect(200);
+    let metrics = test.request(As::Anonymous, Method::GET, "metrics").send().await.text;
+    let line = "keyrelay_changes_over_rate_total{of=\"client\"} 2";
+    assert!(metrics.lines().any(|found| found == line), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_project_that_writes_too_much_can_still_end_secrets_and_takes_nothing_from_others() {
+    let test = start(None, Some(1024)).await;
+    let mut client = test.make_client(&test.project, "Nightly export").await;
+    let (mut leaked, gone) =
+        (test.make_client(&test.project, "Leaked").await, test.make_client(&test.project, "Gone").await);
+    let old = leaked.secret.clone();
+    rotate(&test, &mut leaked).await.expect(200);
+    let refused = until_refused(async || rotate(&test, &mut client).await).await;
+    let said = refused.refused(429, "throttled");
+    assert!(said.contains("--project-change-rate"), "{said}");
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
+    // Each heavier than the rotation that found no room.
+    let much = "x".repeat(10_000);
+    let named = json!([{ "op": "add", "path": "/description", "value": much }]);
+    test.patch(&test.admin, &client.path(), &named).await.refused(429, "throttled");
+    let made = json!({ "resourceType": "ClientApplication", "name": "One more", "description": much });
+    test.post(&test.admin, "ClientApplication", &made).await.refused(429, "throttled");
+
+    // Whatever was written: what ends a secret is done.
+    test.rotate(&test.admin, &leaked.id, "retiringSecret", &old).await.expect(200);
+    let revoke = format!("{}/$revoke-secret", leaked.path());
+    test.post(&test.admin, &revoke, &json!({ "slot": "secret" })).await.expect(200);
+    assert!(!test.lets_in(&leaked.id, &leaked.secret).await);
+    test.post(&test.admin, &format!("{}/$undo-rotation", client.path()), &json!({})).await.expect(200);
+    test.delete(&test.admin, &gone.path()).await.expect(200);
+    test.post(&test.admin, "ClientApplication", &made).await.refused(429, "throttled");
+
+    // Another project, and a Super Admin in this one.
+    let elsewhere = test.make_client(&test.other_project, "Elsewhere").await;
+    test.rotate(&test.stranger, &elsewhere.id, "secret", &elsewhere.secret).await.expect(200);
+    test.patch(&test.super_admin, &client.path(), &named).await.expect(200);
+    test.clock.advance(Duration::from_mins(5));
+    test.post(&test.admin, "ClientApplication", &made).await.expect(201);
+}
+
+async fn versions(test: &TestApp, path: &str) -> Vec<Value> {
+    test.get(&test.admin, &format!("{path}/_history")).await.expect(200).resources()
+}
+
+#[tokio::test]
+async fn of_the_past_of_a_resource_the_newest_is_kept_and_all_of_a_day() {
+    let test = TestApp::start().await;
+    let mut client = test.make_client(&test.project, "Nightly export").await;
+    let first = test.get(&test.admin, &client.path()).await.expect(200).json()["meta"]["versionId"].clone();
+    let first = format!("{}/_history/{}", client.path(), first.as_str().unwrap());
+    let kept = usize::try_from(HISTORY_VERSIONS_KEPT).unwrap();
+    let slack = usize::try_from(HISTORY_TRIM_INTERVAL).unwrap();
+    for _ in 0..kept + 2 * slack {
+        rotate(&test, &mut client).await.expect(200);
+    }
+    assert_eq!(versions(&test, &client.path()).await.len(), kept + 2 * slack + 1, "all of today");
+    test.get(&test.admin, &first).await.expect(200);
+
+    test.clock.advance(HISTORY_KEPT + Duration::from_secs(1));
+    for _ in 0..slack {
+        rotate(&test, &mut client).await.expect(200);
+    }
+    let left = versions(&test, &client.path()).await;
+    assert!((kept..=kept + slack + 1).contains(&left.len()), "{}", left.len());
+    test.get(&test.admin, &first).await.refused(404, "not-found");
+    let newest = left[0]["meta"]["versionId"].as_str().unwrap();
+    test.get(&test.admin, &format!("{}/_history/{newest}", client.path())).await.expect(200);
+    assert!(test.lets_in(&client.id, &client.secret).await);
+}

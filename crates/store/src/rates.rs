@@ -1,0 +1,63 @@
+//! Holds the changes of each client and each project to a rate, before they wait for the writer. Each server has its
+//! own buckets: with several servers, a tenant may write as many times as much.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use keyrelay_core::change_rates::{ChangeBuckets, ChangeRates, Payer, RateOf};
+
+use crate::{Change, Store, StoreError};
+
+/// What the changes of this server have cost.
+#[derive(Debug, Default)]
+pub(crate) struct Rates {
+    /// None until they are set: the commands that work on a database are bound by no rate.
+    set: OnceLock<ChangeRates>,
+    buckets: Mutex<ChangeBuckets>,
+    refused_of_clients: AtomicU64,
+    refused_of_projects: AtomicU64,
+}
+
+/// What a change was charged.
+pub(crate) struct Charged(Option<(Payer, u64)>);
+
+impl Rates {
+    pub(crate) fn charge(&self, change: &Change) -> Result<Charged, StoreError> {
+        let (Some(rates), Some(payer), 1..) = (self.set.get(), change.payer, change.weight) else {
+            return Ok(Charged(None));
+        };
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.charge(*rates, payer, change.weight).map_err(|over| {
+            self.refused(over.of).fetch_add(1, Ordering::Relaxed);
+            StoreError::OverRate(over)
+        })?;
+        Ok(Charged(Some((payer, change.weight))))
+    }
+
+    pub(crate) fn refund(&self, Charged(charged): Charged) {
+        if let (Some(rates), Some((payer, bytes))) = (self.set.get(), charged) {
+            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.refund(*rates, payer, bytes);
+        }
+    }
+
+    const fn refused(&self, of: RateOf) -> &AtomicU64 {
+        match of {
+            RateOf::Client => &self.refused_of_clients,
+            RateOf::Project => &self.refused_of_projects,
+        }
+    }
+}
+
+impl Store {
+    /// Holds changes to these rates from now on. The first call counts.
+    pub fn hold_to_rates(&self, rates: ChangeRates) {
+        let _ = self.0.rates.set.set(rates);
+    }
+
+    /// How many changes this server has refused by a rate.
+    #[must_use]
+    pub fn changes_over_rate(&self, of: RateOf) -> u64 {
+        self.0.rates.refused(of).load(Ordering::Relaxed)
+    }
+}
