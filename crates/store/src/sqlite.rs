@@ -36,7 +36,7 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 14] = [
+pub(crate) const MIGRATIONS: [&str; 15] = [
     include_str!("../migrations/sqlite/0001_initial.sql"),
     include_str!("../migrations/sqlite/0002_people.sql"),
     include_str!("../migrations/sqlite/0003_registration.sql"),
@@ -50,7 +50,8 @@ pub(crate) const MIGRATIONS: [&str; 14] = [
     include_str!("../migrations/sqlite/0011_events.sql"),
     include_str!("../migrations/sqlite/0012_kept_answers.sql"),
     include_str!("../migrations/sqlite/0013_usage_flushes.sql"),
-    include_str!("../migrations/sqlite/0014_event_bounds.sql"),
+    include_str!("../migrations/sqlite/0014_membership_profile.sql"),
+    include_str!("../migrations/sqlite/0015_event_bounds.sql"),
 ];
 
 /// What a connection may do.

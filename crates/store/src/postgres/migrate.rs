@@ -22,7 +22,7 @@ struct Migration {
     needs: i64,
 }
 
-const MIGRATIONS: [Migration; 14] = [
+const MIGRATIONS: [Migration; 15] = [
     Migration { text: include_str!("../../migrations/postgres/0001_initial.sql"), needs: 1 },
     Migration { text: include_str!("../../migrations/postgres/0002_people.sql"), needs: 2 },
     Migration { text: include_str!("../../migrations/postgres/0003_registration.sql"), needs: 3 },
@@ -41,7 +41,8 @@ const MIGRATIONS: [Migration; 14] = [
     // A program that does not know the table would leave secrets in it when a project is set to show them once.
     Migration { text: include_str!("../../migrations/postgres/0012_kept_answers.sql"), needs: 12 },
     Migration { text: include_str!("../../migrations/postgres/0013_usage_flushes.sql"), needs: 12 },
-    Migration { text: include_str!("../../migrations/postgres/0014_event_bounds.sql"), needs: 12 },
+    Migration { text: include_str!("../../migrations/postgres/0014_membership_profile.sql"), needs: 12 },
+    Migration { text: include_str!("../../migrations/postgres/0015_event_bounds.sql"), needs: 12 },
 ];
 
 /// Brings a database to what this program knows.
