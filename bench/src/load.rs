@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -39,7 +40,7 @@ pub trait Source: 'static {
 /// The same few requests again and again.
 #[derive(Debug)]
 pub struct Cycle {
-    requests: Rc<[Vec<u8>]>,
+    requests: Arc<[Vec<u8>]>,
     next: usize,
 }
 
@@ -51,12 +52,12 @@ impl Cycle {
     #[must_use]
     pub fn spread(requests: Vec<Vec<u8>>, connections: usize) -> Vec<Self> {
         assert!(!requests.is_empty(), "a load needs at least one request");
-        let requests: Rc<[Vec<u8>]> = requests.into();
+        let requests: Arc<[Vec<u8>]> = requests.into();
         let stride = requests.len().div_ceil(connections.max(1));
         (0..connections)
             .map(|connection| Self {
                 next: connection * stride % requests.len(),
-                requests: Rc::clone(&requests),
+                requests: Arc::clone(&requests),
             })
             .collect()
     }

@@ -36,6 +36,16 @@ pub struct Memory {
     pub peak: u64,
 }
 
+/// The memory of a process.
+///
+/// # Errors
+/// When it is gone.
+pub fn memory_of(process: u32) -> Result<Memory> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))
+        .context("reading the memory of a process")?;
+    Ok(Memory { resident: kilobytes(&status, "VmRSS:")? * 1024, peak: kilobytes(&status, "VmHWM:")? * 1024 })
+}
+
 impl Server {
     /// Starts `command` and waits until it has printed a line with its address and answers its health check with 200.
     /// What it writes to standard error goes to the file `log`.
@@ -58,6 +68,12 @@ impl Server {
         Ok(server)
     }
 
+    /// The id of the process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn target(&self) -> Target {
@@ -73,12 +89,7 @@ impl Server {
     /// # Errors
     /// When the process is gone.
     pub fn memory(&self) -> Result<Memory> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-            .context("reading the memory of the server")?;
-        Ok(Memory {
-            resident: kilobytes(&status, "VmRSS:")? * 1024,
-            peak: kilobytes(&status, "VmHWM:")? * 1024,
-        })
+        memory_of(self.child.id())
     }
 
     /// Asks the server to end (SIGTERM) and waits for it.

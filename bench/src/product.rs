@@ -54,9 +54,14 @@ struct Bootstrap {
     credentials: Credentials,
 }
 
+/// What `keyrelay seed` made.
 #[derive(Deserialize)]
-struct Seeded {
-    clients: Vec<Credentials>,
+#[serde(rename_all = "camelCase")]
+pub struct Seeded {
+    /// The id of the project.
+    pub project_id: String,
+    /// Some of its client applications.
+    pub clients: Vec<Credentials>,
 }
 
 #[derive(Deserialize)]
@@ -161,9 +166,17 @@ impl Installation {
     /// # Errors
     /// When the binary has no `seed` command, fails, or takes longer than half an hour.
     pub fn seed(&self, clients: u64) -> Result<Vec<Credentials>> {
+        Ok(self.seed_project(clients, &[])?.clients)
+    }
+
+    /// The same, with more flags of `keyrelay seed`, and with the project that the clients are in.
+    ///
+    /// # Errors
+    /// As [`Installation::seed`].
+    pub fn seed_project(&self, clients: u64, flags: &[String]) -> Result<Seeded> {
         let samples = self.dir.path().join("samples.json");
         let mut command = self.command();
-        command.args(["seed", "--clients", &clients.to_string(), "--data-dir"]);
+        command.args(["seed", "--clients", &clients.to_string()]).args(flags).arg("--data-dir");
         command
             .arg(self.data_dir())
             .stdin(Stdio::null())
@@ -194,7 +207,7 @@ impl Installation {
             .context("`keyrelay seed` printed no line of JSON")?;
         let seeded: Seeded = serde_json::from_str(line).context("reading what `keyrelay seed` printed")?;
         ensure!(!seeded.clients.is_empty(), "`keyrelay seed` named no client");
-        Ok(seeded.clients)
+        Ok(seeded)
     }
 
     /// Signs in as the client application that the first start made.
@@ -203,15 +216,9 @@ impl Installation {
     /// When there is no `bootstrap.json`, or the grant is refused.
     pub fn admin(&self, server: &Server) -> Result<Admin> {
         let bootstrap = self.bootstrap()?;
-        let body = bootstrap.credentials.form();
-        let answer =
-            http::request(server.target(), "POST", TOKEN_PATH, &[("content-type", FORM)], body.as_bytes())?;
-        let granted: Granted = answer.json(200).context("signing in as the Super Admin")?;
-        Ok(Admin {
-            target: server.target(),
-            project_id: bootstrap.project_id,
-            authorization: format!("Bearer {}", granted.access_token),
-        })
+        let admin =
+            Admin { target: server.target(), project_id: bootstrap.project_id, authorization: String::new() };
+        admin.signed_in_as(&bootstrap.credentials).context("as the Super Admin")
     }
 
     /// The SQLite file in the data directory.
@@ -240,20 +247,27 @@ impl Installation {
         Ok(bytes)
     }
 
-    fn data_dir(&self) -> PathBuf {
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    fn master_key(&self) -> PathBuf {
+    /// The master key file of an installation on PostgreSQL.
+    #[must_use]
+    pub fn master_key(&self) -> PathBuf {
         self.dir.path().join("master.key")
     }
 
-    fn log(&self) -> PathBuf {
+    /// Where the server logs to.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
         self.dir.path().join("server.log")
     }
 
     /// The binary without any setting of its own in the environment, and with a quiet log.
-    fn command(&self) -> Command {
+    #[must_use]
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KEYRELAY_") {
@@ -320,6 +334,84 @@ impl Credentials {
 }
 
 impl Admin {
+    /// Asks something that has a body of JSON, or none.
+    ///
+    /// # Errors
+    /// When the answer has another status.
+    pub fn ask(&self, method: &str, path: &str, body: &Value, status: u16) -> Result<Value> {
+        let media = if method == "PATCH" { "application/json-patch+json" } else { "application/json" };
+        let headers = [("content-type", media), ("authorization", self.authorization.as_str())];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = http::request(self.target, method, path, &headers, body.as_bytes())?;
+        answer.json(status).with_context(|| format!("{method} {path}"))
+    }
+
+    /// A request of this admin, as bytes for the wire.
+    #[must_use]
+    pub fn prepared(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+        let mut all =
+            vec![("content-type", "application/json"), ("authorization", self.authorization.as_str())];
+        all.extend(headers);
+        http::prepared(self.target, method, path, &all, body)
+    }
+
+    /// A new project, and its admin.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn tenant(&self, name: &str) -> Result<Self> {
+        let text = |value: &Value, pointer: &str| {
+            value
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+                .with_context(|| format!("{pointer} of an answer"))
+        };
+        let project = serde_json::json!({ "resourceType": "Project", "name": name });
+        let project_id = text(&self.ask("POST", "/fhir/R4/Project", &project, 201)?, "/id")?;
+        let within = Self { target: self.target, project_id, authorization: self.authorization.clone() };
+        let client = within.create_client(&format!("Operator of {name}"))?;
+        let found = format!("/fhir/R4/ProjectMembership?profile=ClientApplication/{}", client.client_id);
+        let membership = text(&self.ask("GET", &found, &Value::Null, 200)?, "/entry/0/resource/id")?;
+        self.patch(&format!("ProjectMembership/{membership}"), "/admin", &true.into())?;
+        within.signed_in_as(&client)
+    }
+
+    /// A member of a project, under a policy with these rules.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn member(&self, project_id: &str, rules: &Value) -> Result<Self> {
+        let within = Self {
+            target: self.target,
+            project_id: project_id.to_owned(),
+            authorization: self.authorization.clone(),
+        };
+        let meta = serde_json::json!({ "project": format!("Project/{project_id}") });
+        let policy = serde_json::json!({ "resourceType": "AccessPolicy", "meta": meta, "resource": rules });
+        let policy = self.ask("POST", "/fhir/R4/AccessPolicy", &policy, 201)?;
+        let reference = format!("AccessPolicy/{}", policy["id"].as_str().context("the id of a policy")?);
+        let body = serde_json::json!({ "name": "Member", "accessPolicy": { "reference": reference } });
+        let created = self.ask("POST", &format!("/admin/projects/{project_id}/client"), &body, 201)?;
+        let created: Created = serde_json::from_value(created).context("a new client application")?;
+        within.signed_in_as(&Credentials { client_id: created.id, client_secret: created.secret })
+    }
+
+    /// The same project, with a token of this client application.
+    fn signed_in_as(&self, client: &Credentials) -> Result<Self> {
+        let headers = [("content-type", FORM)];
+        let answer = http::request(self.target, "POST", TOKEN_PATH, &headers, client.form().as_bytes())?;
+        let granted: Granted = answer.json(200).context("signing in")?;
+        let authorization = format!("Bearer {}", granted.access_token);
+        Ok(Self { target: self.target, project_id: self.project_id.clone(), authorization })
+    }
+
+    /// The id of the project.
+    #[must_use]
+    pub fn project_id(&self) -> &str {
+        &self.project_id
+    }
+
     /// Switches a client application off.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Only the standard library, so that it compiles in a moment and never waits for what it is about to check.
 #![forbid(unsafe_code)]
 
+mod attack;
 mod bench;
 mod chaos;
 mod checks;
@@ -30,6 +31,12 @@ Usage: cargo xtask <task>
           passed on (see `cargo xtask chaos --help`)
           --minutes N   how long; 10 where nothing is said
           --seed S      which faults, in which order
+  attack  Build for release and attack it as one tenant, while another one works; what follows is
+          passed on (see `cargo xtask attack --list`)
+          --database sqlite|postgres|both   sqlite where nothing is said
+          --only ROW[,ROW]                  only these
+          --short                           with less, in a minute or so
+          --binary PATH                     this binary, and build none
   bench   Build for release and measure; what follows is passed on (see `cargo xtask bench --help`)
           --database postgres   on a PostgreSQL server that is made for it";
 
@@ -53,6 +60,7 @@ fn run(task: &str, rest: &[String]) -> Result<(), String> {
         "test" => steps::run(&steps::Selection::parse(rest)?),
         "e2e" if rest.is_empty() => steps::run(&steps::Selection::only(steps::Group::E2e)),
         "fuzz" => fuzz::run_fuzz(rest),
+        "attack" => attack::run_attack(rest),
         "chaos" => chaos::run_chaos(rest),
         "bench" => bench::run_bench(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
         "help" | "--help" | "-h" => {

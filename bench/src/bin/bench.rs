@@ -15,7 +15,7 @@ use keyrelay_bench::runs::{self, Setting};
 /// Measure the keyrelay binary beside the floor, on this machine.
 #[derive(Parser)]
 struct Arguments {
-    /// The runs to make; all but `floor` and `timing` when none is named.
+    /// The runs to make; all but `floor`, `timing` and `fairness` when none is named.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Run>,
     /// Rounds of each measurement.
@@ -74,6 +74,8 @@ enum Run {
     Counting,
     /// Whether the time of a refusal tells its reason.
     Timing,
+    /// What one tenant's load costs another.
+    Fairness,
     /// The floor alone.
     Floor,
 }
@@ -88,7 +90,8 @@ impl Run {
             let table = match self {
                 Self::Grants => runs::postgres::grants(setting),
                 Self::Rotations => runs::postgres::rotations(setting),
-                _ => bail!("on PostgreSQL, grants and rotations are measured"),
+                Self::Fairness => runs::fairness::run(setting),
+                _ => bail!("on PostgreSQL, grants, rotations and fairness are measured"),
             };
             return Ok(vec![table?]);
         }
@@ -99,6 +102,7 @@ impl Run {
             Self::Sizes => runs::sizes::run(setting),
             Self::Counting => return runs::counting::run(setting),
             Self::Timing => return runs::timing::run(setting),
+            Self::Fairness => runs::fairness::run(setting),
             Self::Floor => runs::grants::run_floor(setting),
         };
         Ok(vec![table?])

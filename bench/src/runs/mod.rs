@@ -16,6 +16,7 @@ use crate::process::Server;
 use crate::product::Credentials;
 
 pub mod counting;
+pub mod fairness;
 pub mod grants;
 pub mod postgres;
 pub mod rotations;

@@ -2,15 +2,14 @@
 //! server does with many. For the benchmark.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use clap::Args;
 use keyrelay_server::BaseUrl;
-use keyrelay_server::bootstrap::seed as seed_clients;
+use keyrelay_server::bootstrap::{SeededClient, seed as seed_clients};
 use serde::Serialize;
 
 use crate::installation::Installation;
-use crate::settings::Settings;
+use crate::settings::DataArgs;
 
 /// Clients whose credentials are printed.
 const SAMPLES: usize = 64;
@@ -18,12 +17,17 @@ const SAMPLES: usize = 64;
 /// The flags of `keyrelay seed`.
 #[derive(Debug, Args)]
 pub struct SeedArgs {
-    /// The data directory; no server may be using it
-    #[arg(long)]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
     /// How many clients to make
     #[arg(long)]
     clients: usize,
+    /// Give each a description of so many bytes
+    #[arg(long, default_value_t = 0)]
+    description_bytes: usize,
+    /// Give each so many tags
+    #[arg(long, default_value_t = 0)]
+    tags: usize,
 }
 
 #[derive(Serialize)]
@@ -42,9 +46,10 @@ struct Seeded<'a> {
 
 /// Makes the clients, and prints credentials of some as one line of JSON.
 pub async fn seed(args: SeedArgs) -> anyhow::Result<()> {
-    let settings = Settings { data_dir: Some(args.data_dir), ..Settings::default() };
+    let each = SeededClient { description_bytes: args.description_bytes, tags: args.tags };
+    let (settings, count) = (args.data.read()?, args.clients);
     let installation = Installation::open(&settings, BaseUrl::parse("http://127.0.0.1/")?).await?;
-    let (project, clients) = seed_clients(&installation.app, args.clients, SAMPLES).await?;
+    let (project, clients) = seed_clients(&installation.app, count, each, SAMPLES).await?;
     installation.app.close().await;
     let clients = clients
         .iter()

@@ -144,21 +144,25 @@ fn first_change(app: &App, project: ProjectId, first: &FirstClient) -> Change {
         super_admin: true,
         secrets: SecretSettings::default(),
     });
-    add_client(act, &mut change, project, first, membership, true);
+    add_client(act, &mut change, project, first, membership, None);
     change
 }
 
-/// Adds a client and its membership to a change.
+/// Adds a client and its membership to a change: the first one, which is an admin, or one that is seeded.
 fn add_client(
     act: Act<'_>,
     change: &mut Change,
     project: ProjectId,
     client: &FirstClient,
     membership: MembershipId,
-    admin: bool,
+    seeded: Option<SeededClient>,
 ) {
-    let (app, name) = (act.app, if admin { "Super Admin Client" } else { "Seeded Client" });
-    let body = object(json!({ "resourceType": "ClientApplication", "status": "active", "name": name }));
+    let (app, admin) = (act.app, seeded.is_none());
+    let name = if admin { "Super Admin Client" } else { "Seeded Client" };
+    let mut body = object(json!({ "resourceType": "ClientApplication", "status": "active", "name": name }));
+    if let Some(seeded) = seeded {
+        seeded.grow(&mut body);
+    }
     first_version_as_is(act, ResourceType::ClientApplication, client.id.into(), project, body, change);
     let row = ClientRow {
         id: client.id,
@@ -208,7 +212,28 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Clients made in one transaction by [`seed`].
+/// How large each client is that [`seed`] makes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SeededClient {
+    /// Bytes of its description.
+    pub description_bytes: usize,
+    /// Its tags.
+    pub tags: usize,
+}
+
+impl SeededClient {
+    fn grow(self, body: &mut Map<String, Value>) {
+        if self.description_bytes > 0 {
+            body.insert("description".to_owned(), "d".repeat(self.description_bytes).into());
+        }
+        if self.tags > 0 {
+            let tags = (0..self.tags).map(|n| json!({ "system": "urn:seed", "code": format!("t{n}") }));
+            body.insert("meta".to_owned(), json!({ "tag": tags.collect::<Vec<_>>() }));
+        }
+    }
+}
+
+/// Clients made in one transaction by [`seed`], where each is small.
 const SEED_CHUNK: usize = 500;
 
 /// Makes many clients at once, to measure how the server does with them. Gives `samples` of them,
@@ -216,6 +241,7 @@ const SEED_CHUNK: usize = 500;
 pub async fn seed(
     app: &App,
     count: usize,
+    each: SeededClient,
     samples: usize,
 ) -> Result<(ProjectId, Vec<FirstClient>), StartError> {
     let project = ProjectId::random(app.entropy.as_ref());
@@ -231,6 +257,8 @@ pub async fn seed(
         super_admin: false,
         secrets: SecretSettings::default(),
     });
+    // About as much in each transaction, or its commit would be waited for too long.
+    let chunk = SEED_CHUNK.div_ceil(1 + each.description_bytes / 1000 + each.tags / 10);
     let step = count.div_ceil(samples.max(1)).max(1);
     let mut kept = Vec::with_capacity(samples);
     for n in 0..count {
@@ -238,11 +266,12 @@ pub async fn seed(
             id: ClientId::random(app.entropy.as_ref()),
             secret: PlainSecret::generate(app.entropy.as_ref()),
         };
-        add_client(act, &mut change, project, &client, MembershipId::random(app.entropy.as_ref()), false);
+        let membership = MembershipId::random(app.entropy.as_ref());
+        add_client(act, &mut change, project, &client, membership, Some(each));
         if n % step == 0 {
             kept.push(client);
         }
-        if n % SEED_CHUNK == SEED_CHUNK - 1 {
+        if n % chunk == chunk - 1 {
             app.store.commit(std::mem::take(&mut change)).await?;
         }
     }
