@@ -1,6 +1,7 @@
 //! What a run found, as lines for a terminal: one for each row as it ends, with what was seen where a row does not hold.
 
 use std::fmt;
+use std::time::Duration;
 
 use keyrelay_bench::process::Memory;
 use keyrelay_bench::report::ms;
@@ -19,24 +20,26 @@ pub struct Line {
     pub memory: Option<Memory>,
     /// What tenant B was answered.
     pub work: Option<Work>,
+    /// How long the attack took.
+    pub took: Duration,
 }
 
 /// The headings of the lines.
 pub const HEADER: &str = "\
-row                    verdict    resident      peak  tenant B: answers      p50      p99      max  attack";
+row                    verdict    resident      peak  tenant B: answers      p50      p99      max       in  attack";
 
 impl Line {
     /// A row that this run cannot show.
     #[must_use]
     pub fn skipped(name: &'static str, reason: String) -> Self {
-        Self { name, verdict: Verdict::Skipped(reason), memory: None, work: None }
+        Self { name, verdict: Verdict::Skipped(reason), memory: None, work: None, took: Duration::ZERO }
     }
 
     /// A row whose scene could not be set.
     #[must_use]
     pub fn unset(name: &'static str, error: &anyhow::Error) -> Self {
         let verdict = Verdict::Fails(format!("the scene could not be set: {error:#}"));
-        Self { name, verdict, memory: None, work: None }
+        Self { name, verdict, memory: None, work: None, took: Duration::ZERO }
     }
 }
 
@@ -56,9 +59,10 @@ impl fmt::Display for Line {
             Some(work) => (work.words(), [50, 99, 100].map(|percent| ms(work.grant_quantile(percent)))),
         };
         let [p50, p99, max] = times;
+        let took = self.took.as_secs_f64();
         write!(
             out,
-            "{:<22} {holds:<8} {resident:>10} {peak:>9}  {answers:<18} {p50:>8} {p99:>8} {max:>8}  {text}",
+            "{:<22} {holds:<8} {resident:>10} {peak:>9}  {answers:<18} {p50:>8} {p99:>8} {max:>8} {took:>6.1} s  {text}",
             self.name
         )
     }

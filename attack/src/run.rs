@@ -1,8 +1,11 @@
 //! Runs the rows: sets the scene, lets tenant B work, attacks, and judges what came of it.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use keyrelay_bench::process::Memory;
 
+use crate::clock::Stopwatch;
 use crate::report::Line;
 use crate::rows::{ROWS, Row, Verdict};
 use crate::scene::{Kind, Scene, Setting};
@@ -72,25 +75,26 @@ pub fn run(
 
 /// One row alone.
 fn one(row: &Row, scene: &Scene<'_>) -> Line {
-    let watch = scene.watch();
+    let (watch, stopwatch) = (scene.watch(), Stopwatch::start());
     let attacked = (row.run)(scene);
-    judge(row, attacked, watch.stop(), scene.memory(), None)
+    let took = stopwatch.elapsed();
+    Line { took, ..judge(row, attacked, watch.stop(), scene.memory(), None) }
 }
 
 /// All of them beside each other, and the bound for what they leave together.
 fn at_once(rows: &[&Row], scene: &Scene<'_>, bounds: Bounds) -> Vec<Line> {
-    let watch = scene.watch();
+    let (watch, stopwatch) = (scene.watch(), Stopwatch::start());
     let attacked: Vec<Result<Verdict>> = std::thread::scope(|scope| {
         let threads: Vec<_> = rows.iter().map(|row| scope.spawn(|| (row.run)(scene))).collect();
         let ended = |_| anyhow::anyhow!("the thread of the row ended early");
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| Err(ended(panic)))).collect()
     });
-    let work = watch.stop();
+    let (took, work) = (stopwatch.elapsed(), watch.stop());
     let memory = scene.memory();
     let judged = rows.iter().zip(attacked).map(|(row, attacked)| {
         let work = work.as_ref().cloned().map_err(|error| anyhow::anyhow!("{error:#}"));
         let memory = memory.as_ref().copied().map_err(|error| anyhow::anyhow!("{error:#}"));
-        judge(row, attacked, work, memory, Some(bounds))
+        Line { took, ..judge(row, attacked, work, memory, Some(bounds)) }
     });
     judged.collect()
 }
@@ -122,5 +126,5 @@ fn judge(
             }
         }
     }
-    Line { name: row.name, verdict, memory: memory.ok(), work: Some(work) }
+    Line { name: row.name, verdict, memory: memory.ok(), work: Some(work), took: Duration::ZERO }
 }

@@ -45,6 +45,10 @@ const fn row(name: &'static str, claim: &'static str, run: fn(&Scene<'_>) -> Res
 /// Whom the directory belongs to: nobody, as a user of this machine.
 const STRANGER: u32 = 65534;
 const COMMAND_WAIT: Duration = Duration::from_mins(1);
+/// How long a command may wait for a lock that somebody else holds.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+/// How old a secret must be for an agent that rotates every second.
+const OLD_ENOUGH: Duration = Duration::from_millis(1500);
 /// What is in the file of root.
 const OF_ROOT: &str = "only-root-may-read-or-write-this-0001";
 
@@ -115,6 +119,31 @@ impl Trap {
         command.args(arguments);
         run(command, &self.home, COMMAND_WAIT)
     }
+
+    /// The same, and what of the stranger's held the text at any time: a copy may be there for a moment only.
+    fn run_looking_for(
+        &self,
+        text: &str,
+        command: Command,
+        arguments: &[&str],
+    ) -> Result<(Ended, Vec<String>)> {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    let found = self.holding(text)?;
+                    if !found.is_empty() {
+                        return Ok(found);
+                    }
+                }
+                self.holding(text)
+            });
+            let ended = self.run(command, arguments);
+            over.store(true, Ordering::SeqCst);
+            let found = looking.join().ok().context("the thread that looks ended early")?;
+            Ok((ended?, found?))
+        })
+    }
 }
 
 /// `file:PATH`, or `dotenv:PATH` with what follows.
@@ -158,8 +187,8 @@ fn link_agent(scene: &Scene<'_>) -> Result<Verdict> {
     let to = target("file", &trap.link("copy")?, "");
     let held = held.display().to_string();
     let arguments =
-        ["agent", "--once", "--every", "1m", "--client", &client.id, "--secret-file", &held, "--to", &to];
-    // Old enough to be rotated is what this one says.
+        ["agent", "--once", "--every", "1s", "--client", &client.id, "--secret-file", &held, "--to", &to];
+    std::thread::sleep(OLD_ENOUGH);
     let ended = trap.run(scene.command(&trap.home), &arguments)?;
     judge(&trap, OF_ROOT, &ended)
 }
@@ -192,16 +221,15 @@ fn copied_file(scene: &Scene<'_>) -> Result<Verdict> {
         let trap = Trap::set(scene, OF_ROOT)?;
         let client = if rotate { scene.make_client("Shown once", None)? } else { itself(scene)? };
         let link = trap.link("secret")?;
-        let ended = if rotate {
+        let (ended, copies) = if rotate {
             let to = target("file", &link, "");
-            trap.run(scene.command(&trap.home), &["rotate", &client.id, "--to", &to])?
+            trap.run_looking_for(OF_ROOT, scene.command(&trap.home), &["rotate", &client.id, "--to", &to])?
         } else {
             let held = link.display().to_string();
             let arguments =
-                ["agent", "--once", "--every", "1m", "--client", &client.id, "--secret-file", &held];
-            trap.run(scene.command(&trap.home), &arguments)?
+                ["agent", "--once", "--every", "1s", "--client", &client.id, "--secret-file", &held];
+            trap.run_looking_for(OF_ROOT, scene.command(&trap.home), &arguments)?
         };
-        let copies = trap.holding(OF_ROOT)?;
         holds &= copies.is_empty() && trap.is_untouched(OF_ROOT)? && ended.is_orderly();
         seen.push(if copies.is_empty() { ended.words() } else { format!("copied to {}", copies.join(", ")) });
     }
@@ -219,7 +247,7 @@ fn part_locked(scene: &Scene<'_>) -> Result<Verdict> {
     command.args(["rotate", &scene.a.member.id, "--to", &target("file", &secret, "")]);
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut running = Running::start(&mut command)?;
-    let (status, _) = running.wait(COMMAND_WAIT)?;
+    let (status, _) = running.wait(LOCK_WAIT)?;
     if let Some(status) = status {
         return Ok(Verdict::Holds(format!("ended by itself with {status}")));
     }
@@ -227,7 +255,7 @@ fn part_locked(scene: &Scene<'_>) -> Result<Verdict> {
     kill_process(pid, Signal::INT)?;
     let (status, _) = running.wait(Duration::from_secs(5))?;
     let interrupted = status.map_or("nor by SIGINT", |_| "but by SIGINT");
-    Ok(Verdict::Fails(format!("did not end by itself in {} s, {interrupted}", COMMAND_WAIT.as_secs())))
+    Ok(Verdict::Fails(format!("did not end by itself in {} s, {interrupted}", LOCK_WAIT.as_secs())))
 }
 
 fn toml_of_another(scene: &Scene<'_>) -> Result<Verdict> {
@@ -285,7 +313,8 @@ fn backup_part(scene: &Scene<'_>) -> Result<Verdict> {
                 ended.words()
             )));
         }
-        last = ended.words();
+        let is_link = fs::symlink_metadata(&copy).is_ok_and(|meta| meta.is_symlink());
+        last = format!("{}{}", if is_link { "a link was left; " } else { "" }, ended.words());
     }
     Ok(Verdict::Holds(format!("{rounds} rounds; the last: {last}")))
 }

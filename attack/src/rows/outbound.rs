@@ -68,7 +68,7 @@ fn endless_answer(scene: &Scene<'_>) -> Result<Verdict> {
     for arguments in [vec!["status", client], vec!["rotate", client, "--to", &file]] {
         let mut command = scene.command(home.path());
         command.env("KEYRELAY_URL", peer.url()).args(&arguments);
-        let ended = command::run(command, home.path(), Duration::from_secs(45))?;
+        let ended = command::run(command, home.path(), Duration::from_secs(30))?;
         holds &= ended.is_orderly() && !ended.is_success() && ended.peak < COMMAND_BYTES_MAX;
         seen.push(format!("{}: {} MiB, {}", arguments[0], ended.peak / (1024 * 1024), ended.words()));
     }

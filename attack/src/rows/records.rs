@@ -86,7 +86,7 @@ fn profile_of_another(scene: &Scene<'_>) -> Result<Verdict> {
 
 fn invite_members(scene: &Scene<'_>) -> Result<Verdict> {
     let (admin, project) = (scene.admin(), &scene.a.project);
-    let policy = json!({ "resourceType": "AccessPolicy", "name": "Nothing", "resource": [] });
+    let policy = json!({ "resourceType": "AccessPolicy", "name": "Reads projects", "resource": [{ "resourceType": "Project" }] });
     let policy = admin.post("fhir/R4/AccessPolicy", policy).expect(201)?.text_at("/id")?;
     let reference = json!({ "reference": format!("AccessPolicy/{policy}") });
     let cases = [
