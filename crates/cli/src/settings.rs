@@ -11,8 +11,9 @@ use clap::{Args, ValueEnum};
 use keyrelay_core::change_rates::{ChangeRate, ChangeRates};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{
-    DATABASE_CONNECTIONS_MAX, DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_READ_CONNECTIONS_MIN,
-    DATABASE_WRITE_CONNECTIONS_DEFAULT, SIGNING_KEY_LIFETIME_DEFAULT,
+    BYTES_IN_FLIGHT_DEFAULT, BYTES_IN_FLIGHT_MIN, DATABASE_CONNECTIONS_MAX,
+    DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_READ_CONNECTIONS_MIN, DATABASE_WRITE_CONNECTIONS_DEFAULT,
+    SIGNING_KEY_LIFETIME_DEFAULT,
 };
 use keyrelay_core::origin::Origin;
 use keyrelay_core::secret_rules::{
@@ -82,6 +83,8 @@ pub enum SigningAlgorithm {
     #[serde(rename = "RS256")]
     Rs256,
 }
+
+const MIB: usize = 1024 * 1024;
 
 /// The settings, as flags, variables and keys of the file.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
@@ -159,6 +162,9 @@ pub struct Settings {
     /// The URL under which clients with certificates reach this server, if it is another one [default: none]
     #[arg(long, env = "KEYRELAY_MTLS_BASE_URL")]
     pub mtls_base_url: Option<String>,
+    /// Bytes that requests may hold in memory together, in MiB, 32 or more: bodies, what is parsed from them, answers [default: 64]
+    #[arg(long, env = "KEYRELAY_BYTES_IN_FLIGHT_MIB")]
+    pub bytes_in_flight_mib: Option<usize>,
     /// Let clients in and refuse every change: while the installation is moved to another database [default: false]
     #[arg(long, env = "KEYRELAY_READ_ONLY", num_args = 0..=1, default_missing_value = "true")]
     pub read_only: Option<bool>,
@@ -197,7 +203,7 @@ impl DataArgs {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 28] = [
     "listen",
     "base_url",
     "data_dir",
@@ -222,6 +228,7 @@ const KEYS: [&str; 27] = [
     "tls_key",
     "client_certificates",
     "mtls_base_url",
+    "bytes_in_flight_mib",
     "read_only",
     "log",
     "log_format",
@@ -262,6 +269,7 @@ impl Settings {
             tls_key: self.tls_key.or(file.tls_key),
             client_certificates: self.client_certificates.or(file.client_certificates),
             mtls_base_url: self.mtls_base_url.or(file.mtls_base_url),
+            bytes_in_flight_mib: self.bytes_in_flight_mib.or(file.bytes_in_flight_mib),
             read_only: self.read_only.or(file.read_only),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -312,8 +320,15 @@ impl Settings {
             mtls_base_url: mtls_base_url.context("--mtls-base-url")?,
             signing: self.signing()?,
             change_rates: self.change_rates(),
+            bytes_in_flight: self.bytes_in_flight()?,
             ..Config::new(base_url)
         })
+    }
+
+    fn bytes_in_flight(&self) -> anyhow::Result<usize> {
+        let Some(mib) = self.bytes_in_flight_mib else { return Ok(BYTES_IN_FLIGHT_DEFAULT) };
+        let bytes = mib.checked_mul(MIB).filter(|bytes| *bytes >= BYTES_IN_FLIGHT_MIN);
+        bytes.with_context(|| format!("--bytes-in-flight-mib must be at least {}", BYTES_IN_FLIGHT_MIN / MIB))
     }
 
     fn client_certificates(&self) -> anyhow::Result<keyrelay_server::ClientCertificates> {
@@ -434,11 +449,22 @@ mod tests {
     #[test]
     fn all_keys_are_known() {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\ndatabase_read_connections = 5\ndatabase_write_connections = 5\n\
-                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nread_only = true\nlog = \"x\"\nlog_format = \"json\"\n\
+                    master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nread_only = true\nbytes_in_flight_mib = 96\nlog = \"x\"\nlog_format = \"json\"\n\
                     secret_visibility = \"once\"\nsecret_overwrite = \"warn\"\nsecret_maximum_age = \"90d\"\nsecret_past_maximum_age = \"refuse\"\nsecret_retire_after = \"24h\"\nsecret_warn_before = \"7d, 1d\"\n\
                     signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\nclient_change_rate = \"64KiB\"\nproject_change_rate = \"off\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
+    }
+
+    #[test]
+    fn bytes_in_flight_have_a_least_number() {
+        let bytes = |text: &str| parse(text).unwrap().bytes_in_flight();
+        assert_eq!(bytes("").unwrap(), BYTES_IN_FLIGHT_DEFAULT);
+        assert_eq!(bytes("bytes_in_flight_mib = 32").unwrap(), BYTES_IN_FLIGHT_MIN);
+        for text in ["bytes_in_flight_mib = 31", "bytes_in_flight_mib = 9223372036854775807"] {
+            let error = bytes(text).unwrap_err().to_string();
+            assert_eq!(error, "--bytes-in-flight-mib must be at least 32", "{text}");
+        }
     }
 
     #[test]

@@ -13,10 +13,32 @@ pub const DOCUMENT_DEPTH_MAX: usize = 64;
 pub const DOCUMENT_NODES_MAX: usize = 100_000;
 /// Largest JSON document, in bytes of its text; it protects memory from what a patch or a merge builds.
 pub const DOCUMENT_BYTES_MAX: usize = BODY_BYTES_MAX;
+/// Bytes in flight for all requests of one server, where nothing is set: bodies, what is parsed from them, and answers
+/// on their way out. One more byte is answered 503.
+pub const BYTES_IN_FLIGHT_DEFAULT: usize = 64 * 1024 * 1024;
+/// Fewest that may be set: a quarter of three quarters of it must hold the largest body and what it is parsed to.
+pub const BYTES_IN_FLIGHT_MIN: usize = 32 * 1024 * 1024;
+/// Of the bytes in flight one address, and one project, has no more than one in so many. As much is kept for small
+/// requests.
+pub const BYTES_IN_FLIGHT_SHARES: usize = 4;
+/// The bytes that each request takes at its beginning, for its head, a small body and a small answer; others are taken
+/// in steps of as many.
+pub const REQUEST_BYTES: usize = 4 * 1024;
+/// Most bytes that a small request takes: enough to rotate, revoke or retire a secret.
+pub const SMALL_REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// Largest request head (request line and headers), in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Largest body of a token request, in bytes: it is read before anyone is known.
 pub const TOKEN_FORM_BYTES_MAX: usize = 16 * 1024;
+/// Largest body of a route below `/auth/`, in bytes: an address, a password and what an application asks for. Most of
+/// them are read before anyone is known.
+pub const AUTH_BODY_BYTES_MAX: usize = 16 * 1024;
+/// Largest body of a route below `/admin/`, in bytes: the names, addresses and settings of one thing.
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest body of an operation that moves secrets, in bytes: two secrets, and how they are to be moved.
+pub const SECRET_MOVE_BYTES_MAX: usize = 16 * 1024;
+/// Largest form of a search, in bytes: as much as fits into a query.
+pub const SEARCH_FORM_BYTES_MAX: usize = HEAD_BYTES_MAX;
 /// About how large one answer with many resources may become, in bytes; then a page ends early.
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a client may take none of what is sent to it.

@@ -10,6 +10,7 @@ use keyrelay_core::time::{Clock, Timestamp};
 use keyrelay_store::{Change, EventBounds, Resealed, Store};
 
 use crate::audit;
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::deadlines;
 use crate::error::StartError;
@@ -42,6 +43,7 @@ pub struct Inner {
     pub(crate) former: FormerSecretWatch,
     pub(crate) passwords: PasswordHasher,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) budget: Budget,
     pub(crate) webhooks: Deliverer,
     pub(crate) streams: Streams,
     pub(crate) deadlines: deadlines::Looked,
@@ -99,6 +101,7 @@ impl App {
             usage,
             passwords: PasswordHasher::default(),
             limiter,
+            budget: Budget::of(config.bytes_in_flight),
             streams: Streams::default(),
             deadlines: deadlines::Looked::default(),
             webhooks: Deliverer::new(config.base_url.reach()),

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use zeroize::Zeroizing;
 
 use crate::App;
+use crate::budget;
 use crate::client_certificate::ClientCertificate;
 use crate::error::Outcome;
 use crate::former::RefusedProof;
@@ -238,8 +239,14 @@ fn log_refusal(app: &App, client: ClientId, from: IpAddr, why: Refused, is_forme
     }
 }
 
-/// The caller of a FHIR or admin route, by Bearer token or Basic.
+/// The caller of a FHIR or admin route, by Bearer token or Basic. Its project pays for the request from here on.
 pub(crate) async fn caller(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Outcome> {
+    let caller = by_authorization(app, headers, from).await?;
+    budget::pay_from(caller.project)?;
+    Ok(caller)
+}
+
+async fn by_authorization(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Caller, Outcome> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let header = given.next().and_then(|value| value.to_str().ok()).ok_or_else(Outcome::login)?;
     if given.next().is_some() {

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use keyrelay_core::change_rates::ChangeRates;
+use keyrelay_core::limits::BYTES_IN_FLIGHT_DEFAULT;
 use keyrelay_core::origin::Origin;
 use keyrelay_core::reach::Reach;
 use keyrelay_core::secret_rules::SecretRules;
@@ -136,6 +137,8 @@ pub struct Config {
     pub signing: Schedule,
     /// How fast tenants may write to the disk.
     pub change_rates: ChangeRates,
+    /// Bytes in flight: see [`keyrelay_core::limits::BYTES_IN_FLIGHT_DEFAULT`].
+    pub bytes_in_flight: usize,
 }
 
 impl Config {
@@ -152,6 +155,7 @@ impl Config {
             mtls_base_url: None,
             signing: Schedule::default(),
             change_rates: ChangeRates::default(),
+            bytes_in_flight: BYTES_IN_FLIGHT_DEFAULT,
         }
     }
 }

@@ -14,6 +14,7 @@ use keyrelay_core::secret::without_secrets;
 use keyrelay_store::{Conflict, StoreError};
 use serde_json::{Value, json};
 
+use crate::budget::Refused;
 use crate::headers::{FHIR_JSON, JSON};
 use crate::ui;
 
@@ -201,6 +202,21 @@ impl Outcome {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
     }
 
+    /// 503: too many bytes are in flight. 413 where waiting would not help.
+    pub(crate) fn of_bytes(refused: Refused) -> Self {
+        let text = match refused {
+            Refused::TooHeavy(most) => {
+                let text = format!("This request takes more than {most} bytes of memory: divide it");
+                return Self::too_costly(text);
+            }
+            Refused::Full => "Too many bytes are in flight; nothing was changed: try again",
+            Refused::Share => {
+                "Too many bytes of this address or project are in flight; nothing was changed: try again"
+            }
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
+    }
+
     /// 500: our fault. The log has the rest.
     pub(crate) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "exception", "Something went wrong on the server")
@@ -277,6 +293,13 @@ impl Outcome {
 
 impl IntoResponse for Outcome {
     fn into_response(self) -> Response {
+        self.to_response()
+    }
+}
+
+impl Outcome {
+    /// The outcome as an answer.
+    pub(crate) fn to_response(&self) -> Response {
         let mut response = (
             self.status,
             [(CONTENT_TYPE, FHIR_JSON), (CACHE_CONTROL, HeaderValue::from_static("no-store"))],
@@ -349,6 +372,12 @@ impl From<StoreError> for Outcome {
                 Self::busy()
             }
         }
+    }
+}
+
+impl From<Refused> for Outcome {
+    fn from(refused: Refused) -> Self {
+        Self::of_bytes(refused)
     }
 }
 
@@ -509,8 +538,10 @@ impl OAuthError {
     }
 
     pub(crate) fn body(outcome: &Outcome) -> Self {
+        let named = outcome.issues.first().map_or("", |issue| issue.text.as_str());
         let text = match outcome.status {
-            StatusCode::PAYLOAD_TOO_LARGE => "The body is too large",
+            StatusCode::PAYLOAD_TOO_LARGE => named,
+            StatusCode::SERVICE_UNAVAILABLE => return Self::busy(),
             StatusCode::REQUEST_TIMEOUT => "The body did not arrive in time",
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "Content-Type must be application/x-www-form-urlencoded",
             _ => "The body cannot be read",

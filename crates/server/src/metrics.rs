@@ -36,6 +36,10 @@ pub(crate) struct Metrics {
     pub(crate) former_secret_seen: Counter,
     /// Connections closed at once, because their address had too many.
     pub(crate) connections_refused: Counter,
+    /// Bytes in flight.
+    pub(crate) bytes_in_flight: Gauge,
+    /// Requests for bytes that were refused, because too many were in flight.
+    pub(crate) bytes_refused: Counter,
     /// Open connections.
     pub(crate) connections: Gauge,
     events: Family<Label<&'static str>, Counter>,
@@ -83,6 +87,8 @@ impl Metrics {
             replays: Counter::default(),
             former_secret_seen: Counter::default(),
             connections_refused: Counter::default(),
+            bytes_in_flight: Gauge::default(),
+            bytes_refused: Counter::default(),
             connections: Gauge::default(),
             events: Family::default(),
             over_rate: Family::default(),
@@ -108,6 +114,16 @@ impl Metrics {
             "connections_refused",
             "Connections closed because their address had too many",
             metrics.connections_refused.clone(),
+        );
+        registry.register(
+            "bytes_in_flight",
+            "Bytes held by requests: bodies, what is parsed from them, and answers on their way out",
+            metrics.bytes_in_flight.clone(),
+        );
+        registry.register(
+            "bytes_in_flight_refused",
+            "Times that a request was refused more bytes",
+            metrics.bytes_refused.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register(

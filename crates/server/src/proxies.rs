@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
+use crate::limiter::network;
+
 /// Each proxy adds the address of its own peer at the end.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -36,6 +38,12 @@ impl TrustedProxies {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whose share a request from an address is of; `None` for this machine and for proxies, which speak for many.
+    pub(crate) fn payer(&self, from: IpAddr) -> Option<IpAddr> {
+        let from = from.to_canonical();
+        (!from.is_loopback() && !self.contains(from)).then(|| network(from))
     }
 
     /// The address that a request of that peer came from: the last hop that is no proxy of ours. Where
@@ -123,6 +131,17 @@ mod tests {
         ] {
             assert_eq!(client("10.0.0.1", &[entry.as_bytes()]), expected);
         }
+    }
+
+    #[test]
+    fn who_speaks_for_many_has_no_share_of_its_own() {
+        let trusted = TrustedProxies::parse(&["10.0.0.0/8"]).unwrap();
+        let payer = |from: &str| trusted.payer(from.parse().unwrap()).map(|payer| payer.to_string());
+        for from in ["127.0.0.1", "::1", "10.1.2.3", "::ffff:10.1.2.3"] {
+            assert_eq!(payer(from), None, "{from}");
+        }
+        assert_eq!(payer("::ffff:198.51.100.1").unwrap(), "198.51.100.1");
+        assert_eq!(payer("2001:db8::1"), payer("2001:db8::ffff"));
     }
 
     #[test]

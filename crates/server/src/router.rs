@@ -1,17 +1,20 @@
-//! Which path leads where, and how a body is read: within its size and its time.
+//! Which path leads where, and how large a body each route takes.
+
+use std::sync::atomic::Ordering;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use axum::routing::{MethodRouter, any, get};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use keyrelay_core::limits::{BODY_BYTES_MAX, BODY_TIMEOUT};
+use keyrelay_core::limits::{
+    ADMIN_BODY_BYTES_MAX, AUTH_BODY_BYTES_MAX, BODY_BYTES_MAX, REGISTRATION_BYTES_MAX, TOKEN_FORM_BYTES_MAX,
+};
+use tower::util::MapRequestLayer;
 
-use crate::error::Outcome;
+use crate::body::bounded;
+use crate::error::{OAuthError, Outcome};
 use crate::headers::{JSON, NO_STORE};
 use crate::{App, admin, fhir, login, oauth, registration, ui};
 
@@ -25,69 +28,108 @@ pub struct Route {
     pub path: &'static str,
     /// `HEAD` goes wherever `GET` goes.
     pub methods: &'static [&'static str],
+    /// Largest body, in bytes; a larger one is answered 413. 0 where no body is read.
+    pub body_bytes_max: usize,
 }
 
 /// Says each route once, for the router and for whoever has to know them all: the table of who may do
 /// what, and the description of the API.
 macro_rules! routes {
-    ($($path:literal $($method:ident)+ => $handler:expr;)+) => {
+    ($($path:literal $($method:ident)+, $bytes_max:expr => $handler:expr;)+) => {
         /// All routes of the server.
-        pub const ROUTES: &[Route] = &[$(Route { path: $path, methods: &[$(stringify!($method)),+] }),+];
+        pub const ROUTES: &[Route] = &[$(
+            Route { path: $path, methods: &[$(stringify!($method)),+], body_bytes_max: $bytes_max }
+        ),+];
 
         fn routes() -> Router<App> {
-            Router::new()$(.route($path, $handler))+
+            Router::new()$(.route($path, with_bound($handler, $bytes_max)))+
         }
     };
 }
 
+/// For routes that read no body.
+const NONE: usize = 0;
+/// For forms, which are read before anyone is known.
+const FORM: usize = TOKEN_FORM_BYTES_MAX;
+/// For people who log in.
+const AUTH: usize = AUTH_BODY_BYTES_MAX;
+const ADMIN: usize = ADMIN_BODY_BYTES_MAX;
+const REGISTRATION: usize = REGISTRATION_BYTES_MAX;
+/// For resources, and Bundles of them.
+const FHIR: usize = BODY_BYTES_MAX;
+
+fn with_bound(route: MethodRouter<App>, bytes_max: usize) -> MethodRouter<App> {
+    route.layer(MapRequestLayer::new(move |request: Request| request.map(|body| bounded(body, bytes_max))))
+}
+
 routes! {
-    "/oauth2/token" POST => any(oauth::token);
-    "/oauth2/introspect" POST => any(oauth::introspect);
-    "/oauth2/revoke" POST => any(oauth::revoke);
-    "/oauth2/userinfo" GET POST => any(oauth::userinfo);
-    "/oauth2/logout" POST => any(oauth::logout);
-    "/oauth2/register" POST => any(registration::register);
-    "/oauth2/register/{client}" GET PUT DELETE => any(registration::manage);
-    "/oauth2/authorize" GET POST => any(login::authorize);
-    "/auth/login" POST => any(login::login);
-    "/auth/profile" POST => any(login::profile);
-    "/auth/mfa/verify" POST => any(login::verify_second_factor);
-    "/auth/mfa/status" GET => any(login::status);
-    "/auth/mfa/enroll" POST => any(login::enroll);
-    "/auth/mfa/disable" POST => any(login::disable);
-    "/auth/setpassword/{ticket}" GET POST => any(login::set_password);
-    "/auth/changepassword" POST => any(login::change_password);
-    "/auth/revoke" POST => any(oauth::revoke_login);
-    "/auth/me" GET => any(admin::me);
-    "/admin/projects/{id}/client" POST => any(admin::create_client);
-    "/admin/projects/{id}/invite" POST => any(admin::invite);
-    "/admin/projects/{id}/registration" GET POST => any(admin::registration);
-    "/admin/projects/{id}/registration/{grant}" DELETE => any(admin::revoke_registration);
-    "/admin/projects/{id}/events" GET => any(admin::events);
-    "/admin/projects/{id}/webhooks" GET POST => any(admin::webhooks);
-    "/admin/projects/{id}/webhooks/{webhook}" GET DELETE => any(admin::webhook);
-    "/admin/projects/{id}/webhooks/{webhook}/rotate-secret" POST => any(admin::rotate_signing_secret);
-    "/admin/projects/{id}/webhooks/{webhook}/resend" POST => any(admin::resend);
-    "/fhir/R4" POST => any(fhir::handle);
-    "/fhir/R4/" POST => any(fhir::handle);
-    "/fhir/R4/{*path}" GET POST PUT PATCH DELETE => any(fhir::handle);
-    "/fhir/R4/.well-known/smart-configuration" GET => get(oauth::smart_configuration);
-    "/.well-known/smart-configuration" GET => get(oauth::smart_configuration);
-    "/.well-known/openid-configuration" GET => get(oauth::openid_configuration);
-    "/.well-known/oauth-authorization-server" GET => get(oauth::authorization_server);
-    "/.well-known/oauth-protected-resource" GET => get(oauth::protected_resource);
-    "/.well-known/jwks.json" GET => get(oauth::jwks);
-    "/openapi.json" GET => get(openapi);
-    "/ui/style.css" GET => get(ui::style);
-    "/healthcheck" GET => get(healthcheck);
-    "/livez" GET => get(livez);
-    "/readyz" GET => get(readyz);
-    "/metrics" GET => get(metrics);
+    "/oauth2/token" POST, FORM => any(oauth::token);
+    "/oauth2/introspect" POST, FORM => any(oauth::introspect);
+    "/oauth2/revoke" POST, FORM => any(oauth::revoke);
+    "/oauth2/userinfo" GET POST, NONE => any(oauth::userinfo);
+    "/oauth2/logout" POST, NONE => any(oauth::logout);
+    "/oauth2/register" POST, REGISTRATION => any(registration::register);
+    "/oauth2/register/{client}" GET PUT DELETE, REGISTRATION => any(registration::manage);
+    "/oauth2/authorize" GET POST, FORM => any(login::authorize);
+    "/auth/login" POST, AUTH => any(login::login);
+    "/auth/profile" POST, AUTH => any(login::profile);
+    "/auth/mfa/verify" POST, AUTH => any(login::verify_second_factor);
+    "/auth/mfa/status" GET, NONE => any(login::status);
+    "/auth/mfa/enroll" POST, AUTH => any(login::enroll);
+    "/auth/mfa/disable" POST, AUTH => any(login::disable);
+    "/auth/setpassword/{ticket}" GET POST, FORM => any(login::set_password);
+    "/auth/changepassword" POST, AUTH => any(login::change_password);
+    "/auth/revoke" POST, AUTH => any(oauth::revoke_login);
+    "/auth/me" GET, NONE => any(admin::me);
+    "/admin/projects/{id}/client" POST, ADMIN => any(admin::create_client);
+    "/admin/projects/{id}/invite" POST, ADMIN => any(admin::invite);
+    "/admin/projects/{id}/registration" GET POST, ADMIN => any(admin::registration);
+    "/admin/projects/{id}/registration/{grant}" DELETE, NONE => any(admin::revoke_registration);
+    "/admin/projects/{id}/events" GET, NONE => any(admin::events);
+    "/admin/projects/{id}/webhooks" GET POST, ADMIN => any(admin::webhooks);
+    "/admin/projects/{id}/webhooks/{webhook}" GET DELETE, NONE => any(admin::webhook);
+    "/admin/projects/{id}/webhooks/{webhook}/rotate-secret" POST, ADMIN => any(admin::rotate_signing_secret);
+    "/admin/projects/{id}/webhooks/{webhook}/resend" POST, ADMIN => any(admin::resend);
+    "/fhir/R4" POST, FHIR => any(fhir::handle);
+    "/fhir/R4/" POST, FHIR => any(fhir::handle);
+    "/fhir/R4/{*path}" GET POST PUT PATCH DELETE, FHIR => any(fhir::handle);
+    "/fhir/R4/.well-known/smart-configuration" GET, NONE => get(oauth::smart_configuration);
+    "/.well-known/smart-configuration" GET, NONE => get(oauth::smart_configuration);
+    "/.well-known/openid-configuration" GET, NONE => get(oauth::openid_configuration);
+    "/.well-known/oauth-authorization-server" GET, NONE => get(oauth::authorization_server);
+    "/.well-known/oauth-protected-resource" GET, NONE => get(oauth::protected_resource);
+    "/.well-known/jwks.json" GET, NONE => get(oauth::jwks);
+    "/openapi.json" GET, NONE => get(openapi);
+    "/ui/style.css" GET, NONE => get(ui::style);
+    "/healthcheck" GET, NONE => get(healthcheck);
+    "/livez" GET, NONE => get(livez);
+    "/readyz" GET, NONE => get(readyz);
+    "/metrics" GET, NONE => get(metrics);
 }
 
 /// The server, without the connections.
 pub fn router(app: App) -> Router {
     routes().fallback(nowhere).method_not_allowed_fallback(wrong_method).with_state(app)
+}
+
+/// Whether a route needs no bytes of the budget: what operators look at works while others are refused, and what is
+/// published is small or part of the program.
+pub(crate) fn is_free(path: &str) -> bool {
+    const FREE: [&str; 6] =
+        ["/livez", "/readyz", "/healthcheck", "/metrics", "/openapi.json", "/ui/style.css"];
+    FREE.contains(&path) || path.starts_with("/.well-known/") || path.starts_with("/fhir/R4/.well-known/")
+}
+
+/// Refuses a request in the words of its route.
+pub(crate) fn refuse(app: &App, path: &str, outcome: &Outcome) -> Response {
+    const OAUTH: [&str; 4] = ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke", "/oauth2/register"];
+    if path == "/oauth2/authorize" || path.starts_with("/auth/setpassword/") {
+        outcome.to_page(app.config.base_url.as_str())
+    } else if OAUTH.iter().any(|route| path.starts_with(route)) {
+        OAuthError::body(outcome).into_response()
+    } else {
+        outcome.to_response()
+    }
 }
 
 async fn nowhere() -> Outcome {
@@ -128,31 +170,10 @@ async fn openapi() -> Response {
 
 async fn metrics(State(app): State<App>) -> Response {
     app.metrics.event_streams.set(i64::try_from(app.streams.open()).unwrap_or(i64::MAX));
+    app.metrics.bytes_in_flight.set(i64::try_from(app.budget.used()).unwrap_or(i64::MAX));
+    app.metrics.bytes_refused.inner().store(app.budget.refusals(), Ordering::Relaxed);
     app.metrics.set_events(|kind| app.store.events_counted(kind));
     app.metrics.set_over_rate(|of| app.store.changes_over_rate(of));
     let text = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(CONTENT_TYPE, text)], app.metrics.encode()).into_response()
-}
-
-/// Reads a body of at most [`BODY_BYTES_MAX`] within [`BODY_TIMEOUT`].
-pub(crate) async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Outcome> {
-    read_body_of(headers, body, BODY_BYTES_MAX).await
-}
-
-/// Reads a body of at most `bytes_max` within [`BODY_TIMEOUT`].
-pub(crate) async fn read_body_of(
-    headers: &HeaderMap,
-    body: Body,
-    bytes_max: usize,
-) -> Result<Bytes, Outcome> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > bytes_max as u64) {
-        return Err(Outcome::too_large(bytes_max));
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await {
-        Err(_) => Err(Outcome::too_slow()),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Outcome::too_large(bytes_max)),
-        Ok(Err(_)) => Err(Outcome::invalid("The body ended too early")),
-    }
 }

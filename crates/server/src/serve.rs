@@ -4,14 +4,14 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::HeaderValue;
 use http::header::{STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::auth::ClientAddress;
+use crate::budget::Refused;
 use crate::client_certificate::{Presented, settle};
 use crate::error::{Outcome, StartError};
 use crate::places::{Place, Places};
@@ -257,14 +258,8 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
 async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::Request<Body>) -> Response {
     let from = app.config.trusted_proxies.client_of(peer.ip(), request.headers());
     request.extensions_mut().insert(ClientAddress(from));
-    let serve = |request| async move {
-        match routes.oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
-    };
     let mut response = match host::problem(request.version(), request.headers()) {
-        None => cors::answer(&app, request, serve).await,
+        None => cors::answer(&app, request, |request| paid_for(&app, routes, from, request)).await,
         Some(problem) => Outcome::invalid(problem).into_response(),
     };
     let headers = response.headers_mut();
@@ -277,4 +272,24 @@ async fn answer(routes: Router, app: App, peer: SocketAddr, mut request: http::R
     // Neither path nor headers: what a client puts there by mistake may be a secret.
     tracing::debug!(%peer, %from, status, "answered");
     response
+}
+
+/// Answers a request from an account of the bytes in flight, which is held until the answer has been sent.
+async fn paid_for(app: &App, routes: Router, from: IpAddr, request: http::Request<Body>) -> Response {
+    let path = request.uri().path().to_owned();
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    let serve = async |request| match routes.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    if router::is_free(&path) {
+        return serve(request).await;
+    }
+    let answered = async {
+        let account = app.budget.open(app.config.trusted_proxies.payer(from))?;
+        let (parts, body) = account.scope(serve(request)).await.into_parts();
+        let body = account.hold_answer(body, is_safe)?;
+        Ok::<_, Refused>(Response::from_parts(parts, body))
+    };
+    answered.await.unwrap_or_else(|refused| router::refuse(app, &path, &refused.into()))
 }

@@ -2,6 +2,7 @@
 //! wins), which would let two readers of one body disagree about which secret or policy it carries.
 //! Kept apart because its errors are shown to clients: they say what and where, never the content.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -9,6 +10,7 @@ use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
 use super::nearest::shown;
+use crate::limits::DOCUMENT_NODES_MAX;
 
 /// Objects and arrays may be nested this many levels deep, no more.
 pub const DEPTH_MAX: usize = crate::limits::DOCUMENT_DEPTH_MAX;
@@ -25,6 +27,14 @@ pub struct JsonError {
     pub column: usize,
 }
 
+/// About how many bytes come to be until it is asked whether there may be more.
+const STEP_BYTES: usize = 16 * 1024;
+const VALUE_BYTES: usize = size_of::<Value>();
+/// A member of an object: its name and its value, and the hash of the name.
+const MEMBER_BYTES: usize = VALUE_BYTES + size_of::<String>() + size_of::<usize>();
+/// What a piece of memory costs beside its bytes, and what an object needs to find its members.
+const PIECE_BYTES: usize = 16;
+
 /// Reads one JSON text (RFC 8259).
 ///
 /// Integers that fit 64 bits stay integers; other numbers become the nearest `f64`.
@@ -32,15 +42,95 @@ pub struct JsonError {
 /// # Errors
 ///
 /// [`JsonError`] for malformed JSON, invalid UTF-8, anything after the value, a key given twice in
-/// one object, more than [`DEPTH_MAX`] levels, or U+0000 in a string or key (`PostgreSQL` cannot
+/// one object, more than [`DEPTH_MAX`] levels, more than [`DOCUMENT_NODES_MAX`] values, or U+0000 in a string or key (`PostgreSQL` cannot
 /// store it).
 pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
+    parse_weighed(bytes, &|_| true)
+}
+
+/// Reads like [`parse`], and asks `take` for the memory of the value while the value comes to be: `[0,0]` takes many
+/// times the bytes of its text. The sum of what is asked for is at least [`weight`].
+///
+/// # Errors
+///
+/// Those of [`parse`], and an error of any kind where `take` says no.
+pub fn parse_weighed(bytes: &[u8], take: &dyn Fn(usize) -> bool) -> Result<Value, JsonError> {
     let text = std::str::from_utf8(bytes).map_err(|fault| invalid_utf8(bytes, fault.valid_up_to()))?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value =
-        Strict { depth: 0 }.deserialize(&mut reader).map_err(|fault| JsonError::from_serde(&fault))?;
+    let scales = Scales { nodes: Cell::new(0), untaken: Cell::new(0), take };
+    let value = Strict { depth: 0, scales: &scales }.deserialize(&mut reader);
+    let value = value.map_err(|fault| JsonError::from_serde(&fault))?;
     reader.end().map_err(|fault| JsonError::from_serde(&fault))?;
+    scales.take_rest().map_err(|fault| JsonError::from_serde(&fault))?;
     Ok(value)
+}
+
+/// About how many bytes of memory a value takes. It goes as deep as the value does, which is to be one that was
+/// parsed or stored.
+#[must_use]
+pub fn weight(value: &Value) -> usize {
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text_bytes(text),
+        Value::Array(items) => PIECE_BYTES + items.iter().map(weight).sum::<usize>(),
+        Value::Object(members) => return VALUE_BYTES + weight_of_members(members),
+    };
+    VALUE_BYTES + inside
+}
+
+/// The same for an object, apart from itself.
+#[must_use]
+pub fn weight_of_members(members: &Map<String, Value>) -> usize {
+    let inside = |(name, value): (&String, &Value)| text_bytes(name) + weight(value) - VALUE_BYTES;
+    members_bytes(members.len()) + members.iter().map(inside).sum::<usize>()
+}
+
+const fn text_bytes(text: &str) -> usize {
+    text.len() + PIECE_BYTES
+}
+
+/// The memory that the members of an object have: there is room for some before there are as many.
+const fn members_bytes(count: usize) -> usize {
+    let buckets = match count {
+        0 => return 0,
+        1..=3 => 4,
+        4..=7 => 8,
+        _ => (count * 8 / 7 + 1).next_power_of_two(),
+    };
+    let room = if buckets < 8 { 3 } else { buckets / 8 * 7 };
+    room * MEMBER_BYTES + buckets * PIECE_BYTES
+}
+
+/// Counts what comes to be.
+struct Scales<'t> {
+    nodes: Cell<usize>,
+    untaken: Cell<usize>,
+    take: &'t dyn Fn(usize) -> bool,
+}
+
+impl Scales<'_> {
+    fn add<E: serde::de::Error>(&self, bytes: usize) -> Result<(), E> {
+        self.untaken.set(self.untaken.get() + bytes);
+        if self.untaken.get() < STEP_BYTES { Ok(()) } else { self.take_rest() }
+    }
+
+    fn take_rest<E: serde::de::Error>(&self) -> Result<(), E> {
+        if (self.take)(self.untaken.take()) {
+            Ok(())
+        } else {
+            Err(E::custom("more memory than there is for it"))
+        }
+    }
+
+    fn node<E: serde::de::Error>(&self) -> Result<(), E> {
+        self.nodes.set(self.nodes.get() + 1);
+        if self.nodes.get() <= DOCUMENT_NODES_MAX {
+            return Ok(());
+        }
+        Err(E::custom(format_args!(
+            "more than {DOCUMENT_NODES_MAX} values in one document; send less at once"
+        )))
+    }
 }
 
 impl JsonError {
@@ -65,16 +155,17 @@ fn invalid_utf8(bytes: &[u8], valid_up_to: usize) -> JsonError {
 
 /// Builds a [`Value`] below `depth` enclosing containers.
 #[derive(Clone, Copy)]
-struct Strict {
+struct Strict<'s> {
     depth: usize,
+    scales: &'s Scales<'s>,
 }
 
-impl Strict {
+impl Strict<'_> {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth >= DEPTH_MAX {
             return Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
         }
-        Ok(Self { depth: self.depth + 1 })
+        Ok(Self { depth: self.depth + 1, ..self })
     }
 }
 
@@ -85,15 +176,16 @@ fn without_nul<E: serde::de::Error>(text: String) -> Result<String, E> {
     Ok(text)
 }
 
-impl<'de> DeserializeSeed<'de> for Strict {
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.scales.node()?;
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,15 +217,20 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
+        self.scales.add(text_bytes(&value))?;
         without_nul(value).map(Value::String)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let inner = self.deeper()?;
+        self.scales.add(PIECE_BYTES)?;
         let mut items = Vec::new();
         while let Some(item) = access.next_element_seed(inner)? {
+            self.scales.add(VALUE_BYTES)?;
             items.push(item);
         }
+        // While it grew, it had room for twice as many.
+        items.shrink_to_fit();
         Ok(Value::Array(items))
     }
 
@@ -148,6 +245,8 @@ impl<'de> Visitor<'de> for Strict {
                     shown(&key)
                 )));
             }
+            let count = members.len();
+            self.scales.add(text_bytes(&key) + members_bytes(count + 1) - members_bytes(count))?;
             let value = access.next_value_seed(inner)?;
             members.insert(key, value);
         }
@@ -192,6 +291,40 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_values_is_bounded_exactly() {
+        let array = |values: usize| format!("[{}]", vec!["0"; values - 1].join(","));
+        assert!(parse(array(DOCUMENT_NODES_MAX).as_bytes()).is_ok());
+        let said = fault(&array(DOCUMENT_NODES_MAX + 1));
+        assert!(said.starts_with("more than 100000 values in one document; send less at once"), "{said}");
+        let objects = format!("[{}]", vec![r#"{"a":0}"#; DOCUMENT_NODES_MAX / 2].join(","));
+        assert!(fault(&objects).starts_with("more than 100000 values"));
+    }
+
+    #[test]
+    fn memory_is_asked_for_before_it_is_used_up() {
+        let text = format!("[{}]", vec!["0"; 50_000].join(","));
+        let left = Cell::new(1_000_000_usize);
+        let take = |bytes: usize| left.get().checked_sub(bytes).inspect(|rest| left.set(*rest)).is_some();
+        assert!(parse_weighed(text.as_bytes(), &take).is_err());
+        assert!(left.get() < 2 * STEP_BYTES, "{} left", left.get());
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<i64>().prop_map(Value::from),
+            ".{0,20}".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(5, 200, 40, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..40).prop_map(Value::from),
+                proptest::collection::hash_map("[a-z]{0,3}", inner, 0..40)
+                    .prop_map(|all| Value::Object(all.into_iter().collect())),
+            ]
+        })
+    }
+
+    #[test]
     fn nul_utf8_and_trailing_data_are_refused() {
         assert!(fault(r#"{"a":"x\u0000"}"#).starts_with("the character U+0000"));
         assert!(fault(r#"{"a\u0000":1}"#).starts_with("the character U+0000"));
@@ -207,6 +340,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_asked_for_is_what_comes_of_it(value in value()) {
+            let asked = Cell::new(0);
+            let take = |bytes| { asked.set(asked.get() + bytes); true };
+            let read = parse_weighed(value.to_string().as_bytes(), &take);
+            let expected = value.to_string().contains("\\u0000");
+            if let Ok(read) = read {
+                prop_assert_eq!(asked.get() + VALUE_BYTES, weight(&read));
+            } else {
+                prop_assert!(expected);
+            }
+        }
+
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&bytes);

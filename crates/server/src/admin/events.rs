@@ -31,6 +31,7 @@ use tokio::time::timeout;
 use super::answer::reached;
 use crate::App;
 use crate::auth::{self, ClientAddress};
+use crate::budget::{self, Account};
 use crate::error::Outcome;
 use crate::headers::NO_STORE;
 use crate::streams::{News, StreamPlace, look};
@@ -81,6 +82,7 @@ pub(crate) async fn events(
             news,
             follows,
             _place: place,
+            account: budget::current(),
         })
     };
     let stream = match opened.await {
@@ -149,6 +151,8 @@ struct Stream {
     news: watch::Receiver<News>,
     follows: bool,
     _place: StreamPlace,
+    /// What pays for the pieces that wait to be taken.
+    account: Option<Account>,
 }
 
 impl Stream {
@@ -156,7 +160,7 @@ impl Stream {
     async fn run(mut self, queue: mpsc::Sender<Bytes>) {
         // The id by itself is no event, and is where to go on from if the connection breaks before the first.
         let hello = format!("retry: {}\nid: {}\n\n", STREAM_RETRY.as_millis(), self.seen);
-        if queue.send(hello.into()).await.is_err() {
+        if !self.send(&queue, hello).await {
             return;
         }
         loop {
@@ -166,7 +170,7 @@ impl Stream {
                 if text.is_empty() {
                     break;
                 }
-                if queue.send(text.into()).await.is_err() {
+                if !self.send(&queue, text).await {
                     return;
                 }
             }
@@ -189,6 +193,19 @@ impl Stream {
             if !goes_on {
                 return;
             }
+        }
+    }
+
+    /// Sends a piece. False where the stream is over: nobody listens, or too many bytes wait to be taken already. Whoever
+    /// listened comes back and misses nothing.
+    async fn send(&self, queue: &mpsc::Sender<Bytes>, text: String) -> bool {
+        let piece = match &self.account {
+            Some(account) => account.piece(text),
+            None => Ok(text.into()),
+        };
+        match piece {
+            Ok(piece) => queue.send(piece).await.is_ok(),
+            Err(_) => false,
         }
     }
 

@@ -31,7 +31,7 @@ struct ResponseBundle {
 impl ResponseBundle {
     fn reply(r#type: &'static str, entry: Vec<ResponseEntry>) -> Result<Reply, Outcome> {
         let bundle = Self { resource_type: "Bundle", r#type, entry };
-        Ok(Reply::ok(Rendered::serialize(&bundle)?))
+        Ok(Reply::ok(Rendered::assemble(&bundle)?))
     }
 }
 

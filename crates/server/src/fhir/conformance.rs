@@ -115,12 +115,12 @@ pub(super) fn dispatch(
                 .collect::<Result<Vec<_>, _>>()?;
             let end = query.offset.saturating_add(query.count);
             let next = (found.len() > end as usize && query.count > 0).then_some(end);
-            Ok(Reply::ok(Rendered::serialize(&bundle(&base, text, &query, next, total, entry))?))
+            Ok(Reply::ok(Rendered::assemble(&bundle(&base, text, &query, next, total, entry))?))
         }
         [id] => of_type()
             .find(|definition| definition.id == *id)
-            .map(|definition| Reply::ok(Rendered::value(&definition.resource)))
-            .ok_or_else(Outcome::not_found),
+            .ok_or_else(Outcome::not_found)
+            .and_then(|definition| Rendered::serialize(&definition.resource).map(Reply::ok)),
         _ => Err(Outcome::not_found()),
     }
 }

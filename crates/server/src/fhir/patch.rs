@@ -5,7 +5,7 @@
 mod document;
 
 use json_patch::{PatchErrorKind, PatchOperation};
-use keyrelay_core::fhir::ResourceType;
+use keyrelay_core::fhir::{ResourceType, json};
 use keyrelay_core::limits::PATCH_OPERATIONS_MAX;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use self::document::{Document, Refused};
 use super::bundle::Links;
 use super::client_application::KEPT;
+use crate::budget;
 use crate::error::Outcome;
 
 /// A patch that has been read.
@@ -75,6 +76,8 @@ impl Patch {
                 if copied {
                     return Err(Outcome::invalid("A patch cannot copy or move a secret"));
                 }
+                // Beside what was loaded: the draft, the version and the answer that come of it.
+                budget::take_for_now(3 * json::weight_of_members(&map))?;
                 Ok(map)
             }
             _ => Err(Outcome::invalid("A patch cannot replace the whole resource by something else")),

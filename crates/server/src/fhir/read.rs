@@ -18,6 +18,7 @@ use super::request::{Reply, etag};
 use super::versions::Act;
 use crate::App;
 use crate::audit::Seen;
+use crate::budget;
 use crate::error::Outcome;
 
 /// The current version, by the right to read or, for what a condition finds, to search.
@@ -117,6 +118,7 @@ pub(crate) async fn history(
 ) -> Result<Reply, Outcome> {
     let turn = app.store.turn(caller.project).await?;
     let versions = app.store.history(resource_type, id, &turn).await?;
+    budget::take(versions.iter().map(|version| version.content.len()).sum())?;
     let newest = versions.first().ok_or_else(Outcome::not_found)?;
     view(caller, Interaction::History, newest)?;
     let (newest_version, newest_updated) = (newest.version, newest.last_updated);
@@ -134,7 +136,7 @@ pub(crate) async fn history(
         }
     }
     let bundle = HistoryBundle { resource_type: "Bundle", r#type: "history", total, entry };
-    Ok(Reply::ok(Rendered::serialize(&bundle)?).of_version(newest_version, newest_updated))
+    Ok(Reply::ok(Rendered::assemble(&bundle)?).of_version(newest_version, newest_updated))
 }
 
 fn history_entry(

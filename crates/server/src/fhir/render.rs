@@ -1,6 +1,7 @@
 //! The only place that writes a secret into an answer. A resource is kept without its secrets; here
 //! they are added for one answer, to someone who may see them, and nowhere else (P4).
 
+use keyrelay_core::fhir::json;
 use keyrelay_core::keyring::{KeyringError, SecretVisibility};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::time::Timestamp;
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::App;
+use crate::budget;
 use crate::error::Outcome;
 
 /// JSON text of an answer. It may hold secrets, so its `Debug` shows nothing.
@@ -28,8 +30,16 @@ impl Rendered {
         Self(value.to_string())
     }
 
-    /// An answer put together from others.
+    /// An answer, and its copy in a Bundle or on its way out.
     pub(crate) fn serialize(value: &impl Serialize) -> Result<Self, Outcome> {
+        let answer = Self::assemble(value)?;
+        budget::take(2 * answer.len())?;
+        Ok(answer)
+    }
+
+    /// An answer put together from others, for whose copies bytes were taken when they were written: nothing is
+    /// refused after changes were made.
+    pub(crate) fn assemble(value: &impl Serialize) -> Result<Self, Outcome> {
         serde_json::to_string(value).map(Self).map_err(|error| {
             tracing::error!(%error, "an answer could not be written");
             Outcome::internal()
@@ -106,6 +116,8 @@ impl Serialize for WithSecrets<'_> {
 /// Reads the JSON of a stored version.
 pub(crate) fn stored_resource(version: &ResourceVersion) -> Result<Map<String, Value>, Outcome> {
     if let Ok(Value::Object(map)) = serde_json::from_str(&version.content) {
+        // As it was, as it is to be, and as somebody sees it, each as a value and as text.
+        budget::take_for_now(3 * (version.content.len() + json::weight_of_members(&map)))?;
         return Ok(map);
     }
     tracing::error!(id = %version.id, version = %version.version, "a stored resource cannot be read");

@@ -9,15 +9,16 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, LAST_MODIFIED, LOCATION, WARNING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use keyrelay_core::fhir::json;
 use keyrelay_core::id::VersionId;
+use keyrelay_core::limits::SEARCH_FORM_BYTES_MAX;
 use keyrelay_core::time::Timestamp;
 use serde_json::{Map, Value};
 
 use super::render::Rendered;
+use crate::body::{bounded, read_body};
+use crate::budget;
 use crate::error::Outcome;
 use crate::headers::{FHIR_JSON, NO_STORE};
-use crate::router::read_body;
 
 /// One interaction that somebody asks for.
 #[derive(Clone, Debug)]
@@ -71,11 +72,19 @@ impl Content {
         }
     }
 
+    /// The same with a bound of its own, where the route has one for whole resources.
+    pub(super) fn within(self, bytes_max: usize) -> Self {
+        match self {
+            Self::Http { headers, body } => Self::Http { headers, body: bounded(body, bytes_max) },
+            other => other,
+        }
+    }
+
     /// The body as a JSON object.
     pub(crate) async fn into_object(self) -> Result<Map<String, Value>, Outcome> {
         let value = match self {
             Self::Json(value) => value,
-            Self::Http { headers, body } => json::parse(&read(&headers, body, &RESOURCE_MEDIA).await?)?,
+            Self::Http { headers, body } => budget::parse(&read(&headers, body, &RESOURCE_MEDIA).await?)?,
             Self::Patch(_) => return Err(Outcome::invalid("A patch is not a resource")),
             Self::Empty => return Err(missing()),
         };
@@ -97,15 +106,15 @@ impl Content {
             }
             Self::Empty => return Err(missing()),
         };
-        Ok(json::parse(&bytes)?)
+        budget::parse(&bytes)
     }
 
     /// The body as form parameters, as `_search` sends them; none at all is fine.
     pub(crate) async fn into_form(self) -> Result<String, Outcome> {
-        match self {
+        match self.within(SEARCH_FORM_BYTES_MAX) {
             Self::Empty => Ok(String::new()),
             Self::Http { headers, body } => {
-                let bytes = read_body(&headers, body).await?;
+                let bytes = read_body(body).await?;
                 if !bytes.is_empty() {
                     check_media(&headers, &FORM_MEDIA)?;
                 }
@@ -122,7 +131,7 @@ fn missing() -> Outcome {
 
 async fn read(headers: &HeaderMap, body: Body, media: &[&'static str]) -> Result<Bytes, Outcome> {
     check_media(headers, media)?;
-    let bytes = read_body(headers, body).await?;
+    let bytes = read_body(body).await?;
     if bytes.is_empty() { Err(missing()) } else { Ok(bytes) }
 }
 

@@ -12,7 +12,7 @@ use keyrelay_core::evidence::{judge, why_not_unused};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::ClientId;
 use keyrelay_core::keyring::SecretVisibility;
-use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, TOKEN_LIFETIME_MAX};
+use keyrelay_core::limits::{EVIDENCE_UNUSED_FOR_DEFAULT, SECRET_MOVE_BYTES_MAX, TOKEN_LIFETIME_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::secret_rules::{RetireAfter, SecretOverwrite};
@@ -32,6 +32,7 @@ use super::versions::{Act, next_version_as_is};
 use super::write::Decision;
 use crate::App;
 use crate::audit;
+use crate::budget;
 use crate::error::Outcome;
 
 /// What the operation is on.
@@ -60,8 +61,9 @@ impl Rotation {
         content: Content,
     ) -> Result<Self, Outcome> {
         check_author(caller, matches!(moves, SecretOperation::Rotate), id)?;
+        budget::is_urgent();
         let key = content.headers().map_or(Ok(None), replay::key)?;
-        let body = content.into_object().await?;
+        let body = content.within(SECRET_MOVE_BYTES_MAX).into_object().await?;
         let replay = key.map(|key| Replay::new(key, moves.operation().code(), id, &body));
         let asked = match moves {
             SecretOperation::Rotate => Asked::Rotate(RotateInput::read(body)?),

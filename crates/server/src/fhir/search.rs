@@ -19,6 +19,7 @@ use super::request::Reply;
 use super::versions::Act;
 use crate::App;
 use crate::audit::Seen;
+use crate::budget;
 use crate::error::Outcome;
 
 #[derive(Serialize)]
@@ -61,6 +62,7 @@ pub(crate) async fn search(
     if query.summary == Summary::Count {
         page.matches.clear();
     }
+    budget::take(page.matches.iter().map(|version| version.content.len()).sum())?;
     let states = if resource_type == ResourceType::ClientApplication && caller.is_admin() {
         let ids: Vec<ResourceId> = page.matches.iter().map(|version| version.id).collect();
         Some(app.store.clients(&ids, Some(&turn)).await?)
@@ -99,7 +101,7 @@ pub(crate) async fn search(
     let next = page.more.then_some(query.offset + passed);
     let bundle = bundle(&url, query_text, &query, next, page.total, entry);
     secrets.commit(act, Recorded::Found).await?;
-    Ok(Reply::ok(Rendered::serialize(&bundle)?))
+    Ok(Reply::ok(Rendered::assemble(&bundle)?))
 }
 
 /// Reads a query string.
@@ -228,6 +230,6 @@ pub(crate) fn plain_entry(full_url: String, resource: &Value) -> Result<SearchEn
     Ok(SearchEntry {
         full_url,
         search: json!({ "mode": "match" }),
-        resource: Rendered::value(resource).into_part()?,
+        resource: Rendered::serialize(resource)?.into_part()?,
     })
 }

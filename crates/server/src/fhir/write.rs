@@ -31,6 +31,7 @@ use super::route::WriteRoute;
 use super::versions::{Act, CLIENTS_META};
 use crate::App;
 use crate::auth;
+use crate::budget;
 use crate::error::Outcome;
 
 /// A write that somebody may ask for and that can be read. What is there has not been looked at.
@@ -147,7 +148,9 @@ impl Write {
             caller = &by_now;
         }
         self.check(caller)?;
+        let taken = budget::taken();
         for _ in 0..CONFLICT_RETRIES_MAX {
+            budget::back_to(taken);
             let act = Act::now(app, caller, request.from);
             if let Self::Create(new) = self
                 && let Some((_, reply)) = new.existing(act, request).await?

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use keyrelay_core::id::SessionId;
-use keyrelay_core::limits::{EMAIL_BYTES_MAX, LOGIN_LIFETIME, TOKEN_FORM_BYTES_MAX};
+use keyrelay_core::limits::{EMAIL_BYTES_MAX, LOGIN_LIFETIME};
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::session::{Session, SessionAccess, Stage};
@@ -22,10 +22,10 @@ use zeroize::Zeroizing;
 use super::flow::{self, LoginRequest, NotLoggedIn};
 use super::request::{AuthorizationRequest, Unanswerable, Wanted};
 use crate::App;
+use crate::body::read_body;
 use crate::error::Outcome;
 use crate::headers::NO_STORE;
 use crate::limiter::Attempt;
-use crate::router::read_body_of;
 use crate::ui::{self, ScopeLine, page};
 
 /// Said to whoever may be guessing.
@@ -57,7 +57,7 @@ pub(crate) async fn authorize(
     }
     let query = parts.uri.query().unwrap_or_default();
     if parts.method == Method::POST && query.is_empty() {
-        return begun_by_form(&app, &parts.headers, body).await;
+        return begun_by_form(&app, body).await;
     }
     let asked = match AuthorizationRequest::read(&app, query).await {
         Ok(asked) => asked,
@@ -80,7 +80,7 @@ pub(crate) async fn authorize(
     if !is_own_form(&app, &parts.headers) {
         return message(&app, StatusCode::FORBIDDEN, "This form was not sent from a page of this server.");
     }
-    match visit.step(&parts.headers, body).await {
+    match visit.step(body).await {
         Ok(response) => response,
         Err(NotLoggedIn::NoLogin | NotLoggedIn::Refused) => {
             visit.sign_in("", Some(OVER), StatusCode::BAD_REQUEST)
@@ -91,8 +91,8 @@ pub(crate) async fn authorize(
 
 /// A client may send its request as a form, too (OpenID Connect Core §3.1.2.1): the browser is sent on to
 /// where the same request is a query, for forms of ours lead back there. Nothing in it is secret.
-async fn begun_by_form(app: &App, headers: &HeaderMap, body: Body) -> Response {
-    match read_body_of(headers, body, TOKEN_FORM_BYTES_MAX).await {
+async fn begun_by_form(app: &App, body: Body) -> Response {
+    match read_body(body).await {
         Ok(body) => {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.extend_pairs(form_urlencoded::parse(&body));
@@ -115,8 +115,8 @@ struct Fields {
 }
 
 impl Fields {
-    async fn read(headers: &HeaderMap, body: Body) -> Result<Self, Outcome> {
-        let body = read_body_of(headers, body, TOKEN_FORM_BYTES_MAX).await?;
+    async fn read(body: Body) -> Result<Self, Outcome> {
+        let body = read_body(body).await?;
         let mut fields = Self::default();
         for (name, value) in form_urlencoded::parse(&body) {
             match name.as_ref() {
@@ -134,8 +134,8 @@ impl Fields {
 }
 
 impl Visit<'_> {
-    async fn step(&self, headers: &HeaderMap, body: Body) -> Result<Response, NotLoggedIn> {
-        let fields = match Fields::read(headers, body).await {
+    async fn step(&self, body: Body) -> Result<Response, NotLoggedIn> {
+        let fields = match Fields::read(body).await {
             Ok(fields) => fields,
             Err(outcome) => return Ok(message(self.app, outcome.status, "The form could not be read.")),
         };

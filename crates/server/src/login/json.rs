@@ -7,21 +7,21 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method};
+use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{MembershipId, ProjectId, SessionId};
-use keyrelay_core::limits::{AUTHORIZE_PARAMETER_BYTES_MAX, EMAIL_BYTES_MAX};
+use keyrelay_core::limits::EMAIL_BYTES_MAX;
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::session::{Session, Stage};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
-use zeroize::Zeroizing;
+use serde_json::{Value, json};
 
 use super::flow::{self, LoginRequest, NotLoggedIn};
 use super::request::{NOTHING, client_of, for_people, is_challenge};
 use crate::App;
 use crate::error::Outcome;
-use crate::fhir::Content;
 use crate::headers::{JSON, NO_STORE};
 use crate::limiter::Attempt;
+use crate::members::Members;
 
 /// The answer to a step. A code in it grants something, so it is written at the last moment.
 struct LoginAnswer<'a> {
@@ -47,7 +47,7 @@ impl Serialize for LoginAnswer<'_> {
 
 async fn answer(app: &App, session: &Session, from: IpAddr) -> Result<Response, Outcome> {
     let memberships = match session.stage {
-        Stage::Membership => memberships(app, session, from).await?,
+        Stage::Membership => choices(app, session, from).await?,
         _ => Vec::new(),
     };
     let body = serde_json::to_string(&LoginAnswer { app, session, memberships });
@@ -55,7 +55,7 @@ async fn answer(app: &App, session: &Session, from: IpAddr) -> Result<Response, 
     Ok(([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body).into_response())
 }
 
-async fn memberships(app: &App, session: &Session, from: IpAddr) -> Result<Vec<Value>, Outcome> {
+async fn choices(app: &App, session: &Session, from: IpAddr) -> Result<Vec<Value>, Outcome> {
     // A login through a client has no choice: it is for one project, where a person is a member once.
     let choices = flow::choices(app, session.user, None, from).await?;
     Ok(choices
@@ -72,27 +72,16 @@ async fn memberships(app: &App, session: &Session, from: IpAddr) -> Result<Vec<V
 }
 
 /// Reads the body of a step.
-async fn body(method: &Method, headers: HeaderMap, request: Request) -> Result<Map<String, Value>, Outcome> {
+async fn members(
+    method: &Method,
+    headers: &HeaderMap,
+    request: Request,
+    known: &[&str],
+) -> Result<Members, Outcome> {
     if method != Method::POST {
         return Err(Outcome::method_not_allowed("POST"));
     }
-    Content::Http { headers, body: request.into_body() }.into_object().await
-}
-
-fn text<'a>(body: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Outcome> {
-    match body.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.is_empty() => Ok(None),
-        Some(Value::String(text)) if text.len() <= AUTHORIZE_PARAMETER_BYTES_MAX => Ok(Some(text)),
-        Some(_) => Err(Outcome::invalid_at(
-            name,
-            format!("{name} must be a string of at most {AUTHORIZE_PARAMETER_BYTES_MAX} bytes"),
-        )),
-    }
-}
-
-fn required<'a>(body: &'a Map<String, Value>, name: &str) -> Result<&'a str, Outcome> {
-    text(body, name)?.ok_or_else(|| Outcome::invalid_at(name, format!("{name} is missing")))
+    Members::read(headers, request.into_body(), known).await
 }
 
 /// `POST /auth/login`.
@@ -104,82 +93,124 @@ pub(crate) async fn login(
     request: Request,
 ) -> Response {
     let done = async {
-        let body = body(&method, headers, request).await?;
-        let request = read(&app, &body).await?;
-        let session = flow::begin(&app, request, from).await?;
+        let body = LoginBody::of(members(&method, &headers, request, &LoginBody::MEMBERS).await?)?;
+        let session = flow::begin(&app, body.resolve(&app).await?, from).await?;
         answer(&app, &session, from).await
     };
     done.await.unwrap_or_else(Outcome::into_response)
 }
 
-async fn read(app: &App, body: &Map<String, Value>) -> Result<LoginRequest, Outcome> {
-    let email = required(body, "email")?.trim().to_lowercase();
-    if email.len() > EMAIL_BYTES_MAX {
-        return Err(Outcome::invalid_at("email", format!("email has at most {EMAIL_BYTES_MAX} bytes")));
-    }
-    let password = Zeroizing::new(required(body, "password")?.to_owned());
-    let password = PlainPassword::presented(password)
-        .ok_or_else(|| Outcome::invalid_at("password", "password is too long"))?;
-    let client = match text(body, "clientId")? {
-        Some(id) => Some(client_of(app, id).await?.ok_or_else(|| {
-            Outcome::invalid_at(
-                "clientId",
-                "There is no such client application, or people do not log in through it",
-            )
-        })?),
-        None => None,
-    };
-    let named = text(body, "projectId")?.filter(|id| *id != "new");
-    let named = named
-        .map(|id| {
-            ProjectId::parse(id).ok_or_else(|| Outcome::invalid_at("projectId", "projectId is not an id"))
-        })
-        .transpose()?;
-    let scope = for_people(text(body, "scope")?, client.as_ref());
-    let scope = scope.map_err(|error| Outcome::invalid_at("scope", error.to_string()))?;
-    let scope = scope.ok_or_else(|| Outcome::invalid_at("scope", NOTHING))?;
-    let code_challenge = challenge(body)?;
-    if client.as_ref().is_some_and(|client| client.needs_pkce) && code_challenge.is_none() {
-        return Err(Outcome::invalid_at("codeChallenge", "codeChallenge is needed, by the method S256"));
-    }
-    let redirect_uri = text(body, "redirectUri")?.map(str::to_owned);
-    if let (Some(client), Some(uri)) = (&client, &redirect_uri)
-        && client.registered(uri).is_none()
-    {
-        return Err(Outcome::invalid_at(
-            "redirectUri",
-            "redirectUri is not registered for the client application",
-        ));
-    }
-    let remember = body.get("remember").and_then(Value::as_bool).unwrap_or(false);
-    let wants = remember || scope.has("offline_access") || scope.has("online_access");
-    Ok(LoginRequest {
-        email,
-        password,
-        project: client.as_ref().map(|client| client.project).or(named),
-        refreshable: wants && client.as_ref().is_none_or(|client| client.allows_refresh),
-        client: client.map(|client| client.id),
-        scope,
-        nonce: text(body, "nonce")?.map(str::to_owned),
-        redirect_uri,
-        code_challenge,
-        consent: false,
-    })
+/// The body of `/auth/login`.
+struct LoginBody {
+    email: String,
+    password: PlainPassword,
+    client: Option<String>,
+    project: Option<ProjectId>,
+    scope: Option<String>,
+    nonce: Option<String>,
+    redirect_uri: Option<String>,
+    code_challenge: Option<String>,
+    remember: bool,
 }
 
-fn challenge(body: &Map<String, Value>) -> Result<Option<String>, Outcome> {
-    let Some(challenge) = text(body, "codeChallenge")? else { return Ok(None) };
-    if text(body, "codeChallengeMethod")? != Some("S256") || !is_challenge(challenge) {
+impl LoginBody {
+    const MEMBERS: [&str; 11] = [
+        "email",
+        "password",
+        "clientId",
+        "projectId",
+        "resourceType",
+        "scope",
+        "nonce",
+        "redirectUri",
+        "codeChallenge",
+        "codeChallengeMethod",
+        "remember",
+    ];
+
+    fn of(mut members: Members) -> Result<Self, Outcome> {
+        let email = members.needed("email")?.trim().to_lowercase();
+        if email.len() > EMAIL_BYTES_MAX {
+            return Err(Outcome::invalid_at("email", format!("email has at most {EMAIL_BYTES_MAX} bytes")));
+        }
+        let project = match members.text("projectId")?.as_deref() {
+            None | Some("new") => None,
+            Some(id) => Some(
+                ProjectId::parse(id)
+                    .ok_or_else(|| Outcome::invalid_at("projectId", "projectId is not an id"))?,
+            ),
+        };
+        if members.text("resourceType")?.is_some_and(|kind| kind != ResourceType::Practitioner.as_str()) {
+            return Err(Outcome::not_supported("People log in as Practitioner").at("resourceType"));
+        }
+        Ok(Self {
+            email,
+            password: members.password("password")?,
+            client: members.text("clientId")?,
+            project,
+            scope: members.text("scope")?,
+            nonce: members.text("nonce")?,
+            redirect_uri: members.text("redirectUri")?,
+            code_challenge: challenge(&mut members)?,
+            remember: members.flag("remember")?,
+        })
+    }
+
+    /// Checks what is asked for against what the client registered.
+    async fn resolve(self, app: &App) -> Result<LoginRequest, Outcome> {
+        let client = match &self.client {
+            Some(id) => Some(client_of(app, id).await?.ok_or_else(|| {
+                Outcome::invalid_at(
+                    "clientId",
+                    "There is no such client application, or people do not log in through it",
+                )
+            })?),
+            None => None,
+        };
+        let scope = for_people(self.scope.as_deref(), client.as_ref());
+        let scope = scope.map_err(|error| Outcome::invalid_at("scope", error.to_string()))?;
+        let scope = scope.ok_or_else(|| Outcome::invalid_at("scope", NOTHING))?;
+        if client.as_ref().is_some_and(|client| client.needs_pkce) && self.code_challenge.is_none() {
+            return Err(Outcome::invalid_at("codeChallenge", "codeChallenge is needed, by the method S256"));
+        }
+        if let (Some(client), Some(uri)) = (&client, &self.redirect_uri)
+            && client.registered(uri).is_none()
+        {
+            return Err(Outcome::invalid_at(
+                "redirectUri",
+                "redirectUri is not registered for the client application",
+            ));
+        }
+        let wants = self.remember || scope.has("offline_access") || scope.has("online_access");
+        Ok(LoginRequest {
+            email: self.email,
+            password: self.password,
+            project: client.as_ref().map(|client| client.project).or(self.project),
+            refreshable: wants && client.as_ref().is_none_or(|client| client.allows_refresh),
+            client: client.map(|client| client.id),
+            scope,
+            nonce: self.nonce,
+            redirect_uri: self.redirect_uri,
+            code_challenge: self.code_challenge,
+            consent: false,
+        })
+    }
+}
+
+fn challenge(members: &mut Members) -> Result<Option<String>, Outcome> {
+    let method = members.text("codeChallengeMethod")?;
+    let Some(challenge) = members.text("codeChallenge")? else { return Ok(None) };
+    if method.as_deref() != Some("S256") || !is_challenge(&challenge) {
         return Err(Outcome::invalid_at(
             "codeChallenge",
             "codeChallenge must be made by the method S256, and codeChallengeMethod must say so",
         ));
     }
-    Ok(Some(challenge.to_owned()))
+    Ok(Some(challenge))
 }
 
-fn session_id(body: &Map<String, Value>) -> Result<SessionId, Outcome> {
-    SessionId::parse(required(body, "login")?).ok_or_else(|| NotLoggedIn::NoLogin.into())
+fn session_id(members: &mut Members) -> Result<SessionId, Outcome> {
+    SessionId::parse(&members.needed("login")?).ok_or_else(|| NotLoggedIn::NoLogin.into())
 }
 
 /// `POST /auth/profile`: chooses the membership.
@@ -191,10 +222,10 @@ pub(crate) async fn profile(
     request: Request,
 ) -> Response {
     let done = async {
-        let body = body(&method, headers, request).await?;
-        let chosen = MembershipId::parse(required(&body, "profile")?)
+        let mut body = members(&method, &headers, request, &["login", "profile"]).await?;
+        let chosen = MembershipId::parse(&body.needed("profile")?)
             .ok_or_else(|| Outcome::invalid_at("profile", "profile must be the id of a membership"))?;
-        let session = session_id(&body)?;
+        let session = session_id(&mut body)?;
         let session = flow::membership(&app, session, chosen, from).await?;
         answer(&app, &session, from).await
     };
@@ -210,9 +241,9 @@ pub(crate) async fn verify_second_factor(
     request: Request,
 ) -> Response {
     let done = async {
-        let body = body(&method, headers, request).await?;
-        let token = required(&body, "token")?;
-        verify(&app, session_id(&body)?, token, from).await
+        let mut body = members(&method, &headers, request, &["login", "token"]).await?;
+        let (session, token) = (session_id(&mut body)?, body.needed("token")?);
+        verify(&app, session, &token, from).await
     };
     done.await.unwrap_or_else(Outcome::into_response)
 }

@@ -16,9 +16,9 @@ use super::flow::accepted_step;
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
-use crate::fhir::Content;
 use crate::headers::{JSON, NO_STORE};
 use crate::limiter::Attempt;
+use crate::members::Members;
 
 fn told(body: String) -> Response {
     ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body).into_response()
@@ -103,12 +103,10 @@ async fn with_code(
     }
     let (parts, body) = request.into_parts();
     let caller = auth::caller(app, &parts.headers, from).await?;
-    let body = Content::Http { headers: parts.headers, body }.into_object().await?;
-    let token = body.get("token").and_then(Value::as_str);
-    let token = token.ok_or_else(|| Outcome::invalid_at("token", "token must be the code of the app"))?;
+    let token = Members::read(&parts.headers, body, &["token"]).await?.needed("token")?;
     let (_, account) = account(app, &caller).await?;
     let account = attempts::count(app, account).await?.map_err(Outcome::throttled)?;
-    let Some(step) = accepted_step(app, &account, token) else {
+    let Some(step) = accepted_step(app, &account, &token) else {
         return Err(Outcome::invalid_at("token", "The code is not valid"));
     };
     let mut change = Change::new();

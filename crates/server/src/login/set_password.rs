@@ -5,29 +5,29 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use keyrelay_core::id::UserId;
-use keyrelay_core::limits::TOKEN_FORM_BYTES_MAX;
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::ticket::TicketKind;
 use keyrelay_store::{Change, Conflict, StoreError, UserAccount};
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::attempts;
 use super::authorize::is_own_form;
 use crate::App;
 use crate::auth;
+use crate::body::read_body;
 use crate::error::Outcome;
-use crate::fhir::Content;
 use crate::headers::{JSON, NO_STORE};
 use crate::limiter::Attempt;
-use crate::router::read_body_of;
+use crate::members::Members;
 use crate::ui::{self, page};
 
 const OVER: &str =
@@ -75,12 +75,13 @@ async fn answer(app: &App, ticket: Option<PlainSecret>, request: Request) -> Res
     if !is_own_form(app, &parts.headers) {
         return Ok(message(app, StatusCode::FORBIDDEN, "This form was not sent from a page of this server."));
     }
-    let body = read_body_of(&parts.headers, body, TOKEN_FORM_BYTES_MAX).await?;
+    let body = read_body(body).await?;
     let field = |wanted: &str| {
         let found = form_urlencoded::parse(&body).find(|(name, _)| name == wanted);
         Zeroizing::new(found.map(|(_, value)| value.into_owned()).unwrap_or_default())
     };
     let (text, again) = (field("password"), field("again"));
+    drop(body);
     let is_same = *text == *again;
     let Some(password) = PlainPassword::presented(text).filter(|_| is_same) else {
         return Ok(form(Some("The two passwords are not the same.")));
@@ -142,6 +143,19 @@ pub(crate) async fn change_password(
     change(&app, from, request).await.unwrap_or_else(Outcome::into_response)
 }
 
+/// The body of a change of password.
+struct ChangeOfPassword {
+    old: PlainPassword,
+    new: PlainPassword,
+}
+
+impl ChangeOfPassword {
+    async fn read(headers: &HeaderMap, body: Body) -> Result<Self, Outcome> {
+        let mut members = Members::read(headers, body, &["oldPassword", "newPassword"]).await?;
+        Ok(Self { old: members.password("oldPassword")?, new: members.password("newPassword")? })
+    }
+}
+
 async fn change(app: &App, from: IpAddr, request: Request) -> Result<Response, Outcome> {
     if request.method() != Method::POST {
         return Err(Outcome::method_not_allowed("POST"));
@@ -149,13 +163,7 @@ async fn change(app: &App, from: IpAddr, request: Request) -> Result<Response, O
     let (parts, body) = request.into_parts();
     let caller = auth::caller(app, &parts.headers, from).await?;
     let login = caller.login.ok_or_else(|| Outcome::forbidden("Only a person has a password"))?;
-    let mut body = Content::Http { headers: parts.headers, body }.into_object().await?;
-    let mut password = |name: &str| match body.remove(name) {
-        Some(Value::String(text)) => PlainPassword::presented(Zeroizing::new(text))
-            .ok_or_else(|| Outcome::invalid_at(name, format!("{name} is too long"))),
-        _ => Err(Outcome::invalid_at(name, format!("{name} must be a string"))),
-    };
-    let (old, new) = (password("oldPassword")?, password("newPassword")?);
+    let ChangeOfPassword { old, new } = ChangeOfPassword::read(&parts.headers, body).await?;
     let account = app.store.user(login.user).await?.ok_or_else(Outcome::login)?;
     let problem = new.check(&account.row.email);
     problem.map_err(|problem| Outcome::invalid_at("newPassword", format!("The new password {problem}")))?;

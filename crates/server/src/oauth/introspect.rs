@@ -43,6 +43,7 @@ async fn answer(app: &App, from: IpAddr, request: Request) -> Result<Value, OAut
             token = secret_parameter(value);
         }
     })?;
+    drop(body);
     let proved = client.authenticate(app, &headers, Endpoint::Introspection, Acts::ForItself, from).await?;
     let token = token.ok_or_else(|| OAuthError::invalid_request("token is missing"))?;
     let told = match refresh_token(app, &proved.access, &token).await? {

@@ -12,7 +12,7 @@ use keyrelay_core::id::{ClientId, SessionId};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::ticket::TicketKind;
 use keyrelay_store::Change;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::client_auth::{ClientParameters, Endpoint};
 use super::jose::Bearer;
@@ -20,8 +20,8 @@ use super::token::{each_parameter, read_form, secret_parameter};
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::{OAuthError, Outcome};
-use crate::fhir::Content;
 use crate::headers::{JSON, NO_STORE};
+use crate::members::Members;
 
 /// The revocation endpoint (RFC 7009 §2). A token that is not the client's own, or is none at all, is
 /// answered like one that was revoked.
@@ -46,6 +46,7 @@ async fn revoke_token(app: &App, from: IpAddr, request: Request) -> Result<(), O
             token = secret_parameter(value);
         }
     })?;
+    drop(body);
     let proved = client.authenticate(app, &headers, Endpoint::Revocation, Acts::ForPeople, from).await?;
     let token = token.ok_or_else(|| OAuthError::invalid_request("token is missing"))?;
     let change = revocation(app, proved.access.client, &token).await?;
@@ -120,10 +121,8 @@ pub(crate) async fn revoke_login(
         }
         let (parts, body) = request.into_parts();
         let caller = auth::caller(&app, &parts.headers, from).await?;
-        let body = Content::Http { headers: parts.headers, body }.into_object().await?;
-        let named = body.get("loginId").and_then(Value::as_str);
-        let session = named
-            .and_then(SessionId::parse)
+        let named = Members::read(&parts.headers, body, &["loginId"]).await?.needed("loginId")?;
+        let session = SessionId::parse(&named)
             .ok_or_else(|| Outcome::invalid_at("loginId", "loginId must be the id of a login of yours"))?;
         let access = app.store.session(session).await?;
         let own = access.filter(|access| caller.login.is_some_and(|login| login.user == access.user.id));

@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
 use keyrelay_core::caller::Caller;
 use keyrelay_core::client::Acts;
-use keyrelay_core::limits::{FORM_PARAMETERS_MAX, TOKEN_BYTES_MAX, TOKEN_FORM_BYTES_MAX};
+use keyrelay_core::limits::{FORM_PARAMETERS_MAX, TOKEN_BYTES_MAX};
 use keyrelay_core::scope::{BadScope, Grantee, Scope};
 use keyrelay_core::secret::PlainSecret;
 use zeroize::Zeroizing;
@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 use super::client_auth::{ClientParameters, Endpoint};
 use super::{issue, login_grants};
 use crate::auth::{ClientAddress, Proved};
+use crate::body::read_body;
 use crate::error::OAuthError;
-use crate::router::read_body_of;
 use crate::{App, cors};
 
 /// The grants there are (RFC 6749 §1.3).
@@ -142,9 +142,7 @@ pub(super) async fn read_form(request: Request) -> Result<(HeaderMap, bytes::Byt
     refuse_credentials_in_query(request.uri().query())?;
     let (parts, body) = request.into_parts();
     require_form(&parts.headers)?;
-    let body = read_body_of(&parts.headers, body, TOKEN_FORM_BYTES_MAX)
-        .await
-        .map_err(|outcome| OAuthError::body(&outcome))?;
+    let body = read_body(body).await.map_err(|outcome| OAuthError::body(&outcome))?;
     Ok((parts.headers, body))
 }
 

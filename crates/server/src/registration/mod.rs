@@ -12,18 +12,17 @@ use std::net::IpAddr;
 use axum::body::Body;
 use http::HeaderMap;
 use keyrelay_core::client::Refused;
-use keyrelay_core::fhir::json;
 use keyrelay_core::id::ClientId;
-use keyrelay_core::limits::REGISTRATION_BYTES_MAX;
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::ticket::{Ticket, TicketKind};
 use serde_json::{Map, Value};
 
 use crate::App;
 use crate::auth::{NotProved, bearer_text, shut_out};
+use crate::body::read_body;
+use crate::budget;
 use crate::error::{OAuthError, Outcome};
 use crate::fhir::check_json;
-use crate::router::read_body_of;
 
 pub(crate) use manage::manage;
 pub(crate) use register::register;
@@ -50,7 +49,7 @@ fn not_let_in(app: &App, client: ClientId, from: IpAddr, why: Refused) -> OAuthE
 async fn read(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, OAuthError> {
     let read = async {
         check_json(headers)?;
-        match json::parse(&read_body_of(headers, body, REGISTRATION_BYTES_MAX).await?)? {
+        match budget::parse(&read_body(body).await?)? {
             Value::Object(map) => Ok(map),
             _ => Err(Outcome::invalid("The body must be a JSON object")),
         }

@@ -123,7 +123,7 @@ async fn a_search_and_a_token_request_have_bounds() {
 
 #[tokio::test]
 async fn the_answer_to_a_batch_ends_where_it_becomes_too_large() {
-    let test = TestApp::start().await;
+    let test = TestApp::start_configured(|config| config.bytes_in_flight *= 4).await;
     let client = test.make_client(&test.project, "Large").await;
     let large = json!([{ "op": "add", "path": "/description", "value": "x".repeat(900 * 1024) }]);
     test.patch(&test.admin, &client.path(), &large).await.expect(200);

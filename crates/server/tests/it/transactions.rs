@@ -630,7 +630,7 @@ async fn links_are_put_in_place_at_any_depth_and_into_no_secret() {
 
 #[tokio::test]
 async fn a_transaction_is_bounded() {
-    let test = TestApp::start().await;
+    let test = TestApp::start_configured(|config| config.bytes_in_flight *= 4).await;
     let identifiers: Vec<Value> = (0..400).map(|n| json!({ "value": n.to_string() })).collect();
     let many = json!({ "resourceType": "Practitioner", "identifier": identifiers });
     let entries = vec![with("POST", "Practitioner", &many); 100];

@@ -18,6 +18,7 @@ use super::links::{Links, full_url};
 use super::{ResponseBundle, answers_too_large, one};
 use crate::App;
 use crate::auth;
+use crate::budget;
 use crate::error::Outcome;
 use crate::fhir::dispatch;
 use crate::fhir::pending::Pending;
@@ -49,7 +50,9 @@ pub(super) async fn transaction(
         steps.push(step.map_err(|outcome| outcome.in_entry(n))?);
     }
     let touched = touched(&steps)?;
+    let taken = budget::taken();
     for _ in 0..CONFLICT_RETRIES_MAX {
+        budget::back_to(taken);
         let act = Act::now(app, caller, bundle.from);
         let (change, answers) = decide(act, &steps, &touched).await?;
         if change.is_empty() || committed(app, change).await? {
@@ -144,8 +147,11 @@ async fn decide(
         let decision = decide_one(act.after(&pending), write, request, &links).await;
         let Decision { reply, change: more, fate } = decision.map_err(|outcome| outcome.in_entry(*n))?;
         answers.weigh(&reply).map_err(|outcome| outcome.in_entry(*n))?;
+        let answer_bytes = reply.body.as_ref().map_or(0, Rendered::len);
         answers.put(*n, ResponseEntry::done(reply)?);
         if let Some(more) = more {
+            // The version that it writes is about as large as the answer.
+            budget::take(answer_bytes).map_err(|refused| Outcome::from(refused).in_entry(*n))?;
             change.append(more);
         }
         if let Some(fate) = fate {
@@ -158,12 +164,14 @@ async fn decide(
             return Err(Outcome::too_costly(text).in_entry(*n));
         }
     }
-    let written_bytes = answers.bytes;
+    let (written_bytes, taken) = (answers.bytes, budget::taken());
     for Step { n, request, .. } in steps.iter().filter(|step| step.write.is_none()) {
         let reply = look_ahead(act.after(&pending), request).await;
         reply.and_then(|reply| answers.weigh(&reply)).map_err(|outcome| outcome.in_entry(*n))?;
     }
     answers.bytes = written_bytes;
+    // They stay held for the same answers after the commit.
+    budget::back_to(taken);
     Ok((change, answers))
 }
 

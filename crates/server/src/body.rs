@@ -1,0 +1,85 @@
+//! How a body is read: within the size of its route, which the table of `router` names, within its
+//! time, and within the bytes in flight.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::BoxError;
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
+use keyrelay_core::limits::BODY_TIMEOUT;
+
+use crate::budget;
+use crate::error::Outcome;
+
+/// A body that is an error where it exceeds its bound, which it names.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("larger than {0} bytes")]
+struct TooLarge(usize);
+
+/// See [`bounded`].
+struct Bounded {
+    body: Body,
+    left: usize,
+    bytes_max: usize,
+}
+
+/// A body that cannot be read beyond so many bytes. One that announces more is not read at all.
+pub(crate) fn bounded(body: Body, bytes_max: usize) -> Body {
+    Body::new(Bounded { body, left: bytes_max, bytes_max })
+}
+
+impl hyper::body::Body for Bounded {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let too_large = TooLarge(self.bytes_max);
+        if usize::try_from(self.body.size_hint().lower()).map_or(true, |announced| announced > self.left) {
+            return Poll::Ready(Some(Err(too_large.into())));
+        }
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
+            return Poll::Ready(None);
+        };
+        let frame = frame?;
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match self.left.checked_sub(length) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Some(Err(too_large.into()))),
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Reads a body within the bound of its route and within [`BODY_TIMEOUT`].
+pub(crate) async fn read_body(body: Body) -> Result<Bytes, Outcome> {
+    tokio::time::timeout(BODY_TIMEOUT, read(body)).await.unwrap_or_else(|_| Err(Outcome::too_slow()))
+}
+
+async fn read(mut body: Body) -> Result<Bytes, Outcome> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.into_inner().downcast_ref() {
+            Some(TooLarge(bytes_max)) => Outcome::too_large(*bytes_max),
+            None => Outcome::invalid("The body ended too early"),
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        // While it grows, it has room for up to twice as many.
+        budget::take(2 * data.len())?;
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.into())
+}

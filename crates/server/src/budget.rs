@@ -1,0 +1,432 @@
+//! One budget of bytes in flight: bodies, what is parsed from them, what is read from the database for an answer, and
+//! answers on their way out. Each request has an [`Account`], which takes bytes before it uses them and gives all of
+//! them back when the last piece of its answer has been sent, or when the request is given up.
+//!
+//! An address, and a project, has a quarter of the budget. A quarter of everything is kept for small requests, so
+//! that ending a secret needs nothing of what large requests of the same project hold. The account of a request is
+//! found by its task ([`Account::scope`]): what takes bytes is far below where requests begin.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, SizeHint};
+use keyrelay_core::fhir::json;
+use keyrelay_core::id::ProjectId;
+use keyrelay_core::limits::{BYTES_IN_FLIGHT_SHARES, REQUEST_BYTES, SMALL_REQUEST_BYTES_MAX};
+use serde_json::Value;
+
+use crate::error::Outcome;
+
+tokio::task_local! {
+    static ACCOUNT: Account;
+}
+
+/// Why bytes were not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Too many bytes of all requests are in flight.
+    Full,
+    /// Too many of this address or this project are.
+    Share,
+    /// The request needs more than one address or project ever has.
+    TooHeavy(usize),
+}
+
+/// Whose share bytes are of. This machine and proxies speak for many: they have no address here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Payer {
+    address: Option<IpAddr>,
+    project: Option<ProjectId>,
+}
+
+/// A part of the budget.
+#[derive(Debug)]
+struct Pool {
+    most: usize,
+    used: usize,
+    addresses: HashMap<IpAddr, usize>,
+    projects: HashMap<ProjectId, usize>,
+}
+
+impl Pool {
+    fn of(most: usize) -> Self {
+        Self { most, used: 0, addresses: HashMap::new(), projects: HashMap::new() }
+    }
+
+    const fn share(&self) -> usize {
+        self.most / BYTES_IN_FLIGHT_SHARES
+    }
+
+    fn take(&mut self, payer: Payer, bytes: usize) -> Result<(), Refused> {
+        if bytes > self.share() {
+            return Err(Refused::TooHeavy(self.share()));
+        }
+        let address = payer.address.and_then(|address| self.addresses.get(&address));
+        let project = payer.project.and_then(|project| self.projects.get(&project));
+        if [address, project].into_iter().flatten().any(|used| used + bytes > self.share()) {
+            return Err(Refused::Share);
+        }
+        if self.used + bytes > self.most {
+            return Err(Refused::Full);
+        }
+        self.put(payer, bytes);
+        Ok(())
+    }
+
+    fn put(&mut self, payer: Payer, bytes: usize) {
+        self.used += bytes;
+        add(&mut self.addresses, payer.address, bytes);
+        add(&mut self.projects, payer.project, bytes);
+    }
+
+    fn give_back(&mut self, payer: Payer, bytes: usize) {
+        self.used -= bytes;
+        remove(&mut self.addresses, payer.address, bytes);
+        remove(&mut self.projects, payer.project, bytes);
+    }
+}
+
+fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: Option<K>, bytes: usize) {
+    if let Some(key) = key.filter(|_| bytes > 0) {
+        *counts.entry(key).or_default() += bytes;
+    }
+}
+
+/// Whoever has none any more is forgotten.
+fn remove<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: Option<K>, bytes: usize) {
+    let Some(key) = key else { return };
+    let Some(count) = counts.get_mut(&key) else { return };
+    *count = count.saturating_sub(bytes);
+    if *count == 0 {
+        counts.remove(&key);
+    }
+}
+
+/// Which part of the budget bytes are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Small,
+    Large,
+}
+
+#[derive(Debug)]
+struct Pools {
+    small: Pool,
+    large: Pool,
+}
+
+impl Pools {
+    const fn of(&mut self, size: Size) -> &mut Pool {
+        match size {
+            Size::Small => &mut self.small,
+            Size::Large => &mut self.large,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    pools: Mutex<Pools>,
+    refusals: AtomicU64,
+}
+
+/// The budget of one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget(Arc<Shared>);
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub(crate) fn of(bytes: usize) -> Self {
+        let small = bytes / BYTES_IN_FLIGHT_SHARES;
+        let pools = Pools { small: Pool::of(small), large: Pool::of(bytes - small) };
+        Self(Arc::new(Shared { pools: Mutex::new(pools), refusals: AtomicU64::new(0) }))
+    }
+
+    /// Begins a request. The address is that of whoever asks, where it speaks for itself only.
+    pub(crate) fn open(&self, address: Option<IpAddr>) -> Result<Account, Refused> {
+        let held = Held { payer: Payer { address, project: None }, ..Held::default() };
+        let account = Account(Arc::new(Inner { shared: Arc::clone(&self.0), held: Mutex::new(held) }));
+        account.take(0)?;
+        Ok(account)
+    }
+
+    /// How many bytes are in flight.
+    pub(crate) fn used(&self) -> usize {
+        let pools = lock(&self.0.pools);
+        pools.small.used + pools.large.used
+    }
+
+    /// How often bytes were refused.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.0.refusals.load(Ordering::Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an account has of the budget.
+#[derive(Debug)]
+struct Held {
+    payer: Payer,
+    size: Size,
+    /// Whether it may have more of what is kept for small requests than they may.
+    is_urgent: bool,
+    /// What is used now.
+    used: usize,
+    /// What is held: the most that was used, in whole steps of [`REQUEST_BYTES`].
+    bytes: usize,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { payer: Payer::default(), size: Size::Small, is_urgent: false, used: 0, bytes: 0 }
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    held: Mutex<Held>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
+        lock(&self.shared.pools).of(held.size).give_back(held.payer, held.bytes);
+    }
+}
+
+impl Inner {
+    /// Holds so many bytes instead of what is held, for that payer. Where they are refused, nothing changes.
+    fn hold(&self, held: &mut Held, payer: Payer, bytes: usize) -> Result<(), Refused> {
+        let mut pools = lock(&self.shared.pools);
+        pools.of(held.size).give_back(held.payer, held.bytes);
+        let is_small = held.is_urgent || bytes <= SMALL_REQUEST_BYTES_MAX;
+        let given = if is_small && pools.small.take(payer, bytes).is_ok() {
+            Ok(Size::Small)
+        } else {
+            pools.large.take(payer, bytes).map(|()| Size::Large)
+        };
+        match given {
+            Ok(size) => {
+                *held = Held { payer, size, bytes, ..*held };
+                Ok(())
+            }
+            Err(refused) => {
+                pools.of(held.size).put(held.payer, held.bytes);
+                self.shared.refusals.fetch_add(1, Ordering::Relaxed);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Sees that at least so many bytes are held.
+    fn at_least(&self, held: &mut Held, bytes: usize) -> Result<(), Refused> {
+        let wanted = in_steps(bytes);
+        if wanted <= held.bytes { Ok(()) } else { self.hold(held, held.payer, wanted) }
+    }
+}
+
+/// In whole steps, so that a small request asks once; one at least, for what every request needs.
+const fn in_steps(bytes: usize) -> usize {
+    let steps = bytes.div_ceil(REQUEST_BYTES);
+    REQUEST_BYTES * if steps == 0 { 1 } else { steps }
+}
+
+/// The bytes of one request. Clones are the same account, and the last one gives everything back.
+#[derive(Clone, Debug)]
+pub(crate) struct Account(Arc<Inner>);
+
+impl Account {
+    /// Does something for which this account pays.
+    pub(crate) fn scope<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        ACCOUNT.scope(self.clone(), work)
+    }
+
+    /// Takes so many bytes more.
+    fn take(&self, bytes: usize) -> Result<(), Refused> {
+        let mut held = lock(&self.0.held);
+        let used = held.used.saturating_add(bytes);
+        self.0.at_least(&mut held, used)?;
+        held.used = used;
+        Ok(())
+    }
+
+    /// Sees that so many bytes more are held for a while: they are not added to those of others before or after.
+    fn take_for_now(&self, bytes: usize) -> Result<(), Refused> {
+        let mut held = lock(&self.0.held);
+        let used = held.used.saturating_add(bytes);
+        self.0.at_least(&mut held, used)
+    }
+
+    /// A piece of an answer that is sent bit by bit. It gives its bytes back by itself.
+    pub(crate) fn piece(&self, text: String) -> Result<Bytes, Refused> {
+        self.take(text.len())?;
+        Ok(Bytes::from_owner(Piece { text, account: self.clone() }))
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let mut held = lock(&self.0.held);
+        let used = held.used.saturating_sub(bytes);
+        held.used = used;
+        self.shrink(&mut held, used);
+    }
+
+    fn shrink(&self, held: &mut Held, bytes: usize) {
+        let wanted = in_steps(bytes);
+        if wanted < held.bytes {
+            // Less than before is never refused.
+            let _ = self.0.hold(held, held.payer, wanted);
+        }
+    }
+
+    /// From now on the account holds the answer, and nothing of the request.
+    fn answer(&self, bytes: usize) -> Result<(), Refused> {
+        let mut held = lock(&self.0.held);
+        held.used = bytes;
+        self.shrink(&mut held, bytes);
+        self.0.at_least(&mut held, bytes)
+    }
+
+    /// An answer that holds the account until it has been sent. Where there are not enough bytes for it, it is not
+    /// sent if `is_safe` says that nothing was changed. Otherwise it is sent all the same: the large answers to
+    /// changes take their bytes before the change is made.
+    pub(crate) fn hold_answer(self, body: Body, is_safe: bool) -> Result<Body, Refused> {
+        let bytes = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+        match self.answer(bytes) {
+            Err(refused) if is_safe => Err(refused),
+            _ => Ok(Body::new(Answer { body, account: self })),
+        }
+    }
+}
+
+/// An answer whose account is held by each part of it that has not been sent.
+struct Answer {
+    body: Body,
+    account: Account,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let held = |data| Bytes::from_owner(Part { data, _account: self.account.clone() });
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(held))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A part of an answer: the connection may keep it long after the body is gone.
+struct Part {
+    data: Bytes,
+    _account: Account,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+/// See [`Account::piece`].
+struct Piece {
+    text: String,
+    account: Account,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.account.give_back(self.text.len());
+    }
+}
+
+/// The account of the request that this task works on. Tests of parts have none.
+pub(crate) fn current() -> Option<Account> {
+    ACCOUNT.try_with(Account::clone).ok()
+}
+
+fn with(ask: impl FnOnce(&Account) -> Result<(), Refused>) -> Result<(), Refused> {
+    ACCOUNT.try_with(ask).unwrap_or(Ok(()))
+}
+
+/// Takes so many bytes more for this request, until its answer is there.
+pub(crate) fn take(bytes: usize) -> Result<(), Refused> {
+    with(|account| account.take(bytes))
+}
+
+/// Sees that so many bytes more are held for a step of this request that frees them again.
+pub(crate) fn take_for_now(bytes: usize) -> Result<(), Refused> {
+    with(|account| account.take_for_now(bytes))
+}
+
+/// How many bytes this request has taken.
+pub(crate) fn taken() -> usize {
+    ACCOUNT.try_with(|account| lock(&account.0.held).used).unwrap_or(0)
+}
+
+/// Makes bytes that were taken after [`taken`] free for the same request, which does a step again.
+pub(crate) fn back_to(taken: usize) {
+    let _ = ACCOUNT.try_with(|account| {
+        let mut held = lock(&account.0.held);
+        held.used = held.used.min(taken);
+    });
+}
+
+/// Makes this request one of a project, which pays for it too.
+pub(crate) fn pay_from(project: ProjectId) -> Result<(), Refused> {
+    with(|account| {
+        let mut held = lock(&account.0.held);
+        let (payer, bytes) = (Payer { project: Some(project), ..held.payer }, held.bytes);
+        if payer == held.payer { Ok(()) } else { account.0.hold(&mut held, payer, bytes) }
+    })
+}
+
+/// Lets this request have what is kept for small requests, although it may become larger: it ends a secret.
+pub(crate) fn is_urgent() {
+    let _ = ACCOUNT.try_with(|account| lock(&account.0.held).is_urgent = true);
+}
+
+/// Reads JSON, and takes the bytes of what comes of it while it comes to be.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Outcome> {
+    let refused = Cell::new(None);
+    let parsed = json::parse_weighed(bytes, &|weight| {
+        let taken = take(weight);
+        refused.set(taken.err());
+        taken.is_ok()
+    });
+    match refused.get() {
+        Some(refused) => Err(refused.into()),
+        None => Ok(parsed?),
+    }
+}
+
+#[cfg(test)]
+mod tests;

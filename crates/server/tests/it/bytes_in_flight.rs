@@ -1,0 +1,128 @@
+//! What requests hold in memory together, and that one project leaves room for the others and for ending its secrets.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyrelay_core::limits::BYTES_IN_FLIGHT_MIN;
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::app::{As, TestApp};
+
+/// Large bodies under way at once.
+const LARGE: usize = 40;
+
+/// A request whose body is sent but for its last byte, so that the server holds all of it.
+async fn unfinished(test: &TestApp, authorization: &str, bytes: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(test.address).await.unwrap();
+    let head = format!(
+        "POST /fhir/R4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {authorization}\r\n\
+         Content-Type: application/fhir+json\r\nContent-Length: {bytes}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // A refusal may come while it is still being sent.
+    let _ = stream.write_all(&vec![b' '; bytes - 1]).await;
+    stream
+}
+
+async fn metric(test: &TestApp, name: &str) -> usize {
+    let metrics = test.request(As::Anonymous, Method::GET, "metrics").send().await.expect(200).text;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("keyrelay_{name} ")));
+    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+}
+
+/// Fills the share of a project, until the server refuses more.
+async fn fill(test: &TestApp, who: &As) -> Vec<TcpStream> {
+    let authorization = format!("Bearer {}", who.text());
+    let mut open = Vec::new();
+    for _ in 0..LARGE {
+        open.push(unfinished(test, &authorization, 1024 * 1024).await);
+        if metric(test, "bytes_in_flight_refused_total").await > 0 {
+            return open;
+        }
+    }
+    panic!("nothing was refused");
+}
+
+#[tokio::test]
+async fn a_project_that_fills_its_share_still_ends_its_secrets_and_leaves_room_for_others() {
+    let test = TestApp::start_configured(|config| config.bytes_in_flight = BYTES_IN_FLIGHT_MIN).await;
+    let worker = test.make_client(&test.project, "Worker").await;
+    let (tenant, other) = (test.bearer(&test.member).await, test.bearer(&test.stranger).await);
+    let open = fill(&test, &tenant).await;
+    let used = metric(&test, "bytes_in_flight").await;
+    assert!(used > BYTES_IN_FLIGHT_MIN / 16 && used <= BYTES_IN_FLIGHT_MIN / 4, "{used}");
+
+    // One more large body of the project is refused, in the words of its route, and changes nothing.
+    let large =
+        json!({ "resourceType": "Bundle", "type": "batch", "entry": [], "padding": "x".repeat(900 * 1024) });
+    let answer = test.post(&tenant, "", &large).await;
+    let said = answer.refused(503, "transient");
+    assert!(said.contains("nothing was changed") && !answer.header("retry-after").is_empty(), "{said}");
+
+    // Its secrets are rotated, retired and revoked as ever.
+    let rotated = test.rotate(&test.admin, &worker.id, "secret", &worker.secret).await.expect(200);
+    test.rotate(&test.admin, &worker.id, "retiringSecret", &worker.secret).await.expect(200);
+    assert!(!test.lets_in(&worker.id, &worker.secret).await);
+    let body =
+        json!({ "resourceType": "Parameters", "parameter": [{ "name": "slot", "valueString": "secret" }] });
+    test.post(&test.admin, &format!("{}/$revoke-secret", worker.path()), &body).await.expect(200);
+    assert!(!test.lets_in(&worker.id, &rotated.text_at("/secret")).await);
+
+    // The other project has its own share, and what operators look at needs none.
+    let large = json!({ "resourceType": "Bundle", "type": "batch", "entry": [] }).to_string();
+    let padded = format!("{large}{}", " ".repeat(900 * 1024));
+    test.fhir(&other, Method::POST, "").body("application/fhir+json", padded).send().await.expect(200);
+    for path in ["livez", "readyz", "metrics"] {
+        test.request(As::Anonymous, Method::GET, path).send().await.expect(200);
+    }
+
+    // Everything comes back, also of requests that break off.
+    for mut stream in open {
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    assert_eq!(metric(&test, "bytes_in_flight").await, 0);
+}
+
+#[tokio::test]
+async fn a_body_of_many_values_is_paid_for_by_its_weight_and_one_of_too_many_is_named() {
+    let test = TestApp::start().await;
+    let admin = test.bearer(&test.admin).await;
+    let send = |text: String| test.fhir(&admin, Method::POST, "").body("application/fhir+json", text).send();
+    let zeros =
+        |count: usize| format!(r#"{{"resourceType":"Bundle","junk":[{}]}}"#, vec!["0"; count].join(","));
+    let said = send(zeros(100_000)).await.refused(400, "structure");
+    assert!(said.contains("more than 100000 values"), "{said}");
+    send(zeros(90_000)).await.refused(400, "invalid");
+    // 360 KB of text, and twenty megabytes of memory: more than a quarter of all.
+    let objects = vec![r#"{"a":0}"#; 45_000].join(",");
+    let said =
+        send(format!(r#"{{"resourceType":"Bundle","junk":[{objects}]}}"#)).await.refused(413, "too-costly");
+    assert!(said.contains("divide it"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_small_patch_loads_is_paid_for_and_given_back() {
+    let test = TestApp::start().await;
+    let path = test.member.path();
+    let large = json!([{ "op": "add", "path": "/description", "value": "x".repeat(60 * 1024) }]);
+    test.patch(&test.admin, &path, &large).await.expect(200);
+    let named = json!([{ "op": "add", "path": "/name", "value": "Named" }]).to_string();
+    let binary = json!({
+        "resourceType": "Binary", "contentType": "application/json-patch+json", "data": STANDARD.encode(named),
+    });
+    let entry = json!({ "resource": binary, "request": { "method": "PATCH", "url": path } });
+    let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": vec![entry; 8] });
+    let answer = test.post(&test.admin, "", &batch).await.expect(200);
+    assert_eq!(answer.json()["entry"][7]["response"]["status"], "200");
+    // A connection that has taken its answer holds nothing afterwards.
+    let mut stream = TcpStream::connect(test.address).await.unwrap();
+    stream
+        .write_all(b"GET /fhir/R4/metadata HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(metric(&test, "bytes_in_flight").await, 0);
+}
