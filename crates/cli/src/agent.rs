@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{ArgGroup, Args};
 use keyrelay_core::id::ClientId;
+use keyrelay_core::limits::EXEC_TIMEOUT_DEFAULT;
 use keyrelay_core::random::{Entropy, SystemEntropy};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::time::Timestamp;
@@ -58,6 +59,9 @@ pub struct AgentArgs {
     /// A command that takes the new secret on standard input, after the files. May be repeated.
     #[arg(long, value_name = "COMMAND")]
     exec: Vec<String>,
+    /// How long a command may take; then it is killed, with all that it has started [default: 15m]
+    #[arg(long, value_name = "DURATION")]
+    exec_timeout: Option<Period>,
     /// How old a secret may become; it is rotated up to a tenth of that earlier
     #[arg(long, value_name = "DURATION", default_value = "30d")]
     every: Period,
@@ -214,6 +218,7 @@ impl Agent {
             client: self.args.client,
             files: self.files.clone(),
             commands: self.args.exec.clone(),
+            exec_timeout: self.args.exec_timeout.map_or(EXEC_TIMEOUT_DEFAULT, |period| period.0),
             unused_for: self.unused_for(),
             retire: self.args.retire_after.is_none(),
             once: true,

@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use keyrelay_store::operations::{Place, backup as copy};
 
+use crate::files::Entry;
 use crate::installation::place;
 use crate::progress::{Bar, Unit, size_of};
 use crate::say::say;
@@ -28,6 +29,8 @@ pub struct BackupArgs {
 pub async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     let settings = args.data.read()?;
     let Place::File(database) = place(&settings)? else { bail!(NATIVE_WAY) };
+    // Everything is in it, and SQLite opens files by their path.
+    Entry::find_new(&args.file)?;
     let mut bar = Bar::new("copying", Unit::Things("pages"));
     let keys = copy(&database, &args.file, &mut |done, total| bar.set(done, total)).await?;
     drop(bar);

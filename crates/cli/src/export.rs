@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use keyrelay_store::operations::export as write_out;
 
+use crate::files::Entry;
 use crate::installation::place;
 use crate::progress::{Bar, Unit, size_of};
 use crate::say::say;
@@ -22,6 +23,8 @@ pub struct ExportArgs {
 /// Writes a whole installation to a file, for `keyrelay import`.
 pub async fn export(args: ExportArgs) -> anyhow::Result<()> {
     let settings = args.data.read()?;
+    // Everything is in it.
+    Entry::find_new(&args.file)?;
     let mut bar = Bar::new("exporting", Unit::Things("rows"));
     let rows = write_out(&place(&settings)?, &args.file, &mut |done, total| bar.set(done, total)).await?;
     drop(bar);

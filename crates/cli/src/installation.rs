@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use keyrelay_core::random::SystemEntropy;
 use keyrelay_core::time::SystemClock;
 use keyrelay_server::{App, BaseUrl};
 use keyrelay_store::operations::Place;
-use keyrelay_store::{DataDirLock, PostgresConfig, Store};
+use keyrelay_store::{DataDirLock, LOCK_FILE, PostgresConfig, Store};
 use zeroize::Zeroizing;
 
 use crate::files::Entry;
@@ -64,11 +64,9 @@ impl Installation {
 /// Makes the data directory if it is not there, and locks it.
 pub fn lock_data_dir(settings: &Settings) -> anyhow::Result<(PathBuf, Vec<DataDirLock>)> {
     let data_dir = settings.data_dir();
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&data_dir)
+    let entry = Entry::find_making_dirs(&data_dir.join(LOCK_FILE))
         .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    entry.refuse_root_for_others()?;
     let lock = DataDirLock::take(&data_dir)?;
     Ok((data_dir, vec![lock]))
 }

@@ -1,5 +1,8 @@
 //! The binary `keyrelay`: one file per command.
 
+// They panic where nobody can read them; `say` does not.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod admin;
 mod agent;
 mod audit;
@@ -34,6 +37,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 #[global_allocator]
@@ -94,16 +98,34 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match runtime {
-        Err(error) => Err(anyhow::Error::new(error).context("the runtime could not be started")),
-        Ok(runtime) => runtime.block_on(run(cli.command)),
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => start(cli),
+        Err(shown) => Ok(show(&shown)),
     };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("keyrelay: {error:#}");
+    let code = outcome.unwrap_or_else(|error| {
+        say::complain!("{error:#}");
         ExitCode::FAILURE
-    })
+    });
+    match say::failure() {
+        None => code,
+        Some(failure) => {
+            say::complain!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("the runtime could not be started")?.block_on(run(cli.command))
+}
+
+/// Shows help, or what is wrong with the arguments.
+fn show(shown: &clap::Error) -> ExitCode {
+    match shown.print() {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::from(u8::try_from(shown.exit_code()).unwrap_or(2)),
+    }
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -125,7 +147,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Keys(args) => keys::keys(args).await,
         Command::Audit(args) => return audit::audit(args).await,
         Command::Doctor(args) => return doctor::doctor(*args).await,
-        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Completions(args) => {
+            manual::completions(&args, Cli::command());
+            Ok(())
+        }
         Command::Man(args) => manual::man(&args, Cli::command()),
         Command::Seed(args) => seed::seed(args).await,
     };

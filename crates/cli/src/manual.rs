@@ -1,10 +1,10 @@
 //! `keyrelay completions` and `keyrelay man`: made from the same definitions that arguments are read by.
 
-use std::io::Write;
-
 use anyhow::Context;
 use clap::{Args, Command};
 use clap_complete::Shell;
+
+use crate::say;
 
 /// Print a script that completes the commands in a shell.
 #[derive(Debug, Args)]
@@ -21,10 +21,10 @@ pub struct ManArgs {
 }
 
 /// Prints the script.
-pub fn completions(args: &CompletionsArgs, mut command: Command) -> anyhow::Result<()> {
+pub fn completions(args: &CompletionsArgs, mut command: Command) {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "keyrelay", &mut script);
-    print(&script)
+    say::bytes(&script);
 }
 
 /// Prints the page.
@@ -40,13 +40,6 @@ pub fn man(args: &ManArgs, mut command: Command) -> anyhow::Result<()> {
     };
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text)?;
-    print(&text)
-}
-
-/// Whoever reads it may have gone away, as `head` does.
-fn print(text: &[u8]) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot print it"),
-        _ => Ok(()),
-    }
+    say::bytes(&text);
+    Ok(())
 }

@@ -1,14 +1,13 @@
 //! `keyrelay seed`: fills a database with client applications, so that it can be measured how the
 //! server does with many. For the benchmark.
 
-use std::io::Write;
-
 use clap::Args;
 use keyrelay_server::BaseUrl;
 use keyrelay_server::bootstrap::{SeededClient, seed as seed_clients};
 use serde::Serialize;
 
 use crate::installation::Installation;
+use crate::say::say;
 use crate::settings::DataArgs;
 
 /// Clients whose credentials are printed.
@@ -56,6 +55,6 @@ pub async fn seed(args: SeedArgs) -> anyhow::Result<()> {
         .map(|client| Sample { client_id: client.id.to_string(), client_secret: client.secret.reveal() })
         .collect();
     let line = serde_json::to_string(&Seeded { project_id: project.to_string(), clients })?;
-    writeln!(std::io::stdout(), "{line}")?;
+    say!("{line}");
     Ok(())
 }

@@ -56,9 +56,10 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     // One plain line on standard output, for whoever started the process and waits for it.
     let mut out = std::io::stdout();
-    writeln!(out, "keyrelay listening on {}://{}/", settings.scheme(), server.address())
-        .and_then(|()| out.flush())
-        .ok();
+    let told = writeln!(out, "keyrelay listening on {}://{}/", settings.scheme(), server.address());
+    if let Err(error) = told.and_then(|()| out.flush()) {
+        tracing::warn!(%error, "failed to report the address on standard output; the server runs");
+    }
     server.run(installation.app.clone(), stop).await;
     tracing::info!("stopped");
     Ok(())

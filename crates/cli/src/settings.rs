@@ -2,7 +2,6 @@
 //! flags. An unknown key in the file is an error, for a setting that is misspelt is not set.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +22,7 @@ use keyrelay_core::signing::{self, Schedule};
 use keyrelay_server::{BaseUrl, Config, Tls, TrustedProxies};
 use serde::Deserialize;
 
+use crate::files::Entry;
 use crate::installation::warn_of_readers;
 
 mod values;
@@ -238,10 +238,13 @@ impl Settings {
     /// Adds what the file says to what flags and variables have not set.
     pub fn or_file(self, file: Option<&Path>) -> anyhow::Result<Self> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound && file.is_none() => return Ok(self),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        let cannot = || format!("cannot read {}", path.display());
+        let text = match file {
+            Some(path) => fs::read_to_string(path).with_context(cannot)?,
+            None => match default_file()? {
+                Some(text) => text,
+                None => return Ok(self),
+            },
         };
         let file = parse(&text).with_context(|| format!("in {}", path.display()))?;
         Ok(Self {
@@ -407,6 +410,19 @@ impl Settings {
         let lifetime = self.signing_key_lifetime.map_or(SIGNING_KEY_LIFETIME_DEFAULT, |lifetime| lifetime.0);
         Schedule::new(algorithm, lifetime).context("--signing-key-lifetime")
     }
+}
+
+/// The file in the working directory. Nobody has named it, so it is obeyed only where no other user can change it.
+fn default_file() -> anyhow::Result<Option<String>> {
+    let read = || Entry::find(Path::new(DEFAULT_FILE))?.read_own();
+    let read = read().with_context(|| {
+        format!(
+            "./{DEFAULT_FILE} is not obeyed: name it with --config if it is meant (--config /dev/null is none), or run \
+             this in another directory"
+        )
+    });
+    let text = read?.map(|bytes| String::from_utf8(bytes.to_vec())).transpose();
+    text.with_context(|| format!("./{DEFAULT_FILE} is not text"))
 }
 
 fn parse(text: &str) -> anyhow::Result<Settings> {

@@ -9,6 +9,7 @@ use crate::admin::{ConnectionArgs, Period, Server, client_id};
 use crate::exit::EXIT_CODES;
 use crate::live::Live;
 use crate::rotate::{ASK_INTERVAL, open};
+use crate::say;
 use crate::serve::stop_signal;
 use crate::tell::Tell;
 
@@ -48,6 +49,10 @@ async fn look_on(args: &WatchArgs, server: &Server) -> anyhow::Result<ExitCode> 
             Ok(status) => live.show(&status),
             Err(error) if error.may_pass() => live.show_problem(&error.to_string()),
             Err(error) => return Err(error.into()),
+        }
+        // Nobody looks on.
+        if say::is_over() {
+            return Ok(ExitCode::SUCCESS);
         }
     }
 }

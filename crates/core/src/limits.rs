@@ -487,3 +487,9 @@ pub const FILE_LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const FILE_LOCK_RETRIES_MAX: usize = 1000;
 /// How long `keyrelay keys` waits for another one on the same file or database to end.
 pub const KEYS_LOCK_WAIT_MAX: Duration = Duration::from_mins(1);
+/// Longest answer that a command reads, in bytes: what answers may be no such server, and send without an end.
+pub const COMMAND_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a command of `--exec` may take where no other time is given: `keyrelay rotate` waits for it.
+pub const EXEC_TIMEOUT_DEFAULT: Duration = Duration::from_mins(15);
+/// How long such a command, asked to end, may take before it is killed.
+pub const EXEC_GRACE: Duration = Duration::from_secs(5);

@@ -55,7 +55,7 @@ use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, ProjectId, SessionId};
 use keyrelay_core::limits::DATABASE_WAIT_MAX;
 use keyrelay_core::session::SessionAccess;
-pub use lock::DataDirLock;
+pub use lock::{DataDirLock, LOCK_FILE};
 pub use postgres::PostgresConfig;
 pub use projects::ProjectRow;
 pub use registrations::RegistrationGrant;

@@ -3,9 +3,13 @@
 //! it ends.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::StoreError;
+
+/// The file in a data directory that is locked.
+pub const LOCK_FILE: &str = "keyrelay.lock";
 
 /// Holds the data directory for as long as it lives.
 #[derive(Debug)]
@@ -16,10 +20,14 @@ pub struct DataDirLock {
 impl DataDirLock {
     /// Takes the lock of a data directory, or says at once that another process has it.
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
-        let path = dir.join("keyrelay.lock");
+        let path = dir.join(LOCK_FILE);
         let failed =
             |source| StoreError::File { action: "cannot lock", path: path.display().to_string(), source };
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        // No link: others could have put it there, to have a file made elsewhere.
+        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut how = File::options();
+        let file = how.create(true).truncate(false).write(true).custom_flags(no_link).open(&path);
+        let file = file.map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: dir.display().to_string() }),

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use keyrelay_core::id::ClientId;
+use keyrelay_core::limits::COMMAND_ANSWER_BYTES_MAX;
 use keyrelay_core::random::{Entropy, random_uuid};
 use keyrelay_core::secret::PlainSecret;
 use reqwest::header::IF_MATCH;
 use reqwest::redirect::Policy;
-use reqwest::{Method, RequestBuilder, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -152,6 +153,18 @@ pub enum Retirement {
     StillInUse(String),
 }
 
+/// Reads an answer, up to a bound: what answers may be no such server.
+async fn read_answer(mut answer: Response) -> Result<Zeroizing<Vec<u8>>, ServerError> {
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = answer.chunk().await.map_err(|error| ServerError::Away(error.without_url()))? {
+        if body.len() + chunk.len() > COMMAND_ANSWER_BYTES_MAX {
+            return Err(ServerError::Strange(format!("it has more than {COMMAND_ANSWER_BYTES_MAX} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
 /// As a string of structured fields, which the header is.
 fn keyed(request: RequestBuilder, key: &str) -> RequestBuilder {
     request.header("Idempotency-Key", format!("\"{key}\""))
@@ -210,7 +223,7 @@ impl Server {
     async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, ServerError> {
         let response = request.send().await.map_err(|error| ServerError::Away(error.without_url()))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(|error| ServerError::Away(error.without_url()))?;
+        let body = read_answer(response).await?;
         if status.is_success() {
             // The error of the parser could repeat a value.
             return serde_json::from_slice(&body)

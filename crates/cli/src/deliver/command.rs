@@ -2,20 +2,80 @@
 
 use std::io::ErrorKind;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use keyrelay_core::limits::EXEC_GRACE;
 use keyrelay_core::secret::PlainSecret;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
-/// Runs a command by the shell. What it prints goes to standard error: standard output is for events.
-pub async fn run(command: &str, secret: &PlainSecret) -> anyhow::Result<()> {
+/// The processes of a command. Those that are left when this is dropped early, as by a signal, are asked to end.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // It may have ended by itself.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Ends all of them: those that do not go when they are asked to are killed.
+    async fn end(self, child: &mut Child) {
+        self.signal(Signal::TERM);
+        let _ = timeout(EXEC_GRACE, child.wait()).await;
+        self.signal(Signal::KILL);
+        let _ = child.wait().await;
+        self.release();
+    }
+
+    /// Leaves what is running in the background.
+    fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::TERM);
+    }
+}
+
+/// Runs a command by the shell, for at most a time. What it prints goes to standard error: standard output is for
+/// events.
+pub async fn run(command: &str, secret: &PlainSecret, at_most: Duration) -> anyhow::Result<()> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
         .stdin(Stdio::piped())
         .stdout(std::io::stderr())
+        .process_group(0)
         .spawn()
         .context("cannot run /bin/sh")?;
+    let group = Group::of(&child);
+    let Ok(ended) = timeout(at_most, hand_over(&mut child, secret)).await else {
+        group.end(&mut child).await;
+        bail!(
+            "the command {command:?} has not ended within {} s and was killed, with all that it had started: \
+             --exec-timeout gives it another time",
+            at_most.as_secs()
+        );
+    };
+    let status = ended?;
+    group.release();
+    if !status.success() {
+        bail!("the command {command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+async fn hand_over(child: &mut Child, secret: &PlainSecret) -> anyhow::Result<std::process::ExitStatus> {
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(secret.reveal().as_bytes()).await {
             // It did not want to read; its exit code says whether that was right.
@@ -25,9 +85,5 @@ pub async fn run(command: &str, secret: &PlainSecret) -> anyhow::Result<()> {
             _ => {}
         }
     }
-    let status = child.wait().await?;
-    if !status.success() {
-        bail!("the command {command:?} failed: {status}");
-    }
-    Ok(())
+    Ok(child.wait().await?)
 }

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::installation::Installation;
+use crate::say::say;
 use crate::serve::{base_url, stop_signal};
 use crate::settings::Settings;
 use crate::stopwatch::Stopwatch;
@@ -173,9 +174,9 @@ async fn wait_until_unused(screen: &Screen, api: &Api, fleet: &Fleet) -> anyhow:
 
 async fn keep(server: &DemoServer) -> anyhow::Result<()> {
     let file = server.installation.bootstrap_file();
-    println!("\nThe server keeps running at {} until Ctrl-C; then its directory is removed.", server.url);
-    println!("The Super Admin client's id and secret are in {}:\n", file.display());
-    println!(
+    say!("\nThe server keeps running at {} until Ctrl-C; then its directory is removed.", server.url);
+    say!("The Super Admin client's id and secret are in {}:\n", file.display());
+    say!(
         "  curl -u \"$(jq -r '.clientId + \":\" + .clientSecret' {})\" {}fhir/R4/ClientApplication",
         file.display(),
         server.url

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::fleet::Counts;
+use crate::say::say;
 
 /// What happened.
 #[derive(Debug)]
@@ -34,12 +35,12 @@ impl Report {
             ("p99", milliseconds(self.percentile(99))),
             ("from rotate to retire", format!("{:.1} s", self.until_retired.as_secs_f64())),
         ];
-        println!();
+        say!("");
         for (name, value) in rows {
-            println!("  {name:<36}{value:>18}");
+            say!("  {name:<36}{value:>18}");
         }
         let verdict = if self.is_good() { "Nobody was locked out." } else { "SOMETHING WENT WRONG." };
-        println!("\n  {verdict}");
+        say!("\n  {verdict}");
     }
 
     fn percentile(&self, percent: usize) -> Duration {

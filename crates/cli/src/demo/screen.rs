@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::fleet::Totals;
+use crate::say::say;
 use crate::stopwatch::Stopwatch;
 
 /// How often the live line is drawn again.
@@ -31,7 +32,7 @@ impl Screen {
     /// Says something that stays.
     pub fn say(&self, text: &str) {
         let line = format!("{:>6.1} s  {text}", self.started.elapsed().as_secs_f64());
-        if self.bar.is_hidden() { println!("{line}") } else { self.bar.println(line) }
+        if self.bar.is_hidden() { say!("{line}") } else { self.bar.println(line) }
     }
 
     /// Says that a worker has the new secret.

@@ -10,9 +10,10 @@ use anyhow::{Context, bail};
 use keyrelay_core::limits::CHANGED_FILE_BYTES_MAX;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
-use super::trust::{is_own_dir, is_trusted_uid};
+use super::trust::{is_own_dir, is_shared, is_trusted_uid};
 use super::walk::{Found, Missing, look, walk};
 
 /// See the module.
@@ -88,16 +89,41 @@ impl Entry {
         Ok(())
     }
 
+    /// Refuses root in a directory of another user, who could exchange any file that is made there.
+    pub fn refuse_root_for_others(&self) -> anyhow::Result<()> {
+        let owner = self.dir.metadata()?.uid();
+        if geteuid().is_root() && owner != 0 {
+            let dir = self.shown.parent().unwrap_or(Path::new("."));
+            bail!("{} belongs to user {owner}: run this as that user, not as root", dir.display());
+        }
+        Ok(())
+    }
+
     /// The whole file; `None` where there is none.
     pub fn read(&self) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
         let cannot = || format!("cannot read {}", self.shown.display());
         let Some((file, _)) = self.open_checked().with_context(cannot)? else { return Ok(None) };
+        self.read_all(file).map(Some)
+    }
+
+    /// The whole file, if nobody but the caller and root can change it.
+    pub fn read_own(&self) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
+        let Some((file, meta)) = self.open_checked()? else { return Ok(None) };
+        if !is_trusted_uid(meta.uid()) || is_shared(&meta) {
+            let (uid, gid) = (meta.uid(), meta.gid());
+            bail!("{} belongs to user {uid} and group {gid}, who can change it", self.shown.display());
+        }
+        self.read_all(file).map(Some)
+    }
+
+    fn read_all(&self, file: File) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let cannot = || format!("cannot read {}", self.shown.display());
         let mut bytes = Zeroizing::new(Vec::new());
         file.take(CHANGED_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(cannot)?;
         if bytes.len() as u64 > CHANGED_FILE_BYTES_MAX {
             bail!("{} is larger than {CHANGED_FILE_BYTES_MAX} bytes", self.shown.display());
         }
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
     /// The file for reading, once its owner, mode and kind are found to be good.

@@ -17,11 +17,13 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use clap::{ArgGroup, Args};
 use keyrelay_core::id::ClientId;
+use keyrelay_core::limits::EXEC_TIMEOUT_DEFAULT;
 use serde_json::json;
 
 use crate::admin::{ConnectionArgs, Period, Server, client_id};
 use crate::deliver::{Target, check_all};
 use crate::exit::EXIT_CODES;
+use crate::say::complain;
 use crate::serve::stop_signal;
 use crate::tell::Tell;
 
@@ -54,6 +56,9 @@ pub struct RotateArgs {
     /// bear that.
     #[arg(long, value_name = "COMMAND")]
     exec: Vec<String>,
+    /// How long a command may take; then it is killed, with all that it has started [default: 15m]
+    #[arg(long, value_name = "DURATION")]
+    exec_timeout: Option<Period>,
     /// Wait until nobody uses the old secret: callers that were not seen to move must have stayed away this long
     ///
     /// Take more than the longest time between two token requests of one caller: whoever has a token that
@@ -118,6 +123,7 @@ async fn prepare(args: RotateArgs) -> anyhow::Result<Run> {
         client: args.client,
         files: args.to,
         commands: args.exec,
+        exec_timeout: args.exec_timeout.map_or(EXEC_TIMEOUT_DEFAULT, |period| period.0),
         unused_for: args.wait_unused.map(|period| period.0),
         retire: args.retire,
         once: args.wait_unused.is_none(),
@@ -141,6 +147,6 @@ pub fn open(connection: &ConnectionArgs) -> anyhow::Result<Server> {
 /// Says it if everybody on the way can read along.
 pub fn warn_if_in_clear(server: &Server) {
     if server.is_in_clear() {
-        eprintln!("keyrelay: {} is not https: everybody on the way can read the secrets", server.url());
+        complain!("{} is not https: everybody on the way can read the secrets", server.url());
     }
 }

@@ -18,6 +18,7 @@ use super::wait::{Wait, Waited};
 use crate::admin::{ClientSecrets, ConnectionArgs, Retirement, Rotated, Rotation, SecretStatus, Server};
 use crate::deliver::{Target, run_command};
 use crate::exit::Ending;
+use crate::say::complain;
 use crate::tell::Tell;
 
 /// How long tokens live where the client does not say.
@@ -53,6 +54,8 @@ pub struct Run {
     pub client: ClientId,
     pub files: Vec<Target>,
     pub commands: Vec<String>,
+    /// How long one of them may take.
+    pub exec_timeout: Duration,
     pub unused_for: Option<Duration>,
     pub retire: bool,
     /// Whether to look once only whether the old secret can go.
@@ -147,8 +150,8 @@ impl Run {
         let lifetime = secrets.access_token_lifetime.as_deref().and_then(parse_lifetime);
         let lifetime = lifetime.unwrap_or(TOKEN_LIFETIME_DEFAULT);
         if self.retire && self.unused_for.is_some_and(|period| period <= lifetime) {
-            eprintln!(
-                "keyrelay: this client's tokens live {} min, so a caller may stay away that long and come again with \
+            complain!(
+                "this client's tokens live {} min, so a caller may stay away that long and come again with \
                  the old secret; --wait-unused is shorter",
                 lifetime.as_secs() / 60
             );
@@ -266,7 +269,7 @@ impl Run {
             return Ok(record);
         }
         for command in missing {
-            run_command(command, secret).await?;
+            run_command(command, secret, self.exec_timeout).await?;
             self.tell.event("delivered", &format!("Delivered: {command}"), json!({ "command": command }));
         }
         record.delivered = true;

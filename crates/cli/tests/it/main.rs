@@ -4,6 +4,7 @@ mod admin;
 mod agent;
 mod audit;
 mod backup;
+mod bounds;
 mod commands;
 mod counting;
 mod crash;

@@ -140,3 +140,60 @@ async fn who_waits_for_a_lock_of_another_user_can_be_interrupted() {
     is_refused(&said, "another process has held the lock on app/.token.keyrelay-part");
     assert_eq!((stage.rotations().await, std::fs::read(&token).unwrap()), (0, Vec::new()));
 }
+
+#[tokio::test]
+async fn root_does_not_obey_a_configuration_that_another_user_can_change() {
+    let stage = Stage::set().await;
+    let name = "root_does_not_obey_a_configuration_that_another_user_can_change";
+    let Some(app) = of_app(&stage, name) else { return };
+    let theirs = app.join("keyrelay.toml");
+    std::fs::write(&theirs, format!("data_dir = {:?}\n", stage.path("data"))).unwrap();
+    let run = async |arguments: &[&str]| {
+        let mut command = keyrelay();
+        command.current_dir(&app).args(["migrate", "--check"]).args(arguments);
+        end(command).await
+    };
+    let said = run(&[]).await;
+    assert!(said.code == Some(0) && said.text.contains("up to date"), "{}", said.text);
+    give(&theirs);
+    is_refused(&run(&[]).await, "./keyrelay.toml is not obeyed: name it with --config");
+    std::fs::rename(&theirs, stage.path("named.toml")).unwrap();
+    symlink("../named.toml", &theirs).unwrap();
+    is_refused(&run(&[]).await, "a link that another user can change");
+    assert_eq!(run(&["--config", "../named.toml"]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn what_holds_everything_is_made_only_where_nobody_else_can_change_it() {
+    let stage = Stage::set().await;
+    let name = "what_holds_everything_is_made_only_where_nobody_else_can_change_it";
+    let Some(app) = of_app(&stage, name) else { return };
+    for name in ["all.part", "keyrelay.lock"] {
+        symlink("../made", app.join(name)).unwrap();
+    }
+    let run = async |arguments: &[&str]| {
+        let mut command = keyrelay();
+        command.current_dir(stage.dir.path()).args(arguments);
+        end(command).await
+    };
+    for arguments in [
+        &["backup", "app/all", "--data-dir", "data"][..],
+        &["export", "app/all", "--data-dir", "data"],
+        &["master-key", "app/all"],
+    ] {
+        is_refused(&run(arguments).await, "app/all is in a directory that other users can change");
+    }
+    is_refused(&run(&["migrate", "--data-dir", "app"]).await, "a link that another user can change");
+    std::fs::remove_file(app.join("keyrelay.lock")).unwrap();
+    for command in ["migrate", "serve"] {
+        is_refused(
+            &run(&[command, "--data-dir", "app"]).await,
+            "app belongs to user 12345: run this as that user",
+        );
+    }
+    assert_eq!((names(&app), stage.path("made").exists()), (vec!["all.part".to_owned()], false));
+    // What a killed one has left in a directory of one's own is replaced, and not what it leads to.
+    symlink("made", stage.path("all.part")).unwrap();
+    let said = run(&["backup", "all", "--data-dir", "data"]).await;
+    assert_eq!((said.code, stage.path("made").exists()), (Some(0), false), "{}", said.text);
+}

@@ -13,6 +13,8 @@ use super::files::{Aside, failed, with_suffix};
 use super::{KeysUsed, Progress, keys_used, schema};
 use crate::{StoreError, sqlite};
 
+/// How a copy is opened, which has just been made at a path without links.
+const READ_WRITE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
 /// Pages that are copied before progress is told.
 const PAGES_PER_STEP: i32 = 256;
 /// Bytes that are copied before progress is told.
@@ -33,12 +35,12 @@ pub async fn backup(database: &Path, file: &Path, progress: Progress<'_>) -> Res
     }
     let Direct::Sqlite(from) = &direct else { return Err(StoreError::Closed) };
     let (aside, _) = Aside::begin(file)?;
-    let mut to = Connection::open_with_flags(&aside.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // Opened by its path once, and by no link. It is checked by the same connection that it was written by.
+    let mut to = open_file(&aside.path, READ_WRITE)?;
     // It is made durable as a whole, before it gets its name.
     to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
     copy(from, &mut to, progress)?;
-    drop(to);
-    let keys = check(&aside.path, Check::Quick).await?;
+    let keys = check(to, &aside.path, Check::Quick).await?;
     aside.place()?;
     Ok(keys)
 }
@@ -75,12 +77,9 @@ pub async fn restore(
     }
     let (aside, out) = Aside::begin(database)?;
     copy_file(file, out, progress)?;
-    let keys = check(&aside.path, Check::Full).await.map_err(|error| match error {
-        StoreError::BadCopy { problem, .. } => {
-            StoreError::BadCopy { path: file.display().to_string(), problem }
-        }
-        error => error,
-    })?;
+    let bad = |problem: String| StoreError::BadCopy { path: file.display().to_string(), problem };
+    let opened = open_file(&aside.path, READ_WRITE).map_err(|error| bad(error.to_string()))?;
+    let keys = check(opened, file, Check::Full).await?;
     if let Some(keyring) = keyring {
         keys.require(keyring)?;
     }
@@ -117,11 +116,9 @@ enum Check {
 
 /// Whether a copy is a whole database that this program can use, and which master keys it needs. Nothing
 /// is left beside the file.
-async fn check(path: &Path, how: Check) -> Result<KeysUsed, StoreError> {
+async fn check(connection: Connection, path: &Path, how: Check) -> Result<KeysUsed, StoreError> {
     let bad = |problem: String| StoreError::BadCopy { path: path.display().to_string(), problem };
     let sound = |error: rusqlite::Error| bad(error.to_string());
-    let connection =
-        open_file(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| bad(error.to_string()))?;
     let _: String = connection
         .pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0))
         .map_err(sound)?;

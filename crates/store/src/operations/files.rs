@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
@@ -13,8 +13,9 @@ use crate::StoreError;
 /// A file that has not got its name yet. Dropped before that, it is removed.
 pub(super) struct Aside {
     place: PathBuf,
-    /// Where it is written.
+    /// Where it is written: no part of the path is a link.
     pub(super) path: PathBuf,
+    file: File,
     is_placed: bool,
 }
 
@@ -25,41 +26,52 @@ impl Aside {
         if fs::symlink_metadata(place).is_ok() {
             return Err(StoreError::NotEmpty { what: format!("there is a file {}", place.display()) });
         }
-        let aside = Self { place: place.to_owned(), path: with_suffix(place, ".part"), is_placed: false };
-        aside.remove()?;
-        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&aside.path);
-        let file = file.map_err(failed("cannot make", &aside.path))?;
-        Ok((aside, file))
+        let dir = place.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = dir.canonicalize().map_err(failed("cannot write to", dir))?;
+        let place = dir.join(place.file_name().unwrap_or_default());
+        let path = with_suffix(&place, ".part");
+        remove(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(failed("cannot make", &path))?;
+        let out = file.try_clone().map_err(failed("cannot make", &path))?;
+        Ok((Self { place, path, file, is_placed: false }, out))
     }
 
     /// Makes what was written durable, and gives it its name.
     pub(super) fn place(mut self) -> Result<(), StoreError> {
-        let sync = File::open(&self.path).and_then(|file| file.sync_all());
-        sync.map_err(failed("cannot write", &self.path))?;
+        self.file.sync_all().map_err(failed("cannot write", &self.path))?;
+        let is_own = self.file.metadata().and_then(|own| {
+            let named = fs::symlink_metadata(&self.path)?;
+            Ok((named.dev(), named.ino()) == (own.dev(), own.ino()))
+        });
+        if !is_own.map_err(failed("cannot write", &self.path))? {
+            let problem = "another file was put in its place while it was written".to_owned();
+            return Err(StoreError::BadCopy { path: self.path.display().to_string(), problem });
+        }
         fs::rename(&self.path, &self.place).map_err(failed("cannot make", &self.place))?;
         self.is_placed = true;
-        let dir = self.place.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = self.place.parent().unwrap_or(Path::new("."));
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("cannot write", dir))
     }
+}
 
-    fn remove(&self) -> Result<(), StoreError> {
-        for suffix in ["", "-journal", "-wal", "-shm"] {
-            let path = with_suffix(&self.path, suffix);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(failed("cannot remove", &path)(error));
-                }
-                _ => {}
+fn remove(path: &Path) -> Result<(), StoreError> {
+    for suffix in ["", "-journal", "-wal", "-shm"] {
+        let path = with_suffix(path, suffix);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(failed("cannot remove", &path)(error));
             }
+            _ => {}
         }
-        Ok(())
     }
+    Ok(())
 }
 
 impl Drop for Aside {
     fn drop(&mut self) {
         if !self.is_placed {
-            let _ = self.remove();
+            let _ = remove(&self.path);
         }
     }
 }
