@@ -215,6 +215,9 @@ pub const TRANSACTION_STATEMENTS_MAX: usize = 2000;
 pub const INDEX_ROWS_MAX: usize = 500;
 /// Values in one search, over all its parameters.
 pub const SEARCH_VALUES_MAX: usize = 200;
+/// Values of a search that are looked for in the midst of texts (`:contains`), or by their system alone: for each,
+/// every row of the parameter is looked at.
+pub const SEARCH_SCANS_MAX: usize = 8;
 /// Longest name of a client application or project, in characters: it is read with every token.
 pub const NAME_CHARS_MAX: usize = 256;
 /// Largest AccessPolicy, in bytes: it is read with every request.
@@ -370,6 +373,10 @@ pub const ORIGIN_BYTES_MAX: usize = 255;
 pub const PREFLIGHT_LIFETIME: Duration = Duration::from_mins(10);
 /// How often what is dead is forgotten: logins, revocations, assertions.
 pub const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
+/// Dead rows of one table that are forgotten by one change: few, so that nobody waits long for it.
+pub const SWEEP_ROWS: i64 = 1000;
+/// Changes of one sweep; the next goes on.
+pub const SWEEP_CHANGES_MAX: usize = 1000;
 /// How long an initial access token of client registration works where its maker says nothing.
 pub const REGISTRATION_GRANT_LIFETIME_DEFAULT: Duration = Duration::from_hours(24);
 /// The longest that it may work.

@@ -4,10 +4,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use keyrelay_core::keyring::{Keyring, KeyringError};
+use keyrelay_core::limits::SWEEP_CHANGES_MAX;
 use keyrelay_core::random::Entropy;
 use keyrelay_core::secret_rules::{SecretRules, SecretSettings};
 use keyrelay_core::time::{Clock, Timestamp};
-use keyrelay_store::{Change, EventBounds, Resealed, Store};
+use keyrelay_store::{Change, EventBounds, Resealed, Store, StoreError};
 
 use crate::audit;
 use crate::budget::Budget;
@@ -147,14 +148,35 @@ impl App {
         if self.store.refuses_changes() {
             return;
         }
-        let mut change = Change::new();
-        change.sweep(self.now());
-        let (node, _) = self.usage.reach().await;
-        change.sweep_usage(node, self.now());
-        change.sweep_told(self.now());
-        if let Err(error) = self.store.commit(change).await {
-            tracing::warn!(%error, "what is dead could not be forgotten; it is tried again");
+        if let Err(error) = self.sweep_mortal().await {
+            tracing::warn!(%error, "failed to delete expired rows; the next sweep retries");
         }
+        if let Err(error) = self.store.forget_sealed_left().await {
+            tracing::warn!(%error, "failed to delete sealed secrets of projects that show them once; the next sweep retries");
+        }
+        // Each by itself: one that fails keeps no other from being made.
+        let (node, _) = self.usage.reach().await;
+        let (mut usage, mut told) = (Change::new(), Change::new());
+        usage.sweep_usage(node, self.now());
+        told.sweep_told(self.now());
+        for change in [usage, told] {
+            if let Err(error) = self.store.commit(change).await {
+                tracing::warn!(%error, "failed to delete expired rows; the next sweep retries");
+            }
+        }
+    }
+
+    async fn sweep_mortal(&self) -> Result<(), StoreError> {
+        let now = self.now();
+        for _ in 0..SWEEP_CHANGES_MAX {
+            let mut change = Change::new();
+            change.sweep(now);
+            self.store.commit(change).await?;
+            if self.store.is_swept(now).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes events that are too old or past the bounds, and reports deliveries that are lost with them.

@@ -3,6 +3,7 @@
 //! nothing. The version that was read is part of it, so that two who read the same cannot both win.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -25,8 +26,9 @@ use crate::author::still_may;
 use crate::clients::proof;
 use crate::database::{Arg, Effect, Statement};
 use crate::events::Tells;
+use crate::later::Later;
 use crate::projects::{self, ProjectRow};
-use crate::search::{Search, found};
+use crate::write_marks::{WRITE_SLOTS, WriteMark};
 
 /// One version of a resource.
 #[derive(Clone, Debug)]
@@ -91,6 +93,9 @@ pub struct MembershipRow {
     pub policy: Option<ResourceId>,
 }
 
+/// The resource that rows of the index are of.
+type Indexed = (ResourceId, ResourceType, Option<ProjectId>);
+
 /// Index rows in one statement: few enough texts to keep their plans, and far from the limits on
 /// parameters.
 const INDEX_CHUNK: usize = 20;
@@ -103,6 +108,10 @@ pub struct Change {
     statements: Vec<Statement>,
     /// What must hold once all of it is done, in whatever order that was.
     guards: Vec<Statement>,
+    /// What else must be so before anything is changed.
+    conditions: Vec<Statement>,
+    /// The types of which it writes something that can be searched for, each with its project.
+    written: BTreeSet<(ResourceType, String)>,
     /// The audit records among what it makes.
     pub(crate) records: Vec<Record>,
     /// A version that this change makes and no other: where it is found, the change was made.
@@ -114,6 +123,8 @@ pub struct Change {
     /// What it writes, in bytes, as far as it counts against a rate.
     pub(crate) weight: u64,
     is_free: bool,
+    /// What is done once it is durable, a few rows at a time.
+    pub(crate) later: Vec<Later>,
 }
 
 impl std::fmt::Debug for Change {
@@ -135,9 +146,10 @@ impl Change {
     }
 
     /// The statements, and the records that they make.
-    pub(crate) fn into_parts(self) -> (Vec<Statement>, Vec<Record>) {
-        let all = self.author.into_iter().chain(self.statements).chain(self.guards);
-        (all.collect(), self.records)
+    pub(crate) fn into_parts(mut self) -> (Vec<Statement>, Vec<Record>) {
+        self.count_writes();
+        let before = self.author.into_iter().chain(self.conditions);
+        (before.chain(self.statements).chain(self.guards).collect(), self.records)
     }
 
     /// Adds all that another change of the same author does. The author is looked at once, and as it is before
@@ -146,10 +158,13 @@ impl Change {
         self.author = self.author.take().or(other.author);
         self.payer = self.payer.or(other.payer);
         self.weight += other.weight;
+        self.conditions.extend(other.conditions);
         self.statements.extend(other.statements);
         self.guards.extend(other.guards);
+        self.written.extend(other.written);
         self.records.extend(other.records);
         self.tells.append(other.tells);
+        self.later.extend(other.later);
     }
 
     #[cfg(test)]
@@ -221,14 +236,32 @@ impl Change {
         }
     }
 
-    /// Makes the change depend on a search that finds nothing.
-    pub fn require_none(&mut self, search: &Search<'_>) {
-        let (sql, args) = found(search);
-        self.statements.push(Statement {
-            sql: sql.into(),
-            args,
-            effect: Effect::FindsNone(Conflict::Exists),
-        });
+    /// Makes the change depend on nothing that can be searched for being written since the mark was read, apart
+    /// from what it writes itself.
+    pub fn require_unwritten(&mut self, mark: &WriteMark) {
+        self.conditions.push(mark.is_still());
+    }
+
+    /// Counts what it writes, in an order that is the same for all.
+    fn count_writes(&mut self) {
+        let version = self.made.map(|(_, version)| version.to_string()).unwrap_or_default();
+        let slot = version.chars().next().and_then(|digit| digit.to_digit(WRITE_SLOTS)).map_or(0, i64::from);
+        for (resource_type, project) in std::mem::take(&mut self.written) {
+            self.push(
+                "INSERT INTO resource_writes (resource_type, project_id, slot, writes) VALUES ($1, $2, $3, 1) \
+                 ON CONFLICT (resource_type, project_id, slot) DO UPDATE SET writes = resource_writes.writes + 1",
+                args![resource_type.as_str(), project, slot],
+                None,
+            );
+        }
+    }
+
+    fn note_write(&mut self, version: &ResourceVersion) {
+        // What nobody can make under a condition needs no count.
+        if version.resource_type.is_writable() {
+            let project = version.project.map_or_else(String::new, |project| project.to_string());
+            self.written.insert((version.resource_type, project));
+        }
     }
 
     /// Makes the change depend on the database being empty: of several nodes that start at once, one
@@ -243,8 +276,9 @@ impl Change {
 
     /// Makes a resource.
     pub fn create(&mut self, version: ResourceVersion, index: &[IndexEntry]) {
-        let (id, resource_type) = (version.id, version.resource_type);
+        let (id, resource_type, project) = (version.id, version.resource_type, version.project);
         self.made.get_or_insert((id, version.version));
+        self.note_write(&version);
         self.push(
             "INSERT INTO resource (id, resource_type, project_id, version_id, revision, last_updated, deleted, content) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -260,15 +294,18 @@ impl Change {
             ],
             Some(Conflict::Id),
         );
-        self.insert_index(id, resource_type, index);
+        self.insert_index((id, resource_type, project), index);
     }
 
     /// Makes a new version of a resource, if `previous` is still the current one. `index` is `None`
     /// where nothing that can be searched for has changed.
     pub fn update(&mut self, version: ResourceVersion, previous: VersionId, index: Option<&[IndexEntry]>) {
-        let (id, resource_type) = (version.id, version.resource_type);
+        let (id, resource_type, project) = (version.id, version.resource_type, version.project);
         let trim = history_trim(&version);
         self.made.get_or_insert((id, version.version));
+        if index.is_some() {
+            self.note_write(&version);
+        }
         self.push(
             "INSERT INTO resource_history \
              (id, revision, version_id, resource_type, project_id, last_updated, deleted, content) \
@@ -303,30 +340,30 @@ impl Change {
         }
         if let Some(index) = index {
             self.push("DELETE FROM search_index WHERE resource_id = $1", args![id], None);
-            self.insert_index(id, resource_type, index);
+            self.insert_index((id, resource_type, project), index);
         }
     }
 
-    fn insert_index(&mut self, id: ResourceId, resource_type: ResourceType, index: &[IndexEntry]) {
+    fn insert_index(&mut self, of: Indexed, index: &[IndexEntry]) {
         // These two are columns of the resource itself.
         let index: Vec<&IndexEntry> =
             index.iter().filter(|entry| !matches!(entry.code, "_project" | "_compartment")).collect();
         for chunk in index.chunks(INDEX_CHUNK) {
-            self.insert_index_rows(id, resource_type, chunk);
+            self.insert_index_rows(of, chunk);
         }
     }
 
-    fn insert_index_rows(&mut self, id: ResourceId, resource_type: ResourceType, index: &[&IndexEntry]) {
+    fn insert_index_rows(&mut self, (id, resource_type, project): Indexed, index: &[&IndexEntry]) {
         let mut sql = String::from(
-            "INSERT INTO search_index (resource_id, resource_type, code, system, value, low, high) VALUES ",
+            "INSERT INTO search_index (resource_id, resource_type, project_id, code, system, value, low, high) VALUES ",
         );
-        let mut args = args![id, resource_type.as_str()];
+        let mut args = args![id, resource_type.as_str(), project];
         for (n, entry) in index.iter().enumerate() {
             let first = args.len() + 1;
             let separator = if n == 0 { "" } else { ", " };
             let _ = write!(
                 sql,
-                "{separator}($1, $2, ${first}, ${}, ${}, ${}, ${})",
+                "{separator}($1, $2, $3, ${first}, ${}, ${}, ${}, ${})",
                 first + 1,
                 first + 2,
                 first + 3,
@@ -428,13 +465,10 @@ impl Change {
         );
     }
 
-    /// Forgets the sealed values of a project's secrets: from now on they are only verified.
+    /// Forgets the sealed values of a project's secrets once the change is durable: from then on they are only
+    /// verified.
     pub fn forget_sealed_secrets(&mut self, project: ProjectId) {
-        self.push(
-            "UPDATE client SET active_sealed = NULL, retiring_sealed = NULL WHERE project_id = $1",
-            args![project],
-            None,
-        );
+        self.later.push(Later::SealedOf(project));
     }
 
     /// Makes the narrow row of a membership, or gives it another member. A client has one membership at most,

@@ -16,6 +16,7 @@ mod event_sweep;
 mod events;
 mod group;
 mod kept_answers;
+mod later;
 mod lock;
 pub mod operations;
 mod origins;
@@ -29,12 +30,14 @@ mod search;
 mod sessions;
 mod signing_keys;
 mod sqlite;
+mod sweep;
 #[cfg(feature = "test-database")]
 mod test_database;
 mod turns;
 mod usage;
 mod users;
 mod webhooks;
+mod write_marks;
 mod writer;
 
 use std::path::Path;
@@ -69,6 +72,7 @@ pub use turns::{ReadBounds, Turn};
 pub use usage::{Recent, UsageMark, UsageOfMinute, UsageOfSecret};
 pub use users::{UserAccount, UserRow};
 pub use webhooks::{Delivery, DueWebhook, Webhook, WebhookHealth};
+pub use write_marks::WriteMark;
 use writer::Writer;
 
 /// The store of one installation.
@@ -145,6 +149,7 @@ impl Store {
     /// Makes a change durable: all of it or nothing. When this returns `Ok`, it survives a power cut (P2).
     pub async fn commit(&self, mut change: Change) -> Result<(), StoreError> {
         let tells = std::mem::take(&mut change.tells);
+        let later = std::mem::take(&mut change.later);
         let charged = self.0.rates.charge(&change)?;
         let committed = self.0.writer.commit(change).await;
         if let Err(error) = &committed
@@ -154,6 +159,7 @@ impl Store {
         }
         committed?;
         self.0.told.add(tells);
+        self.do_later(later).await;
         Ok(())
     }
 

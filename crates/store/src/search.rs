@@ -74,22 +74,16 @@ impl Store {
     }
 }
 
-/// The query that tells whether a search finds anything.
-pub(crate) fn found(search: &Search<'_>) -> (String, Vec<Arg>) {
-    let mut sql = Sql::new("SELECT r.id FROM resource r WHERE ");
-    sql.conditions(search);
-    sql.text.push_str(" LIMIT 1");
-    (sql.text, sql.args)
-}
-
 struct Sql {
     text: String,
     args: Vec<Arg>,
+    /// Which rows of the index the search may look at.
+    scope: String,
 }
 
 impl Sql {
     fn new(start: &str) -> Self {
-        Self { text: start.to_owned(), args: Vec::new() }
+        Self { text: start.to_owned(), args: Vec::new(), scope: String::new() }
     }
 
     /// Adds an argument and gives its placeholder.
@@ -101,37 +95,41 @@ impl Sql {
     fn conditions(&mut self, search: &Search<'_>) {
         let resource_type = self.arg(search.resource_type.as_str());
         let _ = write!(self.text, "r.resource_type = {resource_type} AND NOT r.deleted");
+        self.scope = format!("i.resource_type = {resource_type}");
         if let Some(project) = search.project {
             let project = self.arg(project);
             let _ = write!(self.text, " AND r.project_id = {project}");
+            let _ = write!(self.scope, " AND i.project_id = {project}");
         }
         for filter in &search.query.filters {
-            let condition = self.filter(&resource_type, filter);
+            let condition = self.filter(filter);
             let _ = write!(self.text, " AND {condition}");
         }
         for limit in search.limits {
-            let one_of: Vec<String> = limit.iter().map(|all| self.all(&resource_type, all)).collect();
+            let one_of: Vec<String> = limit.iter().map(|all| self.all(all)).collect();
             let one_of = if one_of.is_empty() { "1 = 0".to_owned() } else { one_of.join(" OR ") };
             let _ = write!(self.text, " AND ({one_of})");
         }
     }
 
-    fn all(&mut self, resource_type: &str, filters: &[Filter]) -> String {
-        let all: Vec<String> = filters.iter().map(|filter| self.filter(resource_type, filter)).collect();
+    fn all(&mut self, filters: &[Filter]) -> String {
+        let all: Vec<String> = filters.iter().map(|filter| self.filter(filter)).collect();
         format!("({})", all.join(" AND "))
     }
 
-    fn filter(&mut self, resource_type: &str, filter: &Filter) -> String {
+    /// What must be there is looked for in the index, among the rows of the project; what must not be there, or
+    /// whatever it is, among the rows of each resource.
+    fn filter(&mut self, filter: &Filter) -> String {
         let Field::Indexed { code, kind } = filter.field else { return self.column_filter(filter) };
         let code = self.arg(code);
-        let rows = format!(
-            "SELECT i.resource_id FROM search_index i WHERE i.resource_type = {resource_type} AND i.code = {code}"
-        );
+        let found =
+            format!("SELECT i.resource_id FROM search_index i WHERE {} AND i.code = {code}", self.scope);
+        let own = format!("SELECT 1 FROM search_index i WHERE i.resource_id = r.id AND i.code = {code}");
         match &filter.rule {
-            Rule::Any(tests) => format!("r.id IN ({rows} AND {})", self.any(tests, kind)),
-            Rule::None(tests) => format!("r.id NOT IN ({rows} AND {})", self.any(tests, kind)),
-            Rule::Missing(true) => format!("r.id NOT IN ({rows})"),
-            Rule::Missing(false) => format!("r.id IN ({rows})"),
+            Rule::Any(tests) => format!("r.id IN ({found} AND {})", self.any(tests, kind)),
+            Rule::None(tests) => format!("NOT EXISTS ({own} AND {})", self.any(tests, kind)),
+            Rule::Missing(true) => format!("NOT EXISTS ({own})"),
+            Rule::Missing(false) => format!("EXISTS ({own})"),
         }
     }
 
@@ -251,5 +249,59 @@ impl Sql {
             );
         }
         self.text.push_str("r.last_updated DESC, r.id");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyrelay_core::fhir::search::parse_query;
+    use keyrelay_core::random::SeededEntropy;
+
+    use super::*;
+    use crate::sqlite;
+
+    /// Whatever is asked, no row of another project is looked at.
+    #[test]
+    fn a_search_of_a_project_starts_from_the_project() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plans.sqlite");
+        sqlite::prepare(&path).unwrap();
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let project = Some(ProjectId::random(&SeededEntropy::new(1)));
+        let resource_type = ResourceType::ProjectMembership;
+        for text in [
+            "user-name:contains=e",
+            "user-name=e",
+            "user-name:exact=e&_sort=user-name",
+            "user=ClientApplication/a",
+            "user=a",
+            "active=true&admin:not=true",
+            "identifier=system|",
+            "identifier=system|value",
+            "external-id:missing=true",
+            "external-id:missing=false&_sort=-_lastUpdated",
+            "_lastUpdated=gt2024",
+            "_tag=a,b,c&_offset=10000",
+            "_id:not=a",
+        ] {
+            let pair =
+                |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let pairs = text.split('&').filter_map(pair);
+            let query = parse_query(resource_type, pairs).unwrap();
+            let limit = vec![&query.filters[..]];
+            let search = Search { resource_type, project, query: &query, limits: &[limit] };
+            let mut sql = Sql::new("EXPLAIN QUERY PLAN SELECT r.id FROM resource r WHERE ");
+            sql.conditions(&search);
+            sql.order(&search);
+            let plan = sqlite::fetch_once(&connection, &sql.text, &sql.args).unwrap();
+            let steps: Vec<String> = plan.iter().map(|row| row.text(3).unwrap()).collect();
+            let looks_at = |step: &&String| step.starts_with("SCAN") || step.starts_with("SEARCH");
+            for step in steps.iter().filter(looks_at) {
+                let is_bounded = step.contains("project_id=?")
+                    || step.contains("(id=?")
+                    || step.contains("(resource_id=?");
+                assert!(is_bounded, "{text}: {steps:#?}");
+            }
+        }
     }
 }

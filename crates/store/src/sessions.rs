@@ -257,19 +257,6 @@ impl Change {
             None,
         );
     }
-
-    /// Forgets logins, revocations, assertions and kept answers that are dead.
-    pub fn sweep(&mut self, now: Timestamp) {
-        for sql in [
-            "DELETE FROM session WHERE expires < $1",
-            "DELETE FROM revoked_token WHERE expires < $1",
-            "DELETE FROM used_assertion WHERE expires < $1",
-            "DELETE FROM registration_grant WHERE expires < $1",
-            "DELETE FROM kept_answer WHERE expires < $1",
-        ] {
-            self.push(sql, args![now], None);
-        }
-    }
 }
 
 fn session_args(session: &Session) -> Vec<Arg> {

@@ -36,7 +36,7 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 15] = [
+pub(crate) const MIGRATIONS: [&str; 16] = [
     include_str!("../migrations/sqlite/0001_initial.sql"),
     include_str!("../migrations/sqlite/0002_people.sql"),
     include_str!("../migrations/sqlite/0003_registration.sql"),
@@ -52,6 +52,7 @@ pub(crate) const MIGRATIONS: [&str; 15] = [
     include_str!("../migrations/sqlite/0013_usage_flushes.sql"),
     include_str!("../migrations/sqlite/0014_membership_profile.sql"),
     include_str!("../migrations/sqlite/0015_event_bounds.sql"),
+    include_str!("../migrations/sqlite/0016_search_by_project.sql"),
 ];
 
 /// What a connection may do.

@@ -6,14 +6,13 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use keyrelay_core::id::{ClientId, NodeId, SecretId};
-use keyrelay_core::limits::{
-    USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_MINUTES_KEPT, USAGE_SILENCE_MAX,
-};
+use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_SILENCE_MAX};
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{CallerUsage, Minute, Presenter, SecretUsage, Tally, UsageKey};
 
 use crate::change::args;
 use crate::database::{Arg, Row};
+use crate::later::Later;
 use crate::{Change, Conflict, Store, StoreError};
 
 /// Callers in one statement: few enough texts to keep their plans, and a fleet in few of them.
@@ -344,25 +343,23 @@ impl Change {
     /// Forgets all uses of a client's secrets, as long as it is there. What comes after that, because it was not
     /// written down yet, is swept.
     pub(crate) fn forget_uses_of(&mut self, client: ClientId) {
-        for sql in [
+        self.push(
             "DELETE FROM secret_usage WHERE secret_id IN ( \
              SELECT active_id FROM client WHERE id = $1 UNION ALL SELECT retiring_id FROM client WHERE id = $1 \
              UNION ALL SELECT secret_id FROM former_secret WHERE client_id = $1 \
              UNION ALL SELECT secret_id FROM secret_caller WHERE client_id = $1)",
-            "DELETE FROM secret_caller WHERE client_id = $1",
-            "DELETE FROM secret_minute WHERE client_id = $1",
-        ] {
-            self.push(sql, args![client], None);
-        }
+            args![client],
+            None,
+        );
+        self.later.push(Later::UsesOf(client));
     }
 
-    /// Forgets callers that were not seen for long, with the sums of secrets that no client has any more, not
-    /// even as a former one; single minutes after a day; and servers that ended out of order once nothing
+    /// Forgets the sums of secrets that were not seen for long and that no client has any more, not even as a
+    /// former one; and servers that ended out of order once nothing
     /// that they counted matters any more. Of a server other than `node` that has been
     /// silent for too long it is written down that it has ended.
     pub fn sweep_usage(&mut self, node: NodeId, now: Timestamp) {
         let kept = now.minus(USAGE_CALLERS_KEPT);
-        self.push("DELETE FROM secret_caller WHERE last_seen < $1", args![kept], None);
         self.push(
             "DELETE FROM secret_usage WHERE last_used < $1 AND NOT EXISTS (SELECT 1 FROM client c \
              WHERE c.id = secret_usage.client_id AND (c.active_id = secret_usage.secret_id \
@@ -377,7 +374,5 @@ impl Change {
             args![now, node, now.minus(USAGE_SILENCE_MAX)],
             None,
         );
-        let minute = Minute::of(now.minus(USAGE_MINUTES_KEPT)).number();
-        self.push("DELETE FROM secret_minute WHERE minute < $1", args![minute], None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use keyrelay_core::caller::{Caller, Profile};
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::fhir::search::{SearchQuery, index_entries, matches, parse_query};
+use keyrelay_core::fhir::search::{IndexRows, SearchQuery, index_entries, matches_rows, parse_query};
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, SecretId, VersionId};
 use keyrelay_core::keyring::{Keyring, SecretVisibility};
 use keyrelay_core::limits::FORMER_SECRETS_MAX;
@@ -577,7 +577,8 @@ proptest! {
             for (n, (name, active)) in named.iter().enumerate() {
                 let (id, last_updated, body) = resource(n, name.as_ref(), *active);
                 let index = index_entries(kind, &body);
-                if matches(&query.filters, &index, &id.to_string(), last_updated.epoch_ms()) {
+                let rows = IndexRows::new(index.clone());
+                if matches_rows(&query.filters, &rows, &id.to_string(), last_updated.epoch_ms()) {
                     expected.push(id);
                 }
                 let version = ResourceVersion {

@@ -12,7 +12,7 @@ mod query;
 mod value;
 
 pub use index::{IndexEntry, index_entries};
-pub use matching::matches;
+pub use matching::{IndexRows, matches, matches_rows};
 pub use params::parameters;
 pub use query::{
     COUNT_DEFAULT, COUNT_MAX, Field, Filter, OFFSET_MAX, PARAMETERS_MAX, Rule, SORT_KEYS_MAX, SearchError,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::fhir::ResourceType;
 use crate::fhir::search::{
-    Filter, IndexEntry, Rule, SearchError, SearchQuery, index_entries, matches, parse_query,
+    Filter, IndexEntry, IndexRows, Rule, SearchError, SearchQuery, index_entries, matches_rows, parse_query,
 };
 use crate::id::{ProjectId, ResourceId};
 use crate::time::Timestamp;
@@ -23,7 +23,7 @@ pub struct Subject<'a> {
     last_updated: Timestamp,
     /// `None` where it is deleted: then no criteria hold.
     content: Option<&'a Map<String, Value>>,
-    entries: OnceCell<Vec<IndexEntry>>,
+    entries: OnceCell<IndexRows>,
 }
 
 impl<'a> Subject<'a> {
@@ -41,7 +41,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Its rows of the search index. Those of the project come from where the store has them, too.
-    fn entries(&self, content: &Map<String, Value>) -> &[IndexEntry] {
+    fn entries(&self, content: &Map<String, Value>) -> &IndexRows {
         self.entries.get_or_init(|| {
             let mut entries = index_entries(self.resource_type, content);
             entries.retain(|entry| !matches!(entry.code, "_project" | "_compartment"));
@@ -52,7 +52,7 @@ impl<'a> Subject<'a> {
                 entries.push(row("_compartment", format!("Project/{id}"), Some(id.clone())));
                 entries.push(row("_project", id, None));
             }
-            entries
+            IndexRows::new(entries)
         })
     }
 }
@@ -126,12 +126,18 @@ impl Criteria {
         values.sum()
     }
 
+    /// How many of them every row of a parameter is looked at for.
+    #[must_use]
+    pub fn scans(&self) -> usize {
+        self.filters.iter().map(Filter::scans).sum()
+    }
+
     /// Whether a resource meets it. One that is deleted meets none.
     #[must_use]
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         subject.content.is_some_and(|content| {
             let (id, updated_ms) = (&subject.id, subject.last_updated.epoch_ms());
-            matches(&self.filters, subject.entries(content), id, updated_ms)
+            matches_rows(&self.filters, subject.entries(content), id, updated_ms)
         })
     }
 }

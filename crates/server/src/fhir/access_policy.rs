@@ -1,7 +1,7 @@
 //! What is particular to AccessPolicy: a rule that this server would not enforce is not stored, lest
 //! somebody rely on it.
 
-use keyrelay_core::limits::POLICY_BYTES_MAX;
+use keyrelay_core::limits::{POLICY_BYTES_MAX, SEARCH_SCANS_MAX};
 use keyrelay_core::policy::AccessPolicy;
 use serde_json::{Map, Value};
 
@@ -14,7 +14,15 @@ pub(super) fn check(resource: &Map<String, Value>) -> Result<(), Outcome> {
             "An AccessPolicy has at most {POLICY_BYTES_MAX} bytes: it is read with every request"
         )));
     }
-    AccessPolicy::from_resource(resource)
-        .map(drop)
-        .map_err(|error| Outcome::not_supported(error.to_string()).at(error.expression))
+    let policy = AccessPolicy::from_resource(resource)
+        .map_err(|error| Outcome::not_supported(error.to_string()).at(error.expression))?;
+    // Not where a policy is read: one that was stored before there was this bound stays in force.
+    if policy.scans() > SEARCH_SCANS_MAX {
+        let text = format!(
+            "The criteria have more than {SEARCH_SCANS_MAX} values that are looked for everywhere, by :contains or \
+             by a system alone, and each is part of every search: take fewer, or whole values"
+        );
+        return Err(Outcome::search_too_costly(text).at("AccessPolicy.resource.criteria"));
+    }
+    Ok(())
 }

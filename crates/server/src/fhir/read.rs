@@ -127,6 +127,8 @@ pub(crate) async fn history(
     let mut entry = Vec::with_capacity(versions.len());
     let (mut bytes, mut total) = (0, 0);
     for version in &versions {
+        // As in a search: others are answered in between.
+        tokio::task::yield_now().await;
         // One that is not within the caller's limits, as the others are.
         let Ok(seen) = view(caller, Interaction::History, version) else { continue };
         total += 1;

@@ -4,9 +4,9 @@
 use keyrelay_core::audit::Recorded;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::fhir::search::{Rule, SearchQuery, Summary, Total, parse_query};
+use keyrelay_core::fhir::search::{Filter, Rule, SearchQuery, Summary, Total, parse_query};
 use keyrelay_core::id::ResourceId;
-use keyrelay_core::limits::{ANSWER_BYTES_MAX, SEARCH_VALUES_MAX};
+use keyrelay_core::limits::{ANSWER_BYTES_MAX, SEARCH_SCANS_MAX, SEARCH_VALUES_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_store::{Page, ResourceVersion, Search, Turn};
 use serde::Serialize;
@@ -72,6 +72,8 @@ pub(crate) async fn search(
     let mut entry: Vec<SearchEntry> = Vec::with_capacity(page.matches.len());
     let (mut bytes, mut passed, mut secrets) = (0, 0, Seen::default());
     for version in &page.matches {
+        // Rules, secrets and JSON of one resource at a time: others are answered in between.
+        tokio::task::yield_now().await;
         if bytes > ANSWER_BYTES_MAX {
             page.more = true;
             break;
@@ -114,7 +116,14 @@ pub(crate) fn read_query(resource_type: ResourceType, text: &str) -> Result<Sear
         Rule::Missing(_) => 1,
     });
     if values.sum::<usize>() > SEARCH_VALUES_MAX {
-        return Err(Outcome::invalid(format!("A search has at most {SEARCH_VALUES_MAX} values in all")));
+        let text = format!("A search has at most {SEARCH_VALUES_MAX} values in all: divide it");
+        return Err(Outcome::search_too_costly(text));
+    }
+    if query.filters.iter().map(Filter::scans).sum::<usize>() > SEARCH_SCANS_MAX {
+        return Err(Outcome::search_too_costly(format!(
+            "A search has at most {SEARCH_SCANS_MAX} values that are looked for everywhere, by :contains or by a \
+             system alone: take fewer, or whole values"
+        )));
     }
     if matches!(query.summary, Summary::True | Summary::Text) {
         return Err(Outcome::not_supported(

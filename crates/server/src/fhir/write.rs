@@ -17,7 +17,7 @@ use keyrelay_core::policy::Interaction;
 use keyrelay_store::{Change, Conflict, StoreError};
 use serde_json::{Map, Value};
 
-pub(super) use self::create::New;
+pub(super) use self::create::{Existing, New};
 use self::delete::Deletion;
 pub(crate) use self::draft::check_resource;
 pub(super) use self::particulars::Particulars;
@@ -152,13 +152,18 @@ impl Write {
         for _ in 0..CONFLICT_RETRIES_MAX {
             budget::back_to(taken);
             let act = Act::now(app, caller, request.from);
-            if let Self::Create(new) = self
-                && let Some((_, reply)) = new.existing(act, request).await?
-            {
+            let existing = match self {
+                Self::Create(new) => new.existing(act, request).await?,
+                _ => Existing::NotAsked,
+            };
+            if let Existing::Found(_, reply) = existing {
                 return Ok(reply);
             }
             let Decision { reply, change, .. } = self.decide(act, request).await?;
-            let Some(change) = change else { return Ok(reply) };
+            let Some(mut change) = change else { return Ok(reply) };
+            if let Existing::Nothing(mark) = &existing {
+                change.require_unwritten(mark);
+            }
             if committed(app, change).await? {
                 self.tell(app, caller);
                 return Ok(reply);

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keyrelay_core::id::ProjectId;
-use keyrelay_core::limits::SEARCHES_PER_PROJECT_MAX;
+use keyrelay_core::limits::{SEARCH_SCANS_MAX, SEARCHES_PER_PROJECT_MAX};
 use keyrelay_store::ReadBounds;
 use reqwest::Method;
 use serde_json::json;
@@ -89,6 +90,75 @@ async fn a_search_past_its_time_is_too_costly() {
         let told = strict.get(&strict.admin, &path).await.refused(403, "too-costly");
         assert!(told.contains("too long") && told.contains("Narrow it"), "{told}");
     }
+    // The search of a condition is no part of the change: nobody who writes waits for it.
+    let create = strict.fhir(&strict.admin, Method::POST, "Practitioner");
+    let create = create.header("if-none-exist", "given:contains=absent&name:contains=nobody");
+    create.json(&json!({ "resourceType": "Practitioner" })).send().await.refused(403, "too-costly");
     strict.get(&strict.admin, &strict.member.path()).await.expect(200);
     strict.grant(&strict.member.id, &strict.member.secret).await.expect(200);
+}
+
+#[tokio::test]
+async fn what_a_search_costs_is_bounded_and_the_refusal_says_so() {
+    let test = TestApp::start().await;
+    let contains = |n: usize| {
+        let all: Vec<String> = (0..n).map(|n| format!("name:contains={n}")).collect();
+        format!("ClientApplication?{}", all.join("&"))
+    };
+    test.get(&test.admin, &contains(SEARCH_SCANS_MAX)).await.expect(200);
+    let refused = [
+        contains(SEARCH_SCANS_MAX + 1),
+        "ClientApplication?name:contains=a,b,c,d,e,f,g,h,i".to_owned(),
+        "ClientApplication?_tag=a%7C,b%7C,c%7C,d%7C,e%7C,f%7C,g%7C,h%7C,i%7C".to_owned(),
+    ];
+    for path in refused {
+        let told = test.get(&test.admin, &path).await.refused(403, "too-costly");
+        assert!(told.contains(&format!("at most {SEARCH_SCANS_MAX} values")), "{told}");
+    }
+    let rule = |criteria: &str| json!({ "resourceType": "ClientApplication", "criteria": criteria });
+    let policy = json!({ "resourceType": "AccessPolicy", "name": "Wide", "resource": [
+        rule("ClientApplication?name:contains=a,b,c,d,e"), rule("ClientApplication?name:contains=f,g,h,i"),
+    ] });
+    test.post(&test.admin, "AccessPolicy", &policy).await.refused(403, "too-costly");
+    // The same again costs nothing more.
+    let again = format!("ClientApplication?{}", ["name:contains=Read,Read,Read"; 64].join("&"));
+    let found = test.get(&test.admin, &again).await.expect(200);
+    assert_eq!(found.resources().len(), 1);
+    let values: Vec<String> = (0..100).map(|n| format!("v{n}")).collect();
+    let many = format!("ClientApplication?_tag={0}&_security={0}&_profile=a", values.join(","));
+    test.get(&test.admin, &many).await.refused(403, "too-costly");
+}
+
+/// Whatever the condition is, and however it comes: of many at once, one makes the resource.
+#[tokio::test]
+async fn of_many_conditional_creates_one_makes_the_resource() {
+    let test = TestApp::start().await;
+    let body = json!({ "resourceType": "Practitioner", "name": [{ "family": "Only", "given": ["One"] }] });
+    let conditions = ["family=Only", "given:exact=One", "family:contains=nl&given:missing=false"];
+    let alone = |n: usize| {
+        let request = test.fhir(&test.admin, Method::POST, "Practitioner");
+        request.header("if-none-exist", conditions[n % 3]).json(&body).send()
+    };
+    let bundled = |n: usize| {
+        let other = json!({ "resourceType": "Practitioner", "name": [{ "family": "Other" }] });
+        let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
+            { "resource": other, "request": { "method": "POST", "url": "Practitioner" } },
+            { "resource": body, "request": {
+                "method": "POST", "url": "Practitioner", "ifNoneExist": conditions[n % 3],
+            } },
+        ] });
+        let test = &test;
+        async move { test.post(&test.admin, "", &bundle).await }
+    };
+    let (alone, bundled) = tokio::join!(join_all((0..12).map(alone)), join_all((0..6).map(bundled)));
+    let one = |status: &str| status.starts_with("201");
+    let made = alone.iter().filter(|answer| answer.status == 201).count()
+        + bundled.iter().filter(|answer| one(&answer.text_at("/entry/1/response/status"))).count();
+    assert_eq!(made, 1);
+    assert!(alone.iter().all(|answer| [200, 201].contains(&answer.status.as_u16())), "{alone:?}");
+    assert!(bundled.iter().all(|answer| answer.status == 200), "{bundled:?}");
+    let found = test.get(&test.admin, "Practitioner?family=Only").await.expect(200);
+    assert_eq!(found.resources().len(), 1);
+    let others = test.get(&test.admin, "Practitioner?family=Other").await.expect(200);
+    assert_eq!(others.resources().len(), 6);
 }

@@ -1,6 +1,9 @@
 //! Evaluates filters in memory, with the meaning the SQL has. Used where there is no table to ask:
 //! generated definitions, criteria of access policies, and tests of the SQL itself.
 
+use std::cell::OnceCell;
+use std::cmp::Ordering;
+
 use super::query::{Field, Filter, Rule};
 use super::value::Test;
 use super::{IndexEntry, ParamKind};
@@ -10,14 +13,87 @@ use super::{IndexEntry, ParamKind};
 /// `entries` are its index rows, `last_updated_ms` its `meta.lastUpdated` in epoch milliseconds.
 #[must_use]
 pub fn matches(filters: &[Filter], entries: &[IndexEntry], id: &str, last_updated_ms: i64) -> bool {
+    all_hold(filters, id, last_updated_ms, |rule, code| by_rows(rule, code, entries))
+}
+
+fn all_hold(
+    filters: &[Filter],
+    id: &str,
+    last_updated_ms: i64,
+    by_rows: impl Fn(&Rule, &str) -> bool,
+) -> bool {
     filters.iter().all(|filter| match filter.field {
         Field::Id => decide(&filter.rule, true, |test| matches!(test, Test::Value(wanted) if wanted == id)),
         Field::LastUpdated => decide(&filter.rule, true, |test| {
             test.accepts_span(last_updated_ms, last_updated_ms.saturating_add(1))
         }),
-        Field::Project => by_rows(&filter.rule, "_project", entries),
-        Field::Compartment => by_rows(&filter.rule, "_compartment", entries),
-        Field::Indexed { code, kind: _ } => by_rows(&filter.rule, code, entries),
+        Field::Project => by_rows(&filter.rule, "_project"),
+        Field::Compartment => by_rows(&filter.rule, "_compartment"),
+        Field::Indexed { code, kind: _ } => by_rows(&filter.rule, code),
+    })
+}
+
+/// The index rows of one resource, in an order by which values are found. A resource has hundreds of rows, and a
+/// policy compares hundreds of values with them.
+#[derive(Debug)]
+pub struct IndexRows {
+    /// By code and value.
+    rows: Vec<IndexEntry>,
+    /// Positions in `rows`, by code and system.
+    by_system: OnceCell<Vec<usize>>,
+}
+
+impl IndexRows {
+    /// In whatever order they come.
+    #[must_use]
+    pub fn new(mut rows: Vec<IndexEntry>) -> Self {
+        rows.sort_unstable_by(|a, b| (a.code, &a.value).cmp(&(b.code, &b.value)));
+        Self { rows, by_system: OnceCell::new() }
+    }
+
+    fn of(&self, code: &str) -> &[IndexEntry] {
+        range(&self.rows, |row| row.code.cmp(code))
+    }
+
+    fn has_system(&self, code: &str, system: &str) -> bool {
+        let of_row = |at: &usize| self.rows.get(*at).map(|row| (row.code, row.system.as_deref()));
+        let sorted = self.by_system.get_or_init(|| {
+            let mut sorted: Vec<usize> = (0..self.rows.len()).collect();
+            sorted.sort_unstable_by(|a, b| of_row(a).cmp(&of_row(b)));
+            sorted
+        });
+        sorted.binary_search_by(|at| of_row(at).cmp(&Some((code, Some(system))))).is_ok()
+    }
+
+    fn meets(&self, code: &str, test: &Test) -> bool {
+        let of = self.of(code);
+        let equal = |value: &String| range(of, |row| row.value.cmp(value)).iter();
+        match test {
+            Test::Value(value) | Test::SystemValue { value, .. } | Test::BareValue(value) => {
+                equal(value).any(|row| test.accepts(row))
+            }
+            Test::System(system) => self.has_system(code, system),
+            Test::StartsWith(start) => {
+                let first = of.partition_point(|row| row.value < *start);
+                of.get(first).is_some_and(|row| test.accepts(row))
+            }
+            Test::Contains(_) | Test::Date { .. } => of.iter().any(|row| test.accepts(row)),
+        }
+    }
+}
+
+/// The rows that compare equal, of rows in that order.
+fn range(rows: &[IndexEntry], order: impl Fn(&IndexEntry) -> Ordering) -> &[IndexEntry] {
+    let first = rows.partition_point(|row| order(row).is_lt());
+    let rest = rows.get(first..).unwrap_or_default();
+    rest.get(..rest.partition_point(|row| order(row).is_eq())).unwrap_or_default()
+}
+
+/// As [`matches()`], for one resource and many filters.
+#[must_use]
+pub fn matches_rows(filters: &[Filter], rows: &IndexRows, id: &str, last_updated_ms: i64) -> bool {
+    all_hold(filters, id, last_updated_ms, |rule, code| {
+        decide(rule, !rows.of(code).is_empty(), |test| rows.meets(code, test))
     })
 }
 
@@ -74,7 +150,10 @@ mod tests {
         let pairs = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let query = parse_query(resource_type, pairs).unwrap();
         let entries = index_entries(resource_type, resource);
-        matches(&query.filters, &entries, "id-1", LAST_UPDATED_MS)
+        let matched = matches(&query.filters, &entries, "id-1", LAST_UPDATED_MS);
+        let by_order = matches_rows(&query.filters, &IndexRows::new(entries), "id-1", LAST_UPDATED_MS);
+        assert_eq!(matched, by_order, "the order of the rows does not matter");
+        matched
     }
 
     fn membership() -> Map<String, Value> {

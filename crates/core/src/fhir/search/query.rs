@@ -176,6 +176,22 @@ impl SearchError {
     }
 }
 
+impl Filter {
+    /// Values that no order of the index leads to: for each, every row of the parameter is looked at.
+    #[must_use]
+    pub fn scans(&self) -> usize {
+        let Field::Indexed { kind, .. } = self.field else { return 0 };
+        let (Rule::Any(tests) | Rule::None(tests)) = &self.rule else { return 0 };
+        let is_scan = |test: &&Test| match test {
+            Test::Contains(_) => true,
+            // The system of a token; of a reference it is the id, which is looked up.
+            Test::System(_) => kind != ParamKind::Reference,
+            _ => false,
+        };
+        tests.iter().filter(is_scan).count()
+    }
+}
+
 impl Default for SearchQuery {
     fn default() -> Self {
         Self {
@@ -201,7 +217,7 @@ pub fn parse_query(
     pairs: impl Iterator<Item = (String, String)>,
 ) -> Result<SearchQuery, SearchError> {
     let mut query = SearchQuery::default();
-    let mut seen = Vec::new();
+    let (mut seen, mut given) = (Vec::new(), 0);
     for (name, value) in pairs {
         if let Some(code) = CONTROLS.iter().find(|code| **code == name) {
             if seen.contains(code) {
@@ -210,10 +226,15 @@ pub fn parse_query(
             seen.push(code);
             control(&mut query, resource_type, code, &value)?;
         } else {
-            if query.filters.len() == PARAMETERS_MAX {
+            if given == PARAMETERS_MAX {
                 return Err(SearchError::TooManyParameters);
             }
-            query.filters.push(filter(resource_type, &name, &value)?);
+            given += 1;
+            let filter = filter(resource_type, &name, &value)?;
+            // All must hold, so the same again says nothing.
+            if !query.filters.contains(&filter) {
+                query.filters.push(filter);
+            }
         }
     }
     Ok(query)
@@ -404,11 +425,12 @@ fn tests(field: Field, mode: StringMode, value: &str) -> Result<Vec<Test>, Searc
     if value.contains('\0') {
         return Err(expects(field, "a text without the character U+0000"));
     }
-    let mut tests = Vec::new();
+    let (mut tests, mut given) = (Vec::new(), 0);
     for raw in value::split(value, ',') {
-        if tests.len() == VALUES_MAX {
+        if given == VALUES_MAX {
             return Err(expects(field, "at most 100 values"));
         }
+        given += 1;
         let test = match field {
             Field::Id | Field::Project if raw.is_empty() => Err("a value that is not empty"),
             // Ids have no system: the whole text is the id.
@@ -416,7 +438,10 @@ fn tests(field: Field, mode: StringMode, value: &str) -> Result<Vec<Test>, Searc
             Field::Project => Ok(Test::Value(value::project_id(&value::unescape(raw)).to_owned())),
             _ => value::read(field.kind(), mode, raw),
         };
-        tests.push(test.map_err(|expected| expects(field, expected))?);
+        let test = test.map_err(|expected| expects(field, expected))?;
+        if !tests.contains(&test) {
+            tests.push(test);
+        }
     }
     Ok(tests)
 }

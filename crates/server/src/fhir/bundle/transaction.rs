@@ -10,7 +10,7 @@ use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::ResourceId;
 use keyrelay_core::limits::{ANSWER_BYTES_MAX, CONFLICT_RETRIES_MAX, TRANSACTION_STATEMENTS_MAX};
-use keyrelay_store::Change;
+use keyrelay_store::{Change, WriteMark};
 use serde_json::Value;
 
 use super::entry::{ResponseEntry, read_entry};
@@ -26,7 +26,7 @@ use crate::fhir::render::Rendered;
 use crate::fhir::request::{Content, FhirRequest, Reply};
 use crate::fhir::route::Route;
 use crate::fhir::versions::Act;
-use crate::fhir::write::{Decision, Write, committed};
+use crate::fhir::write::{Decision, Existing, Write, committed};
 
 /// An entry that was read.
 struct Step {
@@ -138,12 +138,16 @@ async fn decide(
     touched: &BTreeSet<(ResourceType, ResourceId)>,
 ) -> Result<(Change, Answers), Outcome> {
     let mut answers = Answers::to(steps);
-    let links = link(act, steps, touched, &mut answers).await?;
+    let (links, marks) = link(act, steps, touched, &mut answers).await?;
     let (mut change, mut pending) = (act.change(), Pending::default());
+    for mark in &marks {
+        change.require_unwritten(mark);
+    }
     for (Step { n, request, .. }, write) in in_turn(steps) {
         if answers.has(*n) {
             continue;
         }
+        tokio::task::yield_now().await;
         let decision = decide_one(act.after(&pending), write, request, &links).await;
         let Decision { reply, change: more, fate } = decision.map_err(|outcome| outcome.in_entry(*n))?;
         answers.weigh(&reply).map_err(|outcome| outcome.in_entry(*n))?;
@@ -175,35 +179,39 @@ async fn decide(
     Ok((change, answers))
 }
 
-/// Finds what conditions find, and what the full URLs stand for.
+/// Finds what conditions find, and what the full URLs stand for. Conditions that find nothing hold as long as
+/// nothing was written since their marks.
 async fn link<'t>(
     act: Act<'_>,
     steps: &'t [Step],
     touched: &BTreeSet<(ResourceType, ResourceId)>,
     answers: &mut Answers,
-) -> Result<Links<'t>, Outcome> {
-    let mut links = Links::default();
+) -> Result<(Links<'t>, Vec<WriteMark>), Outcome> {
+    let (mut links, mut marks) = (Links::default(), Vec::new());
     for Step { n, full_url, request, write } in steps {
         let (resource_type, mut id) = match write {
             Some(write @ (Write::Create(_) | Write::Update(_))) => write.target(),
             _ => continue,
         };
         if let Some(Write::Create(new)) = write {
-            let found = new.existing(act, request).await.map_err(|outcome| outcome.in_entry(*n))?;
-            if let Some((existing, reply)) = found {
-                if touched.contains(&(resource_type, existing)) {
-                    return Err(touched_twice(*n));
+            match new.existing(act, request).await.map_err(|outcome| outcome.in_entry(*n))? {
+                Existing::NotAsked => {}
+                Existing::Nothing(mark) => marks.push(mark),
+                Existing::Found(existing, reply) => {
+                    if touched.contains(&(resource_type, existing)) {
+                        return Err(touched_twice(*n));
+                    }
+                    id = existing;
+                    answers.weigh(&reply).map_err(|outcome| outcome.in_entry(*n))?;
+                    answers.put(*n, ResponseEntry::done(reply)?);
                 }
-                id = existing;
-                answers.weigh(&reply).map_err(|outcome| outcome.in_entry(*n))?;
-                answers.put(*n, ResponseEntry::done(reply)?);
             }
         }
         if let Some(full_url) = full_url {
             links.add(full_url, resource_type, id);
         }
     }
-    Ok(links)
+    Ok((links, marks))
 }
 
 /// What writes, in the order in which it is decided: FHIR's, and among what is made, what others may name before

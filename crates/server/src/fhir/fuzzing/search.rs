@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{
-    COUNT_MAX, IndexEntry, OFFSET_MAX, PARAMETERS_MAX, Rule, SearchQuery, index_entries, matches,
+    COUNT_MAX, IndexEntry, IndexRows, OFFSET_MAX, PARAMETERS_MAX, Rule, SearchQuery, index_entries, matches,
+    matches_rows,
 };
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
 use keyrelay_core::limits::SEARCH_VALUES_MAX;
@@ -83,7 +84,10 @@ fn check_answer(resource_type: ResourceType, query: &SearchQuery) {
     let in_memory = stage.stored.iter().filter(|stored| stored.version.resource_type == resource_type);
     let in_memory: BTreeSet<String> = in_memory
         .filter(|Stored { version, index }| {
-            matches(&query.filters, index, &version.id.to_string(), version.last_updated.epoch_ms())
+            let (id, updated_ms) = (version.id.to_string(), version.last_updated.epoch_ms());
+            let found = matches(&query.filters, index, &id, updated_ms);
+            assert_eq!(found, matches_rows(&query.filters, &IndexRows::new(index.clone()), &id, updated_ms));
+            found
         })
         .map(|stored| stored.version.id.to_string())
         .collect();

@@ -5,7 +5,7 @@ use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{SearchQuery, index_entries};
 use keyrelay_core::id::{ProjectId, ResourceId};
 use keyrelay_core::policy::Interaction;
-use keyrelay_store::Search;
+use keyrelay_store::WriteMark;
 use serde_json::{Map, Value};
 
 use super::Decision;
@@ -21,6 +21,15 @@ use crate::fhir::request::{Content, FhirRequest, Reply};
 use crate::fhir::search::{find, read_query_of};
 use crate::fhir::versions::{Act, first_version};
 use crate::fhir::{allow, client_application, membership, read};
+
+/// What a condition finds.
+pub(in crate::fhir) enum Existing {
+    /// There is no condition.
+    NotAsked,
+    /// Nothing, as long as nothing was written since the mark.
+    Nothing(WriteMark),
+    Found(ResourceId, Reply),
+}
 
 /// A resource that somebody wants to make.
 pub(in crate::fhir) struct New {
@@ -54,22 +63,25 @@ impl New {
         Ok(Self { draft: self.draft.linked(links)?, ..*self })
     }
 
-    /// The one resource that `If-None-Exist` finds, with the answer that it is (FHIR R4 §3.1.0.8.1).
+    /// The one resource that `If-None-Exist` finds, with the answer that it is (FHIR R4 §3.1.0.8.1). The search
+    /// is no part of the change: its author chooses how long it takes.
     pub(in crate::fhir) async fn existing(
         &self,
         act: Act<'_>,
         request: &FhirRequest,
-    ) -> Result<Option<(ResourceId, Reply)>, Outcome> {
-        let Some(condition) = self.condition(act.caller, request)? else { return Ok(None) };
+    ) -> Result<Existing, Outcome> {
+        let Some(condition) = self.condition(act.caller, request)? else { return Ok(Existing::NotAsked) };
+        // Before the search, so that whatever is written after the mark moves it.
+        let mark = act.app.store.write_mark(self.resource_type, act.caller.reach()).await?;
         let turn = act.app.store.turn(act.caller.project).await?;
         let page = find(act.app, act.caller, self.resource_type, &condition, false, &turn).await?;
         drop(turn);
         match page.matches.as_slice() {
-            [] => Ok(None),
+            [] => Ok(Existing::Nothing(mark)),
             [found] if !page.more => {
                 let (by, kind) = (Interaction::Search, self.resource_type);
                 let reply = read::read(act, by, kind, found.id, request.extended).await?;
-                Ok(Some((found.id, reply)))
+                Ok(Existing::Found(found.id, reply))
             }
             _ => Err(Outcome::precondition_failed("If-None-Exist finds more than one resource")),
         }
@@ -86,7 +98,8 @@ impl New {
         Ok(Some(query))
     }
 
-    /// Decides it where [`New::existing`] has found nothing. That there still is nothing is part of the change.
+    /// Decides it where [`New::existing`] has found nothing. That nothing came meanwhile,
+    /// [`Change::require_unwritten`](keyrelay_store::Change::require_unwritten) says.
     pub(super) async fn decide(&self, act: Act<'_>, request: &FhirRequest) -> Result<Decision, Outcome> {
         let (caller, kind, id) = (act.caller, self.resource_type, self.id);
         let mut draft = self.draft.copied();
@@ -94,14 +107,11 @@ impl New {
         draft.withhold(act, kind, id, project)?;
         let particulars = particulars(act, kind, id, project, &draft.resource, None).await?;
         let mut change = act.change();
-        if let Some(query) = &self.condition(caller, request)? {
-            if act.pending.makes_match(kind, &query.filters) {
-                let text = "Another entry of the transaction makes what ifNoneExist asks for";
-                return Err(Outcome::invalid(text));
-            }
-            let limits = caller.search_limits(kind);
-            let project = caller.reach();
-            change.require_none(&Search { resource_type: kind, project, query, limits: &limits });
+        if let Some(query) = &self.condition(caller, request)?
+            && act.pending.makes_match(kind, &query.filters)
+        {
+            let text = "Another entry of the transaction makes what ifNoneExist asks for";
+            return Err(Outcome::invalid(text));
         }
         let version = first_version(act, kind, id, particulars.project(), draft.resource, &mut change)?;
         let shown = match &particulars {
