@@ -51,6 +51,9 @@ pub enum Kind {
     LogFull,
     /// Nothing on the disk can grow any more, once the row says so.
     DiskFull,
+    /// Low rates of changes in a short run, so that they are reached in little time; those that are set by default in a
+    /// whole one.
+    Rates,
     /// Large client applications; all rows of this kind happen at once.
     Large,
     /// Many client applications of other projects, and one project of tagged ones; shared by the rows of this kind.
@@ -91,7 +94,8 @@ impl Setting {
     /// When its directory or its database cannot be made.
     pub fn installation(&self) -> Result<Installation> {
         let Some(server) = &self.postgres else { return Installation::new(&self.keyrelay, &self.scratch) };
-        let name = format!("attack_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let name = format!("attack_{}_{number}", std::process::id());
         Installation::on_postgres(&self.keyrelay, &self.scratch, server.database(&name)?)
     }
 }
@@ -105,7 +109,7 @@ impl<'a> Scene<'a> {
         let installation = setting.installation()?;
         installation.start()?.stop()?;
         let seeded = seed(setting, &installation, kind).context("filling the database")?;
-        let server = start(&installation, kind)?;
+        let server = start(setting, &installation, kind)?;
         let base = format!("http://{}/", server.target().address());
         let caller = |from, deadline, stays| Caller::new(&base, from, deadline, stays, &setting.handle);
         let first = installation.first_client()?;
@@ -200,8 +204,13 @@ impl<'a> Scene<'a> {
     }
 }
 
-fn start(installation: &Installation, kind: Kind) -> Result<Server> {
+fn start(setting: &Setting, installation: &Installation, kind: Kind) -> Result<Server> {
     match kind {
+        Kind::Rates if setting.short => {
+            let mut command = installation.command();
+            command.env("KEYRELAY_CLIENT_CHANGE_RATE", "2KiB").env("KEYRELAY_PROJECT_CHANGE_RATE", "32KiB");
+            Server::start(serve(command, installation), &installation.log())
+        }
         Kind::LogFull => {
             let mut command = installation.command();
             command.env("KEYRELAY_LOG", "info");
@@ -221,7 +230,7 @@ fn start(installation: &Installation, kind: Kind) -> Result<Server> {
             command.env("KEYRELAY_LOG", "info");
             Server::start(serve(command, installation), &installation.log())
         }
-        Kind::Usual | Kind::Large | Kind::Many => installation.start(),
+        Kind::Usual | Kind::Rates | Kind::Large | Kind::Many => installation.start(),
     }
 }
 
@@ -244,7 +253,7 @@ fn seed(setting: &Setting, installation: &Installation, kind: Kind) -> Result<Op
             let seeded = installation.seed_project(setting.pick(50, 1_000), &flag("--tags", 480))?;
             Ok(Some(seeded.project_id))
         }
-        Kind::Usual | Kind::LogFull | Kind::DiskFull => Ok(None),
+        Kind::Usual | Kind::Rates | Kind::LogFull | Kind::DiskFull => Ok(None),
     }
 }
 

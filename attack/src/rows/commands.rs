@@ -28,7 +28,13 @@ pub(super) static ROWS: &[Row] = &[
     row("link-retiring", "the copy of the old secret is written to no file of somebody else", link_retiring),
     row("copied-file", "no file of root is copied to where the application can read it", copied_file),
     row("part-locked", "a lock that a stranger holds is waited for with a deadline", part_locked),
-    row("toml-of-another", "a configuration file of a stranger's directory is not obeyed", toml_of_another),
+    Row {
+        name: "toml-of-another",
+        claim: "a configuration file of a stranger's directory is not obeyed",
+        scene: Kind::Usual,
+        needs: Needs::RootAndFile,
+        run: toml_of_another,
+    },
     Row {
         name: "backup-part",
         claim: "`backup` writes to no file that a stranger puts in its way",
@@ -264,14 +270,8 @@ fn toml_of_another(scene: &Scene<'_>) -> Result<Verdict> {
     trap.file("keyrelay.toml", &format!("data_dir = \"{}\"\n", planted.display()))?;
     let mut command = scene.installation.command();
     command.current_dir(trap.place()).env("HOME", &trap.home);
-    // With PostgreSQL, only the directory is the stranger's to choose.
-    let ended = if scene.setting.postgres.is_some() {
-        command.arg("backup").arg(trap.home.join("copy"));
-        run(command, &trap.home, COMMAND_WAIT)?
-    } else {
-        command.arg("migrate");
-        run(command, &trap.home, COMMAND_WAIT)?
-    };
+    command.arg("migrate");
+    let ended = run(command, &trap.home, COMMAND_WAIT)?;
     let obeyed = planted.exists();
     let words = ended.words();
     Ok(Verdict::of(!obeyed && ended.is_orderly(), if obeyed { format!("obeyed: {words}") } else { words }))

@@ -18,21 +18,21 @@ pub(super) static ROWS: &[Row] = &[
     Row {
         name: "registration-writes",
         claim: "a registration access token writes at a rate; its secret can be ended all the same",
-        scene: Kind::Usual,
+        scene: Kind::Rates,
         needs: Needs::Nothing,
         run: registration_writes,
     },
     Row {
         name: "own-rotations",
         claim: "a client rotates its own secret at a rate; its secret can be ended all the same",
-        scene: Kind::Usual,
+        scene: Kind::Rates,
         needs: Needs::Nothing,
         run: own_rotations,
     },
     Row {
         name: "admin-writes",
         claim: "an admin writes at a rate; secrets can be retired and ended all the same",
-        scene: Kind::Usual,
+        scene: Kind::Rates,
         needs: Needs::Nothing,
         run: admin_writes,
     },
@@ -105,10 +105,6 @@ fn revoke(scene: &Scene<'_>, client: &str) -> Reply {
     scene.admin().post(&path, json!({ "slot": "secret" }))
 }
 
-fn writes(scene: &Scene<'_>) -> usize {
-    scene.setting.pick(600, 6_000)
-}
-
 fn registration_writes(scene: &Scene<'_>) -> Result<Verdict> {
     let path = format!("admin/projects/{}/registration", scene.a.project);
     let initial = scene.admin().post(&path, json!({})).expect(201)?.text_at("/initial_access_token")?;
@@ -126,7 +122,7 @@ fn registration_writes(scene: &Scene<'_>) -> Result<Verdict> {
     put["client_id"] = json!(client);
     // About 30 KB, and another one each time.
     let uri = |n: usize, m: usize| format!("https://{n}-{m}.example.test/{}", "x".repeat(1400));
-    let replies = storm(writes(scene), |n| {
+    let replies = storm(scene.setting.pick(100, 1_000), |n| {
         let mut put = put.clone();
         put["redirect_uris"] = (0..20).map(|m| json!(uri(n, m))).collect::<Vec<_>>().into();
         own.send("PUT", &path, Body::Json(put))
@@ -150,7 +146,7 @@ fn own_rotations(scene: &Scene<'_>) -> Result<Verdict> {
     let rules = json!([{ "resourceType": "ClientApplication", "interaction": ["rotate-own-secret"] }]);
     let client = scene.make_client("Rotates itself", Some(rules))?;
     let replies =
-        rotations(scene.setting.pick(1_200, 6_000), |client| scene.attacker.as_client(client), &client);
+        rotations(scene.setting.pick(300, 2_000), |client| scene.attacker.as_client(client), &client);
     Ok(limited(&replies, &revoke(scene, &client.id)))
 }
 

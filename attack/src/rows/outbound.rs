@@ -6,7 +6,6 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{Needs, Row, Verdict};
-use crate::api::Tally;
 use crate::clock::Stopwatch;
 use crate::command;
 use crate::peers::{Endless, Peer};
@@ -29,9 +28,9 @@ pub(super) static ROWS: &[Row] = &[
     },
     Row {
         name: "endless-exec",
-        claim: "a command that `--exec` names has a time limit",
+        claim: "a command that `--exec` names has a time limit, and is ended by it",
         scene: Kind::Usual,
-        needs: Needs::Time,
+        needs: Needs::Nothing,
         run: endless_exec,
     },
 ];
@@ -78,9 +77,16 @@ fn endless_answer(scene: &Scene<'_>) -> Result<Verdict> {
 fn endless_exec(scene: &Scene<'_>) -> Result<Verdict> {
     let home = scene.directory()?;
     let file = format!("file:{}", home.path().join("secret").display());
+    let noted = home.path().join("process");
+    // Longer than anybody waits; with the number of its process, to see whether it is left behind.
+    let exec = format!("echo $$ > {}; exec sleep 600", noted.display());
     let mut command = scene.command(home.path());
-    command.args(["rotate", &scene.a.member.id, "--to", &file, "--exec", "sleep 900"]);
-    let ended = command::run(command, home.path(), Duration::from_secs(400))?;
-    let answers = Tally::over(&[scene.nobody().get("livez")]);
-    Ok(Verdict::of(ended.is_orderly() && !ended.is_success(), format!("{}; livez {answers}", ended.words())))
+    command.args(["rotate", &scene.a.member.id, "--to", &file, "--exec", &exec, "--exec-timeout", "2s"]);
+    let ended = command::run(command, home.path(), Duration::from_secs(60))?;
+    let Ok(process) = std::fs::read_to_string(&noted) else {
+        return Ok(Verdict::Fails(format!("the command was not run: {}", ended.words())));
+    };
+    let is_left = std::fs::exists(format!("/proc/{}", process.trim()))?;
+    let seen = format!("{}{}", if is_left { "the process is still there; " } else { "" }, ended.words());
+    Ok(Verdict::of(ended.is_orderly() && !ended.is_success() && !is_left, seen))
 }
