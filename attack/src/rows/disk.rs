@@ -154,8 +154,9 @@ fn admin_writes(scene: &Scene<'_>) -> Result<Verdict> {
     let admin = scene.admin();
     let client = scene.make_client("Written to", None)?;
     let fresh = admin.rotate(&client.id, "secret", &client.secret).expect(200)?.text_at("/secret")?;
-    let replies =
-        storm(writes(scene), |n| admin.add(&client.path(), "/description", &json!(format!("by {n}"))));
+    let replies = storm(scene.setting.pick(300, 3_000), |n| {
+        admin.add(&client.path(), "/description", &json!(format!("{n} {}", "d".repeat(60_000))))
+    });
     let retired = admin.rotate(&client.id, "retiringSecret", &client.secret);
     let verdict = limited(&replies, &revoke(scene, &client.id));
     let refused = scene.nobody().grant(&client.with(&fresh), &[]);
