@@ -114,8 +114,10 @@ fn judge(
             Work::default()
         }
     };
-    if !work.faults().is_empty() {
-        verdict = verdict.and_fails(&format!("tenant B: {}", work.faults().join("; ")));
+    // While the disk is full, nobody's changes are made: an answer says so.
+    let faults = if row.scene == Kind::DiskFull { work.unanswered() } else { work.faults() };
+    if !faults.is_empty() {
+        verdict = verdict.and_fails(&format!("tenant B: {}", faults.join("; ")));
     }
     match &memory {
         Err(_) => verdict = verdict.and_fails("the server has ended"),

@@ -45,6 +45,7 @@ pub struct Work {
     good: u64,
     bad: u64,
     faults: Vec<String>,
+    unanswered: Vec<String>,
 }
 
 /// B at work.
@@ -173,6 +174,9 @@ impl Work {
             return;
         }
         self.bad += 1;
+        if reply.status == 0 && self.unanswered.len() < FAULTS_SHOWN_MAX {
+            self.unanswered.push(format!("{what}: {reply}"));
+        }
         if self.faults.len() < FAULTS_SHOWN_MAX {
             self.faults.push(format!("{what}: {reply}"));
         }
@@ -182,6 +186,12 @@ impl Work {
     #[must_use]
     pub fn faults(&self) -> &[String] {
         &self.faults
+    }
+
+    /// What B got no answer to, in time.
+    #[must_use]
+    pub fn unanswered(&self) -> &[String] {
+        &self.unanswered
     }
 
     /// In a few words: how many answers were as they should be, and what the others were.

@@ -233,8 +233,9 @@ impl SeededClient {
     }
 }
 
-/// Clients made in one transaction by [`seed`], where each is small.
-const SEED_CHUNK: usize = 500;
+/// Clients made in one transaction by [`seed`], where each is small: few, so that its statements stay within the time
+/// that those of one change have.
+const SEED_CHUNK: usize = 100;
 
 /// Makes many clients at once, to measure how the server does with them. Gives `samples` of them,
 /// spread over all.
@@ -257,7 +258,7 @@ pub async fn seed(
         super_admin: false,
         secrets: SecretSettings::default(),
     });
-    // About as much in each transaction, or its commit would be waited for too long.
+    // About as much in each transaction, whatever the size of a client.
     let chunk = SEED_CHUNK.div_ceil(1 + each.description_bytes / 1000 + each.tags / 10);
     let step = count.div_ceil(samples.max(1)).max(1);
     let mut kept = Vec::with_capacity(samples);
