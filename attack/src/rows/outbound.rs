@@ -82,7 +82,7 @@ fn endless_exec(scene: &Scene<'_>) -> Result<Verdict> {
     let exec = format!("echo $$ > {}; exec sleep 600", noted.display());
     let mut command = scene.command(home.path());
     command.args(["rotate", &scene.a.member.id, "--to", &file, "--exec", &exec, "--exec-timeout", "2s"]);
-    let ended = command::run(command, home.path(), Duration::from_secs(60))?;
+    let ended = command::run(command, home.path(), Duration::from_mins(1))?;
     let Ok(process) = std::fs::read_to_string(&noted) else {
         return Ok(Verdict::Fails(format!("the command was not run: {}", ended.words())));
     };
