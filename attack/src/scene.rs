@@ -117,7 +117,7 @@ impl<'a> Scene<'a> {
         let supers = caller(STAGE_HAND, ATTACKER_WAIT, Stays::Connected)?.as_client(&first);
         let (a, b) = (make_tenant(&supers, "A")?, make_tenant(&supers, "B")?);
         Ok(Self {
-            attacker: caller(ATTACKER, ATTACKER_WAIT, Stays::Connected)?,
+            attacker: caller(ATTACKER, ATTACKER_WAIT, Stays::No)?,
             worker: caller(WORKER, DEADLINE, Stays::No)?,
             setting,
             installation,
@@ -147,7 +147,7 @@ impl<'a> Scene<'a> {
     /// When the HTTP client cannot be made.
     pub fn caller_from(&self, last: u8) -> Result<Caller> {
         let from = Ipv4Addr::new(127, 0, 9, last);
-        Caller::new(self.attacker.base(), from, ATTACKER_WAIT, Stays::Connected, &self.setting.handle)
+        Caller::new(self.attacker.base(), from, ATTACKER_WAIT, Stays::No, &self.setting.handle)
     }
 
     /// B begins to work.

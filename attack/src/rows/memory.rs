@@ -144,10 +144,12 @@ fn long_history(scene: &Scene<'_>) -> Result<Verdict> {
 }
 
 fn scoped_tokens(scene: &Scene<'_>) -> Result<Verdict> {
-    let (nobody, member) = (scene.nobody(), scene.make_client("Has many tokens", None)?);
+    let member = scene.make_client("Has many tokens", None)?;
+    // So many connections that one address has not enough ports for them.
+    let callers = (100_u8..).take(CALLERS).map(|last| scene.caller_from(last)).collect::<Result<Vec<_>>>()?;
     let each = scene.setting.pick(500, 20_000) / CALLERS;
     let bad = at_once(CALLERS, |caller| {
-        let mut tally = Tally::default();
+        let (mut tally, nobody) = (Tally::default(), &callers[caller]);
         for n in 0..each {
             // Another one each time, and near the longest that is allowed.
             let part =

@@ -1,5 +1,7 @@
 //! Section 1: nothing that is sent, and nothing that is full, ends the process or one of its threads.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
 use super::{Needs, Row, Verdict};
-use crate::api::{Body, Reply, Tally};
+use crate::api::{Body, DEADLINE, Reply, Tally};
 use crate::command::Running;
 use crate::scene::{Kind, Scene};
 
@@ -33,6 +35,13 @@ pub(super) static ROWS: &[Row] = &[
         scene: Kind::Usual,
         needs: Needs::Nothing,
         run: body_depth,
+    },
+    Row {
+        name: "early-answer",
+        claim: "an answer that comes before the body was read says that the connection ends",
+        scene: Kind::Usual,
+        needs: Needs::Nothing,
+        run: early_answer,
     },
     Row {
         name: "log-full",
@@ -119,6 +128,38 @@ fn body_depth(scene: &Scene<'_>) -> Result<Verdict> {
     }
     let bad = replies.iter().find(|reply| !(400..500).contains(&reply.status));
     Ok(Verdict::of(bad.is_none(), bad.map_or_else(|| Tally::over(&replies).to_string(), Reply::to_string)))
+}
+
+/// A connection that a proxy shares between tenants must not end under the next request without a word.
+fn early_answer(scene: &Scene<'_>) -> Result<Verdict> {
+    let address = scene.attacker.base().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let mut silent = Vec::new();
+    for (path, length) in
+        [("/auth/login", 1_000_000), ("/oauth2/register", 1_000), ("/fhir/R4/ClientApplication", 1_000)]
+    {
+        let mut stream = TcpStream::connect(&address)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes())?;
+        let mut answer = Vec::new();
+        // To its end: the rest of the body never comes.
+        stream.take(64 * 1024).read_to_end(&mut answer)?;
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        if !answer.contains("connection: close") {
+            silent.push(format!("{path}: {}", answer.lines().next().unwrap_or("no answer")));
+        }
+    }
+    let holds = silent.is_empty();
+    Ok(Verdict::of(
+        holds,
+        if holds {
+            "3 routes".to_owned()
+        } else {
+            format!("closed without saying so: {}", silent.join("; "))
+        },
+    ))
 }
 
 fn log_full(scene: &Scene<'_>) -> Result<Verdict> {
