@@ -75,7 +75,11 @@ pub fn lock_data_dir(settings: &Settings) -> anyhow::Result<(PathBuf, Vec<DataDi
 pub fn lock_database(database: &Path, data_dir: &Path) -> anyhow::Result<Option<DataDirLock>> {
     let dir = dir_of(database);
     let is_other = dir.canonicalize().ok() != data_dir.canonicalize().ok();
-    Ok(if is_other { Some(DataDirLock::take(dir)?) } else { None })
+    if !is_other {
+        return Ok(None);
+    }
+    Entry::find(database)?.refuse_root_for_others()?;
+    Ok(Some(DataDirLock::take(dir)?))
 }
 
 /// Where the database is.

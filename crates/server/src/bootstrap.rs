@@ -96,7 +96,10 @@ fn write_file(app: &App, file: &Path, first: &FirstClient, project: ProjectId) -
     // A file from a first start that did not get to its end is of no use to anybody.
     remove_file(file)?;
     let mut out = fs::File::options().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
-    out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)
+    out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)?;
+    // Its name, too.
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
 fn remove_file(file: &Path) -> Result<(), StartError> {
