@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use keyrelay_core::change_rates::{ChangeRate, ChangeRates};
+use keyrelay_core::change_rates::{ChangeRate, ChangeRates, ResourcesMax};
 use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{
     BYTES_IN_FLIGHT_DEFAULT, BYTES_IN_FLIGHT_MIN, DATABASE_CONNECTIONS_MAX,
@@ -138,6 +138,9 @@ pub struct Settings {
     /// How fast the changes of all members of one project may, on each server [default: 256KiB]
     #[arg(long, env = "KEYRELAY_PROJECT_CHANGE_RATE")]
     pub project_change_rate: Option<Rule<ChangeRate>>,
+    /// Most resources of a project, without audit records and deleted ones [default: 1000000]
+    #[arg(long, env = "KEYRELAY_PROJECT_RESOURCES_MAX")]
+    pub project_resources_max: Option<Rule<ResourcesMax>>,
     /// Proxies that are believed about the address of a client (`X-Forwarded-For`): addresses and networks, separated by commas [default: none]
     #[arg(long, env = "KEYRELAY_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Option<Vec<String>>,
@@ -203,7 +206,7 @@ impl DataArgs {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 29] = [
     "listen",
     "base_url",
     "data_dir",
@@ -220,6 +223,7 @@ const KEYS: [&str; 28] = [
     "secret_warn_before",
     "client_change_rate",
     "project_change_rate",
+    "project_resources_max",
     "trusted_proxies",
     "allowed_origins",
     "signing_algorithm",
@@ -264,6 +268,7 @@ impl Settings {
             secret_warn_before: self.secret_warn_before.or(file.secret_warn_before),
             client_change_rate: self.client_change_rate.or(file.client_change_rate),
             project_change_rate: self.project_change_rate.or(file.project_change_rate),
+            project_resources_max: self.project_resources_max.or(file.project_resources_max),
             trusted_proxies: self.trusted_proxies.or(file.trusted_proxies),
             allowed_origins: self.allowed_origins.or(file.allowed_origins),
             signing_algorithm: self.signing_algorithm.or(file.signing_algorithm),
@@ -324,6 +329,7 @@ impl Settings {
             signing: self.signing()?,
             change_rates: self.change_rates(),
             bytes_in_flight: self.bytes_in_flight()?,
+            project_resources_max: self.project_resources_max(),
             ..Config::new(base_url)
         })
     }
@@ -388,6 +394,11 @@ impl Settings {
             retire_after: or_default(self.secret_retire_after.as_ref()),
             warn_before: or_default(self.secret_warn_before.as_ref()),
         }
+    }
+
+    /// How many resources a project may have.
+    pub fn project_resources_max(&self) -> ResourcesMax {
+        self.project_resources_max.as_ref().map_or_else(ResourcesMax::default, |Rule(most)| *most)
     }
 
     /// How fast tenants may write to the disk.
@@ -467,7 +478,7 @@ mod tests {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\ndatabase_read_connections = 5\ndatabase_write_connections = 5\n\
                     master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nread_only = true\nbytes_in_flight_mib = 96\nlog = \"x\"\nlog_format = \"json\"\n\
                     secret_visibility = \"once\"\nsecret_overwrite = \"warn\"\nsecret_maximum_age = \"90d\"\nsecret_past_maximum_age = \"refuse\"\nsecret_retire_after = \"24h\"\nsecret_warn_before = \"7d, 1d\"\n\
-                    signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\nclient_change_rate = \"64KiB\"\nproject_change_rate = \"off\"\n";
+                    signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\nclient_change_rate = \"64KiB\"\nproject_change_rate = \"off\"\nproject_resources_max = \"5000\"\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
     }

@@ -12,6 +12,7 @@ use crate::caller::{Caller, Profile, Role};
 use crate::id::ProjectId;
 use crate::limits::{
     CHANGE_BURST, CHANGE_RATE_KEYS_MAX, CLIENT_CHANGE_RATE_DEFAULT, PROJECT_CHANGE_RATE_DEFAULT,
+    PROJECT_RESOURCES_MAX_DEFAULT,
 };
 use crate::secret_rules::NotAllowed;
 use crate::time::Timestamp;
@@ -37,6 +38,28 @@ impl FromStr for ChangeRate {
         let number = is_number.then(|| number.parse::<u64>().ok()).flatten();
         let bytes = number.and_then(|number| number.checked_mul(*unit)).ok_or(NOT_A_RATE)?;
         if (1024..=1024 * 1024 * 1024).contains(&bytes) { Ok(Self(Some(bytes))) } else { Err(NOT_A_RATE) }
+    }
+}
+
+/// Most resources of a project; none where there is no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResourcesMax(pub Option<i64>);
+
+impl Default for ResourcesMax {
+    fn default() -> Self {
+        Self(Some(PROJECT_RESOURCES_MAX_DEFAULT))
+    }
+}
+
+impl FromStr for ResourcesMax {
+    type Err = NotAllowed;
+
+    fn from_str(text: &str) -> Result<Self, NotAllowed> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.map(|number| Self(Some(number))).ok_or(NotAllowed("off, or a number of resources above 0"))
     }
 }
 

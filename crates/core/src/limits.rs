@@ -248,6 +248,10 @@ pub const CLIENT_CHANGE_RATE_DEFAULT: u64 = 16 * 1024;
 /// Bytes a second that the changes of one project may write, where nothing is set. Members take at most half of its
 /// burst, so an admin can act while a client floods the project.
 pub const PROJECT_CHANGE_RATE_DEFAULT: u64 = 256 * 1024;
+/// Most resources of a project, where nothing is set: without audit records and deleted ones.
+pub const PROJECT_RESOURCES_MAX_DEFAULT: i64 = 1_000_000;
+/// How long the number of a project's resources is remembered.
+pub const PROJECT_RESOURCES_COUNTED_EVERY: Duration = Duration::from_mins(1);
 /// How long one may write at such a rate at once: 4 MiB for a client, 64 MiB for a project, where nothing is set.
 pub const CHANGE_BURST: Duration = Duration::from_secs(256);
 /// Clients and projects whose changes are remembered for these rates; above it, those that wrote least are forgotten.

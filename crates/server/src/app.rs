@@ -82,6 +82,7 @@ impl App {
         );
         let tokens = TokenKeys::load(renewal, config.signing, config.base_url.clone()).await?;
         store.hold_to_rates(config.change_rates);
+        store.hold_to_quota(config.project_resources_max);
         let metrics = Arc::new(Metrics::new());
         let usage = UsageCounter::begin(store.clone(), Arc::clone(&clock), Arc::clone(&entropy)).await?;
         let usage = Arc::new(usage);

@@ -13,7 +13,7 @@ use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderName};
 use keyrelay_core::caller::Caller;
 use keyrelay_core::client::{Acts, ClientAccess, Proof, Refused, authenticate};
-use keyrelay_core::id::{ClientId, SecretId, TokenId};
+use keyrelay_core::id::{ClientId, ProjectId, SecretId, TokenId};
 use keyrelay_core::limits::REFUSED_AFTER;
 use keyrelay_core::limits::TOKEN_BYTES_MAX;
 use keyrelay_core::scope::Scope;
@@ -29,7 +29,7 @@ use crate::App;
 use crate::budget;
 use crate::client_certificate::ClientCertificate;
 use crate::error::Outcome;
-use crate::former::RefusedProof;
+use crate::former::{ProofOf, RefusedProof};
 use crate::limiter::Counted;
 use crate::oauth::{Bearer, VerifiedToken};
 
@@ -173,7 +173,9 @@ async fn by_secret(
         let value = app.keyring.present(client, secret);
         match authenticate(access.as_ref(), &value, acts, peer.address, &app.config.secrets, app.now()) {
             Ok(proof) => {
-                count_use(app, client, proof, peer);
+                if let Some(access) = &access {
+                    count_use(app, access, proof, peer);
+                }
                 return access.map(|access| Proved { access, proof }).ok_or(NotProved::Refused);
             }
             Err(Refused::TooOld(secret)) => too_old = Some(secret),
@@ -183,7 +185,7 @@ async fn by_secret(
     }
     // Whatever the reason: what is done beside a request shows in its time too.
     let by = peer.presenter().to_owned();
-    let is_known = Some(access.is_some());
+    let of = access.as_ref().map_or(ProofOf::NoClient, |access| ProofOf::Project(access.project.id));
     let former = presented.iter().find_map(|value| app.former.known(client, value));
     let why = too_old.map_or(refused, Refused::TooOld);
     let is_guess = former.is_none() && !why.is_past_the_secret();
@@ -194,24 +196,30 @@ async fn by_secret(
         log_refusal(app, client, peer.address, why, former.is_some());
         (None, NotProved::Refused)
     };
-    app.former.refused(RefusedProof { client, presented, by, too_old, former, counted, is_known });
+    app.former.refused(RefusedProof { client, presented, by, too_old, former, counted, of });
     Err(error)
 }
 
 /// Counts the use of a proof: of a secret, a key or a certificate. A function of its own in the binary too, so that
 /// the benchmark can tell what counting costs.
 #[inline(never)]
-pub(crate) fn count_use(app: &App, client: ClientId, proof: Proof, peer: Peer<'_>) {
-    let key = UsageKey { client, secret: proof.id };
-    app.usage.count(key, usage::Outcome::Accepted, peer.presenter());
+pub(crate) fn count_use(app: &App, access: &ClientAccess, proof: Proof, peer: Peer<'_>) {
+    let key = UsageKey { client: access.client, secret: proof.id };
+    app.usage.count(access.project.id, key, usage::Outcome::Accepted, peer.presenter());
     app.metrics.count_use(proof.kind);
 }
 
 /// Refuses a proof other than a secret. The client never learns why.
-pub(crate) fn refuse(app: &App, client: ClientId, peer: Peer<'_>, why: Refused) -> NotProved {
+pub(crate) fn refuse(
+    app: &App,
+    client: ClientId,
+    of: Option<ProjectId>,
+    peer: Peer<'_>,
+    why: Refused,
+) -> NotProved {
     if why != Refused::UnknownClient {
         let key = UsageKey { client, secret: SecretId::NIL };
-        app.usage.count(key, usage::Outcome::Refused, peer.presenter());
+        app.usage.count(of.unwrap_or(ProjectId::NIL), key, usage::Outcome::Refused, peer.presenter());
     }
     shut_out(app, client, peer.address, why)
 }

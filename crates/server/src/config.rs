@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use keyrelay_core::change_rates::ChangeRates;
+use keyrelay_core::change_rates::{ChangeRates, ResourcesMax};
 use keyrelay_core::limits::BYTES_IN_FLIGHT_DEFAULT;
 use keyrelay_core::origin::Origin;
 use keyrelay_core::reach::Reach;
@@ -139,6 +139,8 @@ pub struct Config {
     pub change_rates: ChangeRates,
     /// Bytes in flight: see [`keyrelay_core::limits::BYTES_IN_FLIGHT_DEFAULT`].
     pub bytes_in_flight: usize,
+    /// How many resources a project may have.
+    pub project_resources_max: ResourcesMax,
 }
 
 impl Config {
@@ -156,6 +158,7 @@ impl Config {
             signing: Schedule::default(),
             change_rates: ChangeRates::default(),
             bytes_in_flight: BYTES_IN_FLIGHT_DEFAULT,
+            project_resources_max: ResourcesMax::default(),
         }
     }
 }

@@ -353,6 +353,12 @@ impl From<StoreError> for Outcome {
                 conflict @ (Conflict::Version | Conflict::Id | Conflict::Exists | Conflict::Email),
             ) => Self::conflict(conflict.to_string()),
             StoreError::OverRate(over) => Self::over_rate(over),
+            StoreError::OverQuota { most } => {
+                let text = format!(
+                    "The project has {most} resources, as many as it may (--project-resources-max of the server): delete some"
+                );
+                Self::new(StatusCode::FORBIDDEN, "too-costly", text)
+            }
             StoreError::Unknown => {
                 tracing::error!("it is not known whether a change was made");
                 let text = "The database failed while it wrote; the change may have been made or not: read again to see";
@@ -575,7 +581,7 @@ impl From<StoreError> for OAuthError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(Conflict::Caller) => return Self::invalid_token(),
-            StoreError::OverRate(_) => return Self::metadata(&error.into()),
+            StoreError::OverRate(_) | StoreError::OverQuota { .. } => return Self::metadata(&error.into()),
             _ => {}
         }
         tracing::warn!(%error, "the store did not answer");

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyrelay_core::event::{Event, What};
-use keyrelay_core::id::{ClientId, EventId, SecretId};
+use keyrelay_core::id::{ClientId, EventId, ProjectId, SecretId};
 use keyrelay_core::limits::{DATABASE_WAIT_MAX, FORMER_SEEN_INTERVAL, FORMER_SEEN_REMEMBERED_MAX};
 use keyrelay_core::random::Entropy;
 use keyrelay_core::slots::Presented;
@@ -40,22 +40,33 @@ pub(crate) struct RefusedProof {
     pub(crate) former: Option<SecretId>,
     /// What it was counted against as a guess.
     pub(crate) counted: Option<Counted>,
-    /// Whether there is such a client: nothing is kept about those that there are not. None where nobody has
-    /// asked.
-    pub(crate) is_known: Option<bool>,
+    /// Whose client it is.
+    pub(crate) of: ProofOf,
+}
+
+/// Whose a client is: nothing is kept about clients that there are not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ProofOf {
+    /// It is one of this project.
+    Project(ProjectId),
+    /// There is no such client.
+    NoClient,
+    /// Nobody has asked.
+    NotAsked,
 }
 
 impl RefusedProof {
     /// One whose value cannot have been a secret, so that nobody was looked up.
     pub(crate) const fn garbled(client: ClientId, by: Presenter) -> Self {
         let presented = Vec::new();
-        Self { client, presented, by, too_old: None, former: None, counted: None, is_known: None }
+        Self { client, presented, by, too_old: None, former: None, counted: None, of: ProofOf::NotAsked }
     }
 
     /// As of the secret that it is, where that is known; else as of none of the client's.
-    fn count(&self, former: Option<SecretId>, usage: &UsageCounter) {
+    fn count(&self, project: ProjectId, former: Option<SecretId>, usage: &UsageCounter) {
         let secret = former.or(self.too_old).unwrap_or(SecretId::NIL);
-        usage.count(UsageKey { client: self.client, secret }, Outcome::Refused, self.by.as_ref());
+        let key = UsageKey { client: self.client, secret };
+        usage.count(project, key, Outcome::Refused, self.by.as_ref());
     }
 }
 
@@ -137,9 +148,9 @@ impl FormerSecretWatch {
     pub(crate) fn refused(&self, proof: RefusedProof) {
         let sent = self.queue.try_send(Message::Refused(proof));
         if let Err(TrySendError::Full(Message::Refused(proof))) = sent
-            && proof.is_known == Some(true)
+            && let ProofOf::Project(project) = proof.of
         {
-            proof.count(proof.former, &self.usage);
+            proof.count(project, proof.former, &self.usage);
         }
     }
 
@@ -182,12 +193,15 @@ impl Watch {
                 tracing::warn!(%error, "it could not be told that a former secret was seen");
             }
         }
-        let is_known = match proof.is_known {
-            Some(is_known) => is_known,
-            None => self.store.access(client).await.is_ok_and(|access| access.is_some()),
+        let of = match proof.of {
+            ProofOf::Project(project) => Some(project),
+            ProofOf::NoClient => None,
+            ProofOf::NotAsked => {
+                self.store.access(client).await.ok().flatten().map(|access| access.project.id)
+            }
         };
-        if is_known {
-            proof.count(found, &self.usage);
+        if let Some(project) = of {
+            proof.count(project, found, &self.usage);
         }
     }
 
@@ -254,9 +268,10 @@ mod tests {
         let known = Arc::default();
         let watch = FormerSecretWatch { queue, usage: Arc::clone(&usage), known };
         let client = ClientId::random(entropy.as_ref());
-        for is_known in [Some(true), Some(true), Some(true), Some(false), None] {
+        let known = ProofOf::Project(ProjectId::NIL);
+        for of in [known, known, known, ProofOf::NoClient, ProofOf::NotAsked] {
             let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), "curl", "").to_owned();
-            watch.refused(RefusedProof { is_known, ..RefusedProof::garbled(client, by) });
+            watch.refused(RefusedProof { of, ..RefusedProof::garbled(client, by) });
         }
         usage.flush(true).await.unwrap();
         let counted = store.usage(client, [SecretId::NIL; 3], at).await.unwrap();

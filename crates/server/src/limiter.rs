@@ -80,11 +80,15 @@ impl Debts {
         }
         self.0.retain(|_, at| *at > now);
         if self.0.len() + keys > FAILURE_KEYS_MAX {
-            // A flood from everywhere: keep bounded, start over, and say so.
+            // A flood from everywhere. Who failed most often is remembered, or the flood would hide a guesser.
             tracing::warn!(
-                "more than {FAILURE_KEYS_MAX} addresses and client ids failed at once; forgetting them"
+                "more than {FAILURE_KEYS_MAX} addresses and client ids failed at once; forgetting those that failed least"
             );
-            self.0.clear();
+            let mut debts: Vec<Duration> = self.0.values().map(|at| at.since(now)).collect();
+            let middle = debts.len() / 2;
+            let (_, median, _) = debts.select_nth_unstable(middle);
+            let least = *median;
+            self.0.retain(|_, at| at.since(now) > least);
         }
     }
 }
@@ -255,6 +259,19 @@ mod tests {
         }
         assert!(limiter.blocks(address("2001:db8::ffff"), START).is_some());
         assert_eq!(limiter.blocks(address("2001:db8:0:1::1"), START), None);
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_makes_no_guesser_be_forgotten() {
+        let limiter = Limiter::default();
+        let guesser = address("2001:db8::1");
+        for _ in 0..FAILURES_PER_ADDRESS_MAX {
+            limiter.count(guesser, ClientId::NIL, START);
+        }
+        for n in 0..u32::try_from(FAILURE_KEYS_MAX).unwrap() * 2 {
+            limiter.attempt(IpAddr::from(n.to_be_bytes()), START);
+        }
+        assert!(limiter.blocks(guesser, START).is_some());
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
     events: Family<Label<&'static str>, Counter>,
     over_rate: Family<Label<&'static str>, Counter>,
+    over_quota: Counter,
     deliveries: Family<Label<&'static str>, Counter>,
     /// Deliveries to webhooks that are still tried.
     pub(crate) deliveries_pending: Gauge,
@@ -92,6 +93,7 @@ impl Metrics {
             connections: Gauge::default(),
             events: Family::default(),
             over_rate: Family::default(),
+            over_quota: Counter::default(),
             deliveries: Family::default(),
             deliveries_pending: Gauge::default(),
             event_streams: Gauge::default(),
@@ -126,6 +128,11 @@ impl Metrics {
             metrics.bytes_refused.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "changes_over_quota",
+            "Changes refused because a project had too many resources",
+            metrics.over_quota.clone(),
+        );
         registry.register(
             "changes_over_rate",
             "Changes refused because a client or a project wrote too much",
@@ -171,8 +178,9 @@ impl Metrics {
         self.deliveries.get_or_create(&[("outcome", "dropped")]).inc_by(deliveries);
     }
 
-    /// Takes up how many changes were refused by each rate.
-    pub(crate) fn set_over_rate(&self, refused: impl Fn(RateOf) -> u64) {
+    /// Takes up how many changes were refused by each rate, and by the quota.
+    pub(crate) fn set_over_rate(&self, refused: impl Fn(RateOf) -> u64, over_quota: u64) {
+        self.over_quota.inner().store(over_quota, Ordering::Relaxed);
         for of in [RateOf::Client, RateOf::Project] {
             let counter = self.over_rate.get_or_create_owned(&[("of", of.as_str())]);
             counter.inner().store(refused(of), Ordering::Relaxed);

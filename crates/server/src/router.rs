@@ -173,7 +173,7 @@ async fn metrics(State(app): State<App>) -> Response {
     app.metrics.bytes_in_flight.set(i64::try_from(app.budget.used()).unwrap_or(i64::MAX));
     app.metrics.bytes_refused.inner().store(app.budget.refusals(), Ordering::Relaxed);
     app.metrics.set_events(|kind| app.store.events_counted(kind));
-    app.metrics.set_over_rate(|of| app.store.changes_over_rate(of));
+    app.metrics.set_over_rate(|of| app.store.changes_over_rate(of), app.store.changes_over_quota());
     let text = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(CONTENT_TYPE, text)], app.metrics.encode()).into_response()
 }

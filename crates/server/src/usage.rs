@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyrelay_core::audit::RefusalLog;
-use keyrelay_core::id::NodeId;
+use keyrelay_core::id::{NodeId, ProjectId};
 use keyrelay_core::random::Entropy;
 use keyrelay_core::time::{Clock, Timestamp};
 use keyrelay_core::usage::{Outcome, PresenterRef, SecretUsage, UsageCounts, UsageKey};
@@ -85,12 +85,12 @@ impl UsageCounter {
 
     /// Counts one proof, unless nothing can be written down anyway: the mark that stays behind tells of it. The
     /// time is read under the lock, so that none is counted as before a flush that it came too late for.
-    pub(crate) fn count(&self, key: UsageKey, outcome: Outcome, by: PresenterRef<'_>) {
+    pub(crate) fn count(&self, project: ProjectId, key: UsageKey, outcome: Outcome, by: PresenterRef<'_>) {
         if self.store.refuses_changes() {
             return;
         }
         let mut counted = self.counted();
-        counted.count(key, outcome, by, self.clock.now());
+        counted.count(project, key, outcome, by, self.clock.now());
     }
 
     /// Writes down what was counted, and gives the time up to which that is all. What could not be written
@@ -235,11 +235,11 @@ mod tests {
         let usage = UsageCounter::begin(store.clone(), clock, entropy).await.unwrap();
         let key = UsageKey { client: ClientId::NIL, secret: SecretId::NIL };
         let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), "curl", "");
-        usage.count(key, Outcome::Accepted, by);
+        usage.count(ProjectId::NIL, key, Outcome::Accepted, by);
         assert!(!usage.counted().is_empty());
         usage.flush(true).await.unwrap();
         store.refuse_changes();
-        usage.count(key, Outcome::Accepted, by);
+        usage.count(ProjectId::NIL, key, Outcome::Accepted, by);
         assert!(usage.counted().is_empty());
     }
 
@@ -253,7 +253,13 @@ mod tests {
                 let name = format!("{minute}");
                 let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), &name, "");
                 let key = UsageKey { client: ClientId::NIL, secret: secret(n) };
-                counts.count(key, Outcome::Accepted, by, Timestamp::from_epoch_ms(minute * 60_000));
+                counts.count(
+                    ProjectId::NIL,
+                    key,
+                    Outcome::Accepted,
+                    by,
+                    Timestamp::from_epoch_ms(minute * 60_000),
+                );
             }
         }
         let chunks = chunks(counts.into_ordered());

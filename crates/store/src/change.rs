@@ -3,7 +3,7 @@
 //! nothing. The version that was read is part of it, so that two who read the same cannot both win.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -125,6 +125,8 @@ pub struct Change {
     is_free: bool,
     /// What is done once it is durable, a few rows at a time.
     pub(crate) later: Vec<Later>,
+    /// How many resources it makes in each project, without audit records.
+    pub(crate) resources: BTreeMap<ProjectId, i64>,
 }
 
 impl std::fmt::Debug for Change {
@@ -159,6 +161,9 @@ impl Change {
         self.payer = self.payer.or(other.payer);
         self.weight += other.weight;
         self.conditions.extend(other.conditions);
+        for (project, made) in other.resources {
+            *self.resources.entry(project).or_default() += made;
+        }
         self.statements.extend(other.statements);
         self.guards.extend(other.guards);
         self.written.extend(other.written);
@@ -277,6 +282,11 @@ impl Change {
     /// Makes a resource.
     pub fn create(&mut self, version: ResourceVersion, index: &[IndexEntry]) {
         let (id, resource_type, project) = (version.id, version.resource_type, version.project);
+        if let Some(project) = project
+            && resource_type != ResourceType::AuditEvent
+        {
+            *self.resources.entry(project).or_default() += 1;
+        }
         self.made.get_or_insert((id, version.version));
         self.note_write(&version);
         self.push(

@@ -59,6 +59,12 @@ pub enum StoreError {
     /// Too many of the project's searches are under way.
     #[error("too many searches of the project are under way")]
     Crowded,
+    /// The project has as many resources as it may.
+    #[error("the project has {most} resources, as many as it may")]
+    OverQuota {
+        /// As many.
+        most: i64,
+    },
     /// The author of the change, or its project, has written too much: try again later.
     #[error("a {} has written more than its rate allows", .0.of.as_str())]
     OverRate(OverRate),

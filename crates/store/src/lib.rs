@@ -22,6 +22,7 @@ pub mod operations;
 mod origins;
 mod postgres;
 mod projects;
+mod quota;
 mod rates;
 mod registrations;
 mod reseal;
@@ -90,6 +91,7 @@ struct Inner {
     chaining: WhenKnown,
     told: events::Told,
     rates: rates::Rates,
+    quota: quota::Quota,
 }
 
 impl Store {
@@ -130,6 +132,7 @@ impl Store {
             chaining,
             told: events::Told::default(),
             rates: rates::Rates::default(),
+            quota: quota::Quota::default(),
             database,
         })))
     }
@@ -150,6 +153,7 @@ impl Store {
     pub async fn commit(&self, mut change: Change) -> Result<(), StoreError> {
         let tells = std::mem::take(&mut change.tells);
         let later = std::mem::take(&mut change.later);
+        self.check_quota(&change).await?;
         let charged = self.0.rates.charge(&change)?;
         let committed = self.0.writer.commit(change).await;
         if let Err(error) = &committed

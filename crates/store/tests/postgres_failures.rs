@@ -198,7 +198,7 @@ async fn uses_that_may_have_been_counted_are_not_counted_again() {
     let (by, at) = (PresenterRef::new(Ipv4Addr::LOCALHOST.into(), "curl", ""), Timestamp::from_epoch_ms(0));
     let mut counts = UsageCounts::default();
     for _ in 0..3 {
-        counts.count(key, Outcome::Accepted, by, at);
+        counts.count(keyrelay_core::id::ProjectId::NIL, key, Outcome::Accepted, by, at);
     }
     let counted = counts.into_ordered();
     let mut mark = stage.store.begin_usage(NodeId::random(&stage.entropy), at, at).await.unwrap();

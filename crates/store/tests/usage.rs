@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use keyrelay_core::id::{ClientId, NodeId, SecretId};
+use keyrelay_core::id::{ClientId, NodeId, ProjectId, SecretId};
 use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_SILENCE_MAX};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::Timestamp;
@@ -41,7 +41,7 @@ async fn use_is_summed_and_survives_a_restart() {
         let mut counts = UsageCounts::default();
         for (outcome, agent, ms) in proofs {
             let by = PresenterRef::new(Ipv6Addr::LOCALHOST.into(), agent, "worker-1");
-            counts.count(key, *outcome, by, at(*ms));
+            counts.count(ProjectId::NIL, key, *outcome, by, at(*ms));
         }
         counts.into_ordered()
     };
@@ -143,7 +143,7 @@ async fn callers_of_a_secret_are_bounded_and_the_rest_is_summed() {
             let agent = format!("agent {round}/{n}");
             let ms = i64::try_from(round * 100 + n).unwrap();
             let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), &agent, "");
-            counts.count(key, Outcome::Accepted, by, Timestamp::from_epoch_ms(ms));
+            counts.count(ProjectId::NIL, key, Outcome::Accepted, by, Timestamp::from_epoch_ms(ms));
         }
         mark = stage.store.add_usage(&counts.into_ordered(), mark, mark.complete_until).await.unwrap();
     }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use keyrelay_core::change_rates::ResourcesMax;
 use keyrelay_core::keyring::Keyring;
 use keyrelay_core::limits::DATABASE_CONNECT_MAX;
 use keyrelay_core::time::SystemClock;
-use keyrelay_store::operations::{Health, Place, PostgresHealth, health, keys_used, schema, shared_profiles};
+use keyrelay_store::operations::{
+    Health, Place, PostgresHealth, health, keys_used, largest_projects, schema, shared_profiles,
+};
 
 use super::report::Report;
 use crate::installation::place;
@@ -61,6 +64,26 @@ pub async fn check(settings: &Settings, keyring: Option<&Keyring>, report: &mut 
             master_keys(&place, keyring, report).await;
         }
         profiles(&place, report).await;
+        quota(&place, settings.project_resources_max(), report).await;
+    }
+}
+
+/// Which projects have nearly as many resources as they may: four fifths.
+async fn quota(place: &Place, ResourcesMax(most): ResourcesMax, report: &mut Report) {
+    let check = "resources";
+    let largest = match largest_projects(place).await {
+        Ok(largest) => largest,
+        Err(error) => return report.fail(check, error.to_string(), "see whether the database is whole"),
+    };
+    let is_near = |count: i64| most.is_some_and(|most| count >= most - most / 5);
+    let near = largest.iter().filter(|(_, count)| is_near(*count));
+    let near: Vec<_> = near.map(|(project, count)| format!("Project/{project} has {count}")).collect();
+    if near.is_empty() {
+        let count = largest.first().map_or(0, |(_, count)| *count);
+        report.ok(check, format!("the largest project has {count}"));
+    } else {
+        let advice = "raise --project-resources-max, or have the project delete what it does not need";
+        report.warn(check, near.join(", "), advice);
     }
 }
 

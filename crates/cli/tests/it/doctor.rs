@@ -87,6 +87,7 @@ async fn what_is_well_is_ok_and_what_is_not_is_named() {
         "schema",
         "master keys",
         "profiles",
+        "resources",
         "disk space",
         "server",
     ] {

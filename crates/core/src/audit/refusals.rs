@@ -10,6 +10,7 @@ use crate::limits::{
     AUDIT_REFUSALS_CALLERS_MAX, AUDIT_REFUSALS_CLIENTS_MAX, AUDIT_REFUSALS_INTERVAL,
     AUDIT_REFUSALS_SECRETS_MAX,
 };
+use crate::shares::fair_bound;
 use crate::time::Timestamp;
 use crate::usage::{Presenter, SecretUsage, Tally, UsageKey};
 
@@ -95,6 +96,7 @@ pub struct RefusalLog(HashMap<ClientId, Watched>);
 
 #[derive(Debug)]
 struct Watched {
+    project: ProjectId,
     waiting: Option<Refusals>,
     /// When something was recorded last.
     recorded: Option<Timestamp>,
@@ -104,19 +106,20 @@ impl RefusalLog {
     /// Takes up what was counted of one secret, or of no secret, of a client.
     pub fn count(&mut self, key: UsageKey, usage: &SecretUsage) {
         if usage.total.refused > 0 && key.client != ClientId::NIL {
-            self.wait(key.client, Refusals::of(key, usage));
+            self.wait(key.client, usage.project, Refusals::of(key, usage));
         }
     }
 
     /// Takes back what could not be recorded.
     pub fn take_back(&mut self, client: ClientId, refusals: Refusals) {
-        self.wait(client, refusals);
+        let project = self.0.get(&client).map_or(ProjectId::NIL, |watched| watched.project);
+        self.wait(client, project, refusals);
     }
 
-    fn wait(&mut self, client: ClientId, refusals: Refusals) {
+    fn wait(&mut self, client: ClientId, project: ProjectId, refusals: Refusals) {
         match self.0.entry(client) {
             Entry::Vacant(entry) => {
-                entry.insert(Watched { waiting: Some(refusals), recorded: None });
+                entry.insert(Watched { project, waiting: Some(refusals), recorded: None });
             }
             Entry::Occupied(mut entry) => match &mut entry.get_mut().waiting {
                 Some(waiting) => waiting.add(refusals),
@@ -125,14 +128,15 @@ impl RefusalLog {
         }
     }
 
-    /// Takes what is to be recorded now: of clients of which nothing was for a while, or, at the end or where
-    /// there are too many, of all.
+    /// Takes what is to be recorded now: of clients of which nothing was for a while, or, at the end, of all. Where
+    /// there are too many, of all clients of the projects that have most.
     pub fn take_due(&mut self, now: Timestamp, all: bool) -> Vec<(ClientId, Refusals)> {
-        let all = all || self.0.len() > AUDIT_REFUSALS_CLIENTS_MAX;
+        let crowded = self.crowded();
         let is_due =
             |recorded: Option<Timestamp>| recorded.is_none_or(|at| now.since(at) >= AUDIT_REFUSALS_INTERVAL);
         let mut due = Vec::new();
         self.0.retain(|client, watched| {
+            let all = all || crowded.contains(&watched.project);
             if !all && !is_due(watched.recorded) {
                 return true;
             }
@@ -144,6 +148,19 @@ impl RefusalLog {
         });
         due.sort_unstable_by_key(|(client, _)| *client);
         due
+    }
+
+    /// The projects that have more than their share where there are too many clients.
+    fn crowded(&self) -> BTreeSet<ProjectId> {
+        let mut counts: BTreeMap<ProjectId, i64> = BTreeMap::new();
+        if self.0.len() > AUDIT_REFUSALS_CLIENTS_MAX {
+            for watched in self.0.values() {
+                *counts.entry(watched.project).or_default() += 1;
+            }
+        }
+        let bounds: Vec<i64> = counts.values().copied().collect();
+        let bound = fair_bound(&bounds, i64::try_from(AUDIT_REFUSALS_CLIENTS_MAX).unwrap_or(i64::MAX));
+        counts.into_iter().filter(|(_, count)| *count > bound).map(|(project, _)| project).collect()
     }
 }
 
@@ -168,7 +185,7 @@ mod tests {
             let client = ClientId::from(uuid::Uuid::from_u128(CLIENT));
             let by = PresenterRef::new(IpAddr::V4(Ipv4Addr::LOCALHOST), agent, "");
             let key = UsageKey { client, secret: SecretId::NIL };
-            counts.count(key, *outcome, by, Timestamp::from_epoch_ms(*at));
+            counts.count(ProjectId::NIL, key, *outcome, by, Timestamp::from_epoch_ms(*at));
         }
         for (key, usage) in counts.into_ordered() {
             log.count(key, &usage);

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use keyrelay_core::client::{Acts, Proof, ProofKind, Refused};
-use keyrelay_core::id::{ClientId, SecretId};
+use keyrelay_core::id::{ClientId, ProjectId, SecretId};
 use keyrelay_core::limits::{ASSERTION_LIFETIME_MAX, ASSERTION_SKEW, JTI_BYTES_MAX};
 use keyrelay_core::secret::PlainSecret;
 use keyrelay_core::time::Timestamp;
@@ -67,7 +67,8 @@ pub(super) async fn prove(
     let client = said.unwrap_or(ClientId::NIL);
     let (state, access) = tokio::join!(app.store.client(client), app.store.access(client));
     let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
-    let no = |why| Err(refuse(app, client, peer, why));
+    let of = access.as_ref().map(|access| access.project.id);
+    let no = |why| Err(refuse(app, client, of, peer, why));
     let audiences = endpoint.audiences(&app.config);
     let until = |claims: &Claims| {
         good_until(&audiences, app.now(), client, claims)
@@ -82,7 +83,9 @@ pub(super) async fn prove(
     };
     let signed = match published(app, state.as_ref()) {
         Some(Published::Here(set)) => signed_by(text, &jwks::usable(client, &set)),
-        Some(Published::At(uri)) if is_worth_asking() => signed_by_remote(app, client, text, &uri).await,
+        Some(Published::At(uri)) if is_worth_asking() => {
+            signed_by_remote(app, client, of.unwrap_or(ProjectId::NIL), text, &uri).await
+        }
         _ => signed_by(text, &[]),
     };
     let Some((key, claims)) = signed else {
@@ -98,7 +101,7 @@ pub(super) async fn prove(
         return no(Refused::Replayed);
     }
     let proof = Proof { id: key, kind: ProofKind::Key };
-    count_use(app, client, proof, peer);
+    count_use(app, &access, proof, peer);
     Ok(Proved { access, proof })
 }
 
@@ -124,15 +127,16 @@ fn published(app: &App, state: Option<&ClientState>) -> Option<Published> {
 async fn signed_by_remote(
     app: &App,
     client: ClientId,
+    project: ProjectId,
     text: &str,
     uri: &OutboundUri,
 ) -> Option<(SecretId, Claims)> {
-    let set = app.remote_keys.get(uri).await?;
+    let set = app.remote_keys.get(uri, project).await?;
     let signed = signed_by(text, &jwks::usable(client, &set));
     if signed.is_some() {
         return signed;
     }
-    let set = app.remote_keys.again(uri, &set).await?;
+    let set = app.remote_keys.again(uri, project, &set).await?;
     signed_by(text, &jwks::usable(client, &set))
 }
 

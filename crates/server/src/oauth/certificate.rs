@@ -56,7 +56,8 @@ pub(super) async fn prove(
     if store.is_none() && resource.is_some() && acts == Acts::ForPeople {
         return Ok(None);
     }
-    let no = |why| Err(refuse(app, id, peer, why));
+    let of = access.as_ref().map(|access| access.project.id);
+    let no = |why| Err(refuse(app, id, of, peer, why));
     if !store.unwrap_or_default().accepts(certificate, app.now()) {
         return no(if access.is_none() { Refused::UnknownClient } else { Refused::BadCertificate });
     }
@@ -70,7 +71,7 @@ pub(super) async fn prove(
         id: SecretId::from(Uuid::new_v5(&CERTIFICATES_NAMESPACE, name.as_bytes())),
         kind: ProofKind::Certificate(thumbprint),
     };
-    count_use(app, id, proof, peer);
+    count_use(app, &access, proof, peer);
     Ok(Some(Proved { access, proof }))
 }
 

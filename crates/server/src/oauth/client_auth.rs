@@ -203,7 +203,8 @@ async fn public(app: &App, id: &str, peer: Peer<'_>) -> Result<Proved, NotProved
     let id = ClientId::parse(id).unwrap_or(ClientId::NIL);
     let (state, access) = tokio::join!(app.store.client(id), app.store.access(id));
     let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
-    let no = |why| refuse(app, id, peer, why);
+    let of = access.as_ref().map(|access| access.project.id);
+    let no = |why| refuse(app, id, of, peer, why);
     let (state, access) = state.zip(access).ok_or_else(|| no(Refused::UnknownClient))?;
     let resource = stored_resource(&state.resource).map_err(|_| no(Refused::UnknownClient))?;
     if state.has_or_had_secret() || can_prove_itself(&resource) {

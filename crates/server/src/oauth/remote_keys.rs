@@ -6,10 +6,11 @@
 
 mod fetch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use keyrelay_core::id::ProjectId;
 use keyrelay_core::limits::{
     JWKS_ENTRIES_MAX, JWKS_FETCH_INTERVAL, JWKS_FRESH_DEFAULT, JWKS_FRESH_MAX, JWKS_KEPT_BYTES_MAX,
     JWKS_KEPT_MAX,
@@ -29,6 +30,8 @@ struct Known {
     tried: Option<Timestamp>,
     /// For the order in which URLs are forgotten.
     used: u64,
+    /// The project of the client that used it last: what is kept is shared between projects.
+    project: Option<ProjectId>,
 }
 
 struct KeptSet {
@@ -88,8 +91,8 @@ impl RemoteKeys {
     }
 
     /// The key set at a URL, fetched if what is kept is stale. `None` if there is none to be had.
-    pub(super) async fn get(&self, uri: &OutboundUri) -> Option<Arc<str>> {
-        let entry = self.entry(uri);
+    pub(super) async fn get(&self, uri: &OutboundUri, project: ProjectId) -> Option<Arc<str>> {
+        let entry = self.entry(uri, project);
         {
             let (known, now) = (entry.known(), self.clock.now());
             if let Some(set) = known.usable(now).filter(|set| now < set.fresh_until) {
@@ -102,8 +105,13 @@ impl RemoteKeys {
     }
 
     /// The key set, looked at again because `seen` did not help. `None` if it is still the same.
-    pub(super) async fn again(&self, uri: &OutboundUri, seen: &Arc<str>) -> Option<Arc<str>> {
-        let entry = self.entry(uri);
+    pub(super) async fn again(
+        &self,
+        uri: &OutboundUri,
+        project: ProjectId,
+        seen: &Arc<str>,
+    ) -> Option<Arc<str>> {
+        let entry = self.entry(uri, project);
         let newer = |entry: &Entry| {
             let known = entry.known();
             let set = known.usable(self.clock.now()).filter(|set| set.text != *seen);
@@ -149,15 +157,18 @@ impl RemoteKeys {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entry(&self, uri: &OutboundUri) -> Arc<Entry> {
+    fn entry(&self, uri: &OutboundUri, project: ProjectId) -> Arc<Entry> {
         let used = self.uses.fetch_add(1, Ordering::Relaxed);
         let mut entries = self.entries();
         let name = uri.to_string();
         if entries.len() >= JWKS_ENTRIES_MAX && !entries.contains_key(&name) {
-            forget_oldest(&mut entries);
+            forget_oldest(&mut entries, |_| 1);
         }
         let entry = Arc::clone(entries.entry(name).or_default());
-        entry.known().used = used;
+        {
+            let mut known = entry.known();
+            (known.used, known.project) = (used, Some(project));
+        }
         entry
     }
 
@@ -167,15 +178,25 @@ impl RemoteKeys {
         let bytes = |entry: &Arc<Entry>| entry.known().set.as_ref().map_or(0, |set| set.text.len());
         let mut total: usize = entries.values().map(bytes).sum();
         while total > JWKS_KEPT_BYTES_MAX {
-            let Some(forgotten) = forget_oldest(&mut entries) else { return };
+            let Some(forgotten) = forget_oldest(&mut entries, bytes) else { return };
             total = total.saturating_sub(bytes(&forgotten));
         }
     }
 }
 
-/// Forgets the URL that was of no use for the longest time.
-fn forget_oldest(entries: &mut HashMap<String, Arc<Entry>>) -> Option<Arc<Entry>> {
-    let oldest = entries.iter().min_by_key(|(_, entry)| entry.known().used).map(|(name, _)| name.clone())?;
+/// Of the project that takes most by this measure, forgets the URL that was of no use for the longest time.
+fn forget_oldest(
+    entries: &mut HashMap<String, Arc<Entry>>,
+    weight: impl Fn(&Arc<Entry>) -> usize,
+) -> Option<Arc<Entry>> {
+    let mut weights: BTreeMap<Option<ProjectId>, usize> = BTreeMap::new();
+    for entry in entries.values() {
+        let project = entry.known().project;
+        *weights.entry(project).or_default() += weight(entry);
+    }
+    let (most, _) = weights.into_iter().max_by_key(|(_, weight)| *weight)?;
+    let of_most = entries.iter().filter(|(_, entry)| entry.known().project == most);
+    let oldest = of_most.min_by_key(|(_, entry)| entry.known().used).map(|(name, _)| name.clone())?;
     entries.remove(&oldest)
 }
 
@@ -209,11 +230,23 @@ mod tests {
     fn what_was_not_used_for_the_longest_time_is_forgotten_first() {
         let keys = keys();
         for n in 0..JWKS_ENTRIES_MAX + 10 {
-            keys.entry(&at(n));
-            keys.entry(&at(0));
+            keys.entry(&at(n), ProjectId::NIL);
+            keys.entry(&at(0), ProjectId::NIL);
         }
         assert_eq!(keys.entries().len(), JWKS_ENTRIES_MAX);
         assert!(is_kept(&keys, 0) && !is_kept(&keys, 1) && is_kept(&keys, JWKS_ENTRIES_MAX));
+    }
+
+    #[test]
+    fn the_project_that_has_most_loses_its_own() {
+        let keys = keys();
+        let few = ProjectId::from(uuid::Uuid::from_u128(1));
+        keys.entry(&at(0), few);
+        for n in 1..JWKS_ENTRIES_MAX + 10 {
+            keys.entry(&at(n), ProjectId::NIL);
+        }
+        assert_eq!(keys.entries().len(), JWKS_ENTRIES_MAX);
+        assert!(is_kept(&keys, 0) && !is_kept(&keys, 1));
     }
 
     #[test]
@@ -222,7 +255,7 @@ mod tests {
         let fit = JWKS_KEPT_BYTES_MAX / JWKS_BYTES_MAX;
         for n in 0..fit + 3 {
             let fetched = Fetched { text: "x".repeat(JWKS_BYTES_MAX), max_age: None };
-            keys.entry(&at(n)).known().learn(fetched, NOW);
+            keys.entry(&at(n), ProjectId::NIL).known().learn(fetched, NOW);
             keys.forget_surplus();
         }
         assert_eq!(keys.entries().len(), fit);

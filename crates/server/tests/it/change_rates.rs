@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use keyrelay_core::change_rates::{ChangeRate, ChangeRates};
+use keyrelay_core::change_rates::{ChangeRate, ChangeRates, ResourcesMax};
 use keyrelay_core::limits::{HISTORY_KEPT, HISTORY_TRIM_INTERVAL, HISTORY_VERSIONS_KEPT};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -137,4 +137,47 @@ async fn of_the_past_of_a_resource_the_newest_is_kept_and_all_of_a_day() {
     let newest = left[0]["meta"]["versionId"].as_str().unwrap();
     test.get(&test.admin, &format!("{}/_history/{newest}", client.path())).await.expect(200);
     assert!(test.lets_in(&client.id, &client.secret).await);
+}
+
+#[tokio::test]
+async fn a_project_with_as_many_resources_as_it_may_makes_no_more_and_can_still_end_secrets() {
+    let test = TestApp::start().await;
+    let mut client = test.make_client(&test.project, "Nightly export").await;
+    let old = client.secret.clone();
+    rotate(&test, &mut client).await.expect(200);
+    let registration = crate::registration::initial(&test, &json!({})).await;
+    let test = test.restart_configured(|config| config.project_resources_max = ResourcesMax(Some(20))).await;
+    let made = json!({ "resourceType": "AccessPolicy", "name": "One more" });
+    let mut last = String::new();
+    let refused = loop {
+        let answer = test.post(&test.admin, "AccessPolicy", &made).await;
+        if answer.status != 201 {
+            break answer;
+        }
+        last = answer.text_at("/id");
+    };
+    let said = refused.refused(403, "too-costly");
+    assert!(said.contains("20 resources") && said.contains("--project-resources-max"), "{said}");
+    let refused = crate::registration::register(&test, &registration, &crate::registration::robot()).await;
+    refused.expect(403);
+    let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
+        { "request": { "method": "POST", "url": "AccessPolicy" }, "resource": made },
+    ] });
+    test.post(&test.admin, "", &bundle).await.refused(403, "too-costly");
+
+    // What is there can be changed, and its secrets moved and ended.
+    test.rotate(&test.admin, &client.id, "retiringSecret", &old).await.expect(200);
+    rotate(&test, &mut client).await.expect(200);
+    let named = json!([{ "op": "replace", "path": "/name", "value": "Weekly export" }]);
+    test.patch(&test.admin, &client.path(), &named).await.expect(200);
+    let revoke = format!("{}/$revoke-secret", client.path());
+    test.post(&test.admin, &revoke, &json!({ "slot": "secret" })).await.expect(200);
+
+    // Nobody else is held up, and what was deleted makes room.
+    test.post(&test.stranger, "AccessPolicy", &made).await.expect(201);
+    test.delete(&test.admin, &format!("AccessPolicy/{last}")).await.expect(200);
+    test.post(&test.admin, "AccessPolicy", &made).await.expect(201);
+    test.post(&test.admin, "AccessPolicy", &made).await.refused(403, "too-costly");
+    let metrics = test.request(As::Anonymous, Method::GET, "metrics").send().await.text;
+    assert!(metrics.lines().any(|line| line == "keyrelay_changes_over_quota_total 4"), "{metrics}");
 }

@@ -13,6 +13,7 @@ mod import;
 mod keys_lock;
 mod keys_used;
 mod profiles;
+mod project_sizes;
 mod schema;
 mod tables;
 
@@ -26,6 +27,7 @@ pub use import::import;
 pub use keys_lock::KeysLock;
 pub use keys_used::{KeyUse, KeysUsed, Tickets, keys_used, tickets};
 pub use profiles::{SharedProfile, shared_profiles};
+pub use project_sizes::largest_projects;
 pub use schema::{Migrated, migrate, schema};
 
 use crate::PostgresConfig;
