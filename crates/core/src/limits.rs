@@ -61,6 +61,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// See [`LINGER_TIMEOUT`], in bytes.
 pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Characters of a member's name that an error repeats: protects answers from what somebody sent.
+pub const MEMBER_NAME_CHARS_SHOWN: usize = 64;
+
 /// Most connections open at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Most of them from one address, unless it is this machine or a trusted proxy; one more is closed at once.

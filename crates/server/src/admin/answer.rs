@@ -5,7 +5,8 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::ProjectId;
+use keyrelay_core::id::{ProjectId, ResourceId};
+use keyrelay_core::limits::MEMBER_NAME_CHARS_SHOWN;
 use serde_json::{Map, Value};
 
 use crate::App;
@@ -38,11 +39,31 @@ pub(super) async fn reached(app: &App, caller: &Caller, project: &str) -> Result
     }
 }
 
-/// Refuses a body with a member that nobody looks at.
+/// Refuses a body with a member that nobody looks at, and names it.
 pub(super) fn check_members(body: &Map<String, Value>, known: &[&str]) -> Result<(), Outcome> {
-    if body.keys().all(|name| known.contains(&name.as_str())) {
-        return Ok(());
+    check_members_within("", body, known)
+}
+
+/// The same for a part of a body. `within` is where it is, such as `membership.`.
+pub(super) fn check_members_within(
+    within: &str,
+    part: &Map<String, Value>,
+    known: &[&str],
+) -> Result<(), Outcome> {
+    let Some(unknown) = part.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
+    let name: String = unknown.chars().take(MEMBER_NAME_CHARS_SHOWN).flat_map(char::escape_debug).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let text = format!("The body has an unknown member `{within}{name}`; known are: {known}");
+    Err(Outcome::invalid_at(format!("{within}{name}"), text))
+}
+
+/// Reads a reference to an AccessPolicy, which is in the body at `at`. Its `display` is not looked at.
+pub(super) fn policy_reference(at: &str, value: &Value) -> Result<ResourceId, Outcome> {
+    if let Some(reference) = value.as_object() {
+        check_members_within(&format!("{at}."), reference, &["reference", "display"])?;
     }
-    let known = known.join(", ");
-    Err(Outcome::invalid(format!("The body has an unknown member; known are: {known}")))
+    let reference = value.get("reference").and_then(Value::as_str).unwrap_or_default();
+    let id = reference.strip_prefix("AccessPolicy/").and_then(ResourceId::parse);
+    let text = format!("{at} must be a reference of the form {{\"reference\": \"AccessPolicy/[id]\"}}");
+    id.ok_or_else(|| Outcome::invalid_at(at, text))
 }

@@ -10,6 +10,7 @@ use keyrelay_core::id::{ProjectId, ResourceId};
 use keyrelay_core::policy::Interaction;
 use serde_json::{Map, Value};
 
+use super::answer::{check_members, policy_reference};
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
@@ -83,15 +84,10 @@ fn read(body: Map<String, Value>) -> Result<(Map<String, Value>, Option<Resource
         Value::String(ResourceType::ClientApplication.as_str().to_owned()),
     );
     let mut policy = None;
+    check_members(&body, &MEMBERS)?;
     for (name, value) in body {
-        if !MEMBERS.contains(&name.as_str()) {
-            return Err(Outcome::invalid(format!(
-                "The body has an unknown member; known are: {}",
-                MEMBERS.join(", ")
-            )));
-        }
         if name == "accessPolicy" {
-            policy = Some(policy_reference(&value)?);
+            policy = Some(policy_reference("accessPolicy", &value)?);
         } else {
             resource.insert(name, value);
         }
@@ -100,12 +96,4 @@ fn read(body: Map<String, Value>) -> Result<(Map<String, Value>, Option<Resource
         return Err(Outcome::invalid_at("name", "A client application needs a name"));
     }
     Ok((resource, policy))
-}
-
-/// Reads the member `accessPolicy` of a body.
-pub(super) fn policy_reference(value: &Value) -> Result<ResourceId, Outcome> {
-    let reference = value.get("reference").and_then(Value::as_str).unwrap_or_default();
-    let id = reference.strip_prefix("AccessPolicy/").and_then(ResourceId::parse);
-    let text = "accessPolicy must be a reference of the form {\"reference\": \"AccessPolicy/[id]\"}";
-    id.ok_or_else(|| Outcome::invalid_at("accessPolicy", text))
 }

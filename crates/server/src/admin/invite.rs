@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::answer::check_members;
-use super::create_client::policy_reference;
+use super::member::Wishes;
 use crate::App;
 use crate::auth;
 use crate::error::Outcome;
@@ -77,9 +77,8 @@ struct Invitation {
     email: String,
     external_id: Option<String>,
     password: Option<PlainPassword>,
-    /// `None` says nothing, which for a new membership is `false`.
-    admin: Option<bool>,
-    policy: Option<ResourceId>,
+    /// What it says of the membership.
+    member: Wishes,
     /// Whether a person who has a password may set another one.
     upsert: bool,
 }
@@ -99,8 +98,8 @@ async fn answer(app: &App, from: IpAddr, project: &str, request: Request) -> Res
     if !is_there(app, ResourceType::Project, project.into(), project).await? {
         return Err(Outcome::not_found());
     }
-    let invitation = read(body)?;
-    if let Some(policy) = invitation.policy
+    let invitation = read(project, body)?;
+    if let Some(policy) = invitation.member.policy
         && !is_there(app, ResourceType::AccessPolicy, policy, project).await?
     {
         return Err(Outcome::invalid_at("accessPolicy", "There is no such AccessPolicy in the project"));
@@ -108,7 +107,7 @@ async fn answer(app: &App, from: IpAddr, project: &str, request: Request) -> Res
     make(Act::now(app, &caller, from), project, invitation).await
 }
 
-fn read(mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
+fn read(project: ProjectId, mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
     check_members(&body, &MEMBERS)?;
     let password = match body.remove("password") {
         Some(Value::String(text)) => Some(
@@ -143,10 +142,14 @@ fn read(mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
         Some(Value::Bool(flag)) => *flag,
         Some(_) => return Err(Outcome::invalid_at("upsert", "upsert must be true or false")),
     };
-    let membership = body.get("membership");
-    let setting =
-        |name: &str| membership.and_then(|membership| membership.get(name)).or_else(|| body.get(name));
-    let policy = setting("accessPolicy").map(policy_reference);
+    match body.get("sendEmail") {
+        None | Some(Value::Bool(false)) => {}
+        Some(Value::Bool(true)) => {
+            let text = "No mail is sent here: leave sendEmail out, and hand on the link that is answered";
+            return Err(Outcome::not_supported(text).at("sendEmail"));
+        }
+        Some(_) => return Err(Outcome::invalid_at("sendEmail", "sendEmail must be true or false")),
+    }
     let email = email(&needed("email")?, "email")?;
     if let Some(password) = &password {
         let problem = password.check(&email);
@@ -158,8 +161,7 @@ fn read(mut body: Map<String, Value>) -> Result<Invitation, Outcome> {
         email,
         external_id: text("externalId")?,
         password,
-        admin: setting("admin").and_then(Value::as_bool),
-        policy: policy.transpose()?,
+        member: Wishes::read(project, &body)?,
         upsert,
     })
 }
@@ -175,6 +177,7 @@ async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Resul
             // The invitation may give out a link that sets the password.
             let found = app.store.resource(ResourceType::User, account.row.id.into()).await?;
             check_change(act.caller, found.as_ref())?;
+            same_person(&stored_resource(&found.ok_or_else(Outcome::not_found)?)?, &invitation)?;
             account.row.id
         }
         None => make_user(act, project, &invitation, &name, &mut change)?,
@@ -222,16 +225,32 @@ async fn same_member(
 ) -> Result<Map<String, Value>, Outcome> {
     let found = act.app.store.resource(ResourceType::ProjectMembership, membership.into()).await?;
     let resource = seen(act.caller, &found.ok_or_else(Outcome::not_found)?)?;
-    let is_admin = resource.get("admin").and_then(Value::as_bool).unwrap_or(false);
-    let policy = resource.get("accessPolicy").and_then(|policy| policy.get("reference"));
-    let wants = invitation.policy.map(|policy| format!("AccessPolicy/{policy}"));
-    let same_policy = wants.is_none_or(|wants| policy.and_then(Value::as_str) == Some(wants.as_str()));
-    if same_policy && invitation.admin.is_none_or(|admin| admin == is_admin) {
-        Ok(resource)
-    } else {
-        Err(Outcome::conflict(
-            "The person is a member already, with another admin or accessPolicy: change the ProjectMembership, or leave them out",
+    match invitation.member.differs_from(&resource) {
+        None => Ok(resource),
+        Some(name) => Err(Outcome::conflict(format!(
+            "The person is a member already, with another {name}: change the ProjectMembership, or leave {name} out"
         ))
+        .at(format!("membership.{name}"))),
+    }
+}
+
+/// An invitation does not change the account of a person who has one, so it must not say that it is another.
+fn same_person(user: &Map<String, Value>, invitation: &Invitation) -> Result<(), Outcome> {
+    let is = |name: &str, wants: &str| user.get(name).and_then(Value::as_str) == Some(wants);
+    let Invitation { first_name, last_name, external_id, .. } = invitation;
+    let differs = [
+        ("firstName", Some(first_name)),
+        ("lastName", Some(last_name)),
+        ("externalId", external_id.as_ref()),
+    ]
+    .into_iter()
+    .find(|(name, wants)| wants.is_some_and(|wants| !is(name, wants)));
+    match differs {
+        None => Ok(()),
+        Some((name, _)) => Err(Outcome::conflict(format!(
+            "The person of this email has an account with another {name}: change the User, or send what it has"
+        ))
+        .at(name)),
     }
 }
 
@@ -256,17 +275,17 @@ fn make_member(
     let profile = Profile { resource_type: ResourceType::Practitioner, id: practitioner };
 
     let membership = MembershipId::random(act.app.entropy.as_ref());
-    let admin = invitation.admin.unwrap_or(false);
+    let Wishes { admin, active, policy, .. } = invitation.member;
     let mut resource = json!({
         "resourceType": "ProjectMembership",
         "project": { "reference": format!("Project/{project}") },
         "user": { "reference": format!("User/{user}"), "display": name },
         "profile": { "reference": profile.to_string(), "display": name },
         "userName": invitation.email,
-        "admin": admin,
+        "admin": admin.unwrap_or(false),
     });
-    if let (Some(map), Some(policy)) = (resource.as_object_mut(), invitation.policy) {
-        map.insert("accessPolicy".to_owned(), json!({ "reference": format!("AccessPolicy/{policy}") }));
+    if let Some(map) = resource.as_object_mut() {
+        invitation.member.put_into(map);
     }
     let resource = checked(resource)?;
     let kind = ResourceType::ProjectMembership;
@@ -278,9 +297,9 @@ fn make_member(
         client: None,
         user: Some(user),
         profile: Some(profile),
-        active: true,
-        admin,
-        policy: invitation.policy,
+        active: active.unwrap_or(true),
+        admin: admin.unwrap_or(false),
+        policy,
     });
     stored_resource(&version)
 }

@@ -5,6 +5,7 @@ mod create_client;
 mod events;
 mod invite;
 mod me;
+mod member;
 mod registration;
 mod webhooks;
 

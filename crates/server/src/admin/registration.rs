@@ -25,8 +25,7 @@ use keyrelay_store::{Change, Conflict, RegistrationGrant, StoreError};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::answer::{check_members, reached, respond};
-use super::create_client::policy_reference;
+use super::answer::{check_members, policy_reference, reached, respond};
 use crate::App;
 use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
@@ -108,7 +107,7 @@ async fn make(
     body: Map<String, Value>,
 ) -> Result<Rendered, Outcome> {
     check_members(&body, &MEMBERS)?;
-    let policy = body.get("accessPolicy").map(policy_reference).transpose()?;
+    let policy = body.get("accessPolicy").map(|value| policy_reference("accessPolicy", value)).transpose()?;
     if let Some(policy) = policy
         && !is_there(app, ResourceType::AccessPolicy, policy, project).await?
     {

@@ -103,6 +103,129 @@ async fn an_invitation_changes_no_membership() {
     invite(&test, &again("admin", json!(false))).await.expect(200);
 }
 
+async fn make_policy(test: &TestApp) -> Value {
+    let policy =
+        json!({ "resourceType": "AccessPolicy", "name": "Any", "resource": [{ "resourceType": "*" }] });
+    let id = test.post(&test.admin, "AccessPolicy", &policy).await.expect(201).text_at("/id");
+    json!({ "reference": format!("AccessPolicy/{id}") })
+}
+
+#[tokio::test]
+async fn every_member_of_an_invitation_is_honoured() {
+    let test = TestApp::start().await;
+    let policy = make_policy(&test).await;
+    let project = json!({ "reference": format!("Project/{}", test.project) });
+    let with = json!({
+        "resourceType": "ProjectMembership",
+        "project": project,
+        "admin": true,
+        "active": false,
+        "access": [{ "policy": policy }],
+        "userName": "doe",
+        "externalId": "e-1",
+        "identifier": [{ "system": "urn:example", "value": "7" }],
+    });
+    let mut body = again("membership", with.clone());
+    body["password"] = json!(PASSWORD);
+    body["externalId"] = json!("u-1");
+    let made = invite(&test, &body).await.expect(200).json();
+    assert_eq!(made["accessPolicy"], policy);
+    for name in ["admin", "active", "userName", "externalId", "identifier"] {
+        assert_eq!(made[name], with[name], "{name}");
+    }
+    log_in(&test, PASSWORD).await.refused(400, "invalid");
+    let path = format!("ProjectMembership/{}", made["id"].as_str().unwrap());
+    let on = json!([{ "op": "replace", "path": "/active", "value": true }]);
+    test.patch(&test.admin, &path, &on).await.expect(200);
+    log_in(&test, PASSWORD).await.expect(200);
+    let user = test.get(&test.admin, made["user"]["reference"].as_str().unwrap()).await.expect(200);
+    assert_eq!(user.text_at("/externalId"), "u-1");
+    // What a member is already it may be invited as again, and as nothing else.
+    let again = |name: &str, value: Value| {
+        let mut body = ann();
+        body["upsert"] = json!(true);
+        body[name] = value;
+        body
+    };
+    invite(&test, &again("membership", json!({ "admin": true, "access": [{ "policy": policy }] })))
+        .await
+        .expect(200);
+    let other = make_policy(&test).await;
+    for (name, value, at) in [
+        ("membership", json!({ "active": false }), "membership.active"),
+        ("membership", json!({ "admin": false }), "membership.admin"),
+        ("membership", json!({ "access": [{ "policy": other }] }), "membership.accessPolicy"),
+        ("membership", json!({ "externalId": "e-2" }), "membership.externalId"),
+        ("firstName", json!("Anna"), "firstName"),
+        ("externalId", json!("u-2"), "externalId"),
+    ] {
+        let answer = invite(&test, &again(name, value)).await;
+        answer.refused(409, "conflict");
+        assert_eq!(answer.text_at("/issue/0/expression/0"), at);
+    }
+}
+
+#[tokio::test]
+async fn what_an_invitation_says_and_nobody_looks_at_is_refused_by_name() {
+    let test = TestApp::start().await;
+    let policy = make_policy(&test).await;
+    let two = json!([{ "policy": policy }, { "policy": policy }]);
+    let parameter = json!([{ "policy": policy, "parameter": [{ "name": "x", "valueString": "y" }] }]);
+    for (name, value, at) in [
+        ("mfaRequired", json!(true), "mfaRequired"),
+        ("forceNewMembership", json!(true), "forceNewMembership"),
+        ("sendEmail", json!(true), "sendEmail"),
+        ("sendEmail", json!("no"), "sendEmail"),
+        ("admin", json!("yes"), "admin"),
+        ("accessPolicy", json!("AccessPolicy/x"), "accessPolicy"),
+        (
+            "accessPolicy",
+            json!({ "reference": policy["reference"], "identifier": {} }),
+            "accessPolicy.identifier",
+        ),
+        ("membership", json!("admin"), "membership"),
+        ("membership", json!([]), "membership"),
+        ("membership", json!({ "admin": "yes" }), "membership.admin"),
+        ("membership", json!({ "active": 0 }), "membership.active"),
+        ("membership", json!({ "invitedBy": { "reference": "User/x" } }), "membership.invitedBy"),
+        ("membership", json!({ "profile": { "reference": "Practitioner/x" } }), "membership.profile"),
+        ("membership", json!({ "project": { "reference": "Project/x" } }), "membership.project"),
+        ("membership", json!({ "resourceType": "User" }), "membership.resourceType"),
+        ("membership", json!({ "access": policy }), "membership.access"),
+        ("membership", json!({ "access": [] }), "membership.access"),
+        ("membership", json!({ "access": two }), "membership.access"),
+        ("membership", json!({ "access": parameter }), "membership.access.parameter"),
+        ("membership", json!({ "access": [{ "policy": policy, "x": 1 }] }), "membership.access.x"),
+        ("membership", json!({ "access": [{}] }), "membership.access.policy"),
+        ("membership", json!({ "userName": 7 }), "ProjectMembership.userName"),
+        ("membership", json!({ "x\u{202e}y": 7 }), "membership.x\\u{202e}y"),
+    ] {
+        let answer = invite(&test, &again(name, value.clone())).await;
+        assert_eq!(answer.status, 400, "{name} {value}: {}", answer.text);
+        assert_eq!(answer.text_at("/issue/0/expression/0"), at, "{value}");
+    }
+    let mut twice = again("admin", json!(true));
+    twice["membership"] = json!({ "admin": false });
+    assert_eq!(invite(&test, &twice).await.expect(400).text_at("/issue/0/expression/0"), "membership.admin");
+    for kind in ["User", "Practitioner"] {
+        assert!(test.get(&test.admin, kind).await.expect(200).resources().is_empty(), "{kind}");
+    }
+    // The other bodies that an admin sends.
+    for route in ["client", "registration", "webhooks"] {
+        let path = format!("admin/projects/{}/{route}", test.project);
+        let body = json!({ "name": "Export", "url": "https://example.test/", "surplus": 1 });
+        let body = match route {
+            "client" => json!({ "name": "Export", "surplus": 1 }),
+            "webhooks" => json!({ "url": body["url"], "surplus": 1 }),
+            _ => json!({ "surplus": 1 }),
+        };
+        let answer = test.request(&test.admin, Method::POST, &path).json(&body).send().await;
+        let told = answer.refused(400, "invalid");
+        assert!(told.contains("`surplus`"), "{told}");
+        assert_eq!(answer.text_at("/issue/0/expression/0"), "surplus");
+    }
+}
+
 /// What an admin may not do to an account by hand it may not do by a link.
 #[tokio::test]
 async fn who_may_not_change_the_account_renews_no_link() {
