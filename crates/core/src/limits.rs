@@ -66,8 +66,18 @@ pub const MEMBER_NAME_CHARS_SHOWN: usize = 64;
 
 /// Most connections open at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
-/// Most of them from one address, unless it is this machine or a trusted proxy; one more is closed at once.
+/// Most of them from one address, unless it is this machine or a trusted proxy.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 500;
+/// Of all connections, how many parts of a hundred this machine, or one trusted proxy, may have: each speaks for
+/// many, and leaves the rest to others.
+pub const CONNECTIONS_OF_MANY_PERCENT: usize = 90;
+/// Connections beyond those, which are asked once and closed: they keep the health routes reachable for a probe, and
+/// tell others that the server is full, instead of leaving them without an answer.
+pub const CONNECTION_RESERVE_MAX: usize = 64;
+/// Most of the reserve for one address.
+pub const CONNECTION_RESERVE_PER_ADDRESS_MAX: usize = 8;
+/// How long a connection of the reserve may take, with its TLS handshake: protects the places of the reserve.
+pub const CONNECTION_RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest secret that is looked at, in bytes.
 pub const SECRET_BYTES_MAX: usize = 1024;
@@ -346,7 +356,9 @@ pub const CLIENT_CHAIN_MAX: usize = 8;
 pub const OUTBOUND_URI_BYTES_MAX: usize = 2048;
 /// How long connecting to one of the addresses of a name may take.
 pub const OUTBOUND_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest head of an answer to this server, in bytes.
+/// What TLS may add to an answer to this server, in bytes: a handshake with its certificates.
+pub const OUTBOUND_TLS_BYTES_MAX: usize = 64 * 1024;
+/// Largest head of an answer to this server, in bytes, with all informational responses before it.
 pub const OUTBOUND_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long fetching a key set may take, from looking the name up to the last byte.
 pub const JWKS_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -473,7 +485,8 @@ pub const EXPIRY_ROWS: i64 = 200;
 pub const FORMER_SEEN_INTERVAL: Duration = Duration::from_hours(1);
 /// Former secrets of which a server remembers that it has told of them; past it, the database is asked.
 pub const FORMER_SEEN_REMEMBERED_MAX: usize = 10_000;
-/// Streams of events that one server keeps open.
+/// Streams of events that one server keeps open. When all are taken, a project with fewer than others gets one of
+/// the project that has most, so that no tenants keep the others from listening.
 pub const STREAMS_MAX: usize = 200;
 /// Streams of events of one project that one server keeps open.
 pub const STREAMS_PER_PROJECT_MAX: usize = 20;

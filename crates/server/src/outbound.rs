@@ -2,6 +2,7 @@
 //! looked up once, and the connection goes to the very address that was checked; no redirect is followed,
 //! no proxy of the environment asked, no connection kept; size, time and number are bounded.
 
+mod metered;
 mod uri;
 
 use std::io;
@@ -15,7 +16,9 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use keyrelay_core::limits::{HEADERS_MAX, OUTBOUND_CONNECT_TIMEOUT, OUTBOUND_HEAD_BYTES_MAX};
+use keyrelay_core::limits::{
+    HEADERS_MAX, OUTBOUND_CONNECT_TIMEOUT, OUTBOUND_HEAD_BYTES_MAX, OUTBOUND_TLS_BYTES_MAX,
+};
 use keyrelay_core::reach::Reach;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -26,6 +29,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use self::metered::Metered;
 pub(crate) use self::uri::OutboundUri;
 
 const PRODUCT: HeaderValue = HeaderValue::from_static(concat!("keyrelay/", env!("CARGO_PKG_VERSION")));
@@ -57,6 +61,15 @@ pub(crate) struct Bounds {
     /// Requests at once; one more waits, and gives up after the time-out.
     pub(crate) at_once_max: usize,
     pub(crate) body_bytes_max: usize,
+}
+
+impl Bounds {
+    /// Bytes that are read from one connection, before and after the answer too: a body may come in pieces,
+    /// whose heads are as long as they are.
+    const fn connection_bytes_max(&self, is_tls: bool) -> usize {
+        let tls = if is_tls { OUTBOUND_TLS_BYTES_MAX } else { 0 };
+        tls + OUTBOUND_HEAD_BYTES_MAX + 2 * self.body_bytes_max
+    }
 }
 
 /// An answer.
@@ -112,6 +125,7 @@ impl Outbound {
         request.headers_mut().insert(USER_AGENT, PRODUCT);
         let request = request.map(Full::new);
         let stream = self.connect(&found).await?;
+        let stream = Metered::new(stream, self.bounds.connection_bytes_max(uri.is_tls()));
         if !uri.is_tls() {
             return exchange(stream, request, self.bounds.body_bytes_max).await;
         }

@@ -127,6 +127,31 @@ async fn the_request_names_its_host_and_no_more() {
     assert!(!head.to_ascii_lowercase().contains("authorization"), "{head}");
 }
 
+/// The time-out is an hour: what ends it is what is read.
+#[tokio::test]
+async fn informational_responses_are_read_up_to_a_bound_and_one_or_two_do_no_harm() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let uri = at(&format!("http://{}/", listener.local_addr().unwrap()));
+    let bounds = Bounds { timeout: Duration::from_hours(1), at_once_max: AT_ONCE_MAX, body_bytes_max: 1024 };
+    let outbound = Outbound::new(Reach::InternetAndLoopback, bounds);
+    let serving = tokio::spawn(async move {
+        let early = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+        let (stream, _) = listener.accept().await.unwrap();
+        let text = format!("{early}{early}HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{SET}", SET.len());
+        answer(stream, &text).await;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut sent = 0_usize;
+        while stream.write_all(early.as_bytes()).await.is_ok() {
+            sent += early.len();
+        }
+        sent
+    });
+    assert_eq!(body(&get(&outbound, &uri).await.unwrap()), SET.as_bytes());
+    let flooded = get(&outbound, &uri).await;
+    assert!(matches!(flooded, Err(OutboundError::Http(_))), "{flooded:?}");
+    assert!(serving.await.unwrap() > bounds.connection_bytes_max(false));
+}
+
 #[tokio::test]
 async fn no_more_than_so_many_are_asked_at_once() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
