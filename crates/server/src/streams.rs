@@ -27,8 +27,44 @@ pub(crate) struct Streams {
     news: watch::Sender<News>,
     /// Wakes who looks, when somebody begins to listen.
     came: Notify,
-    /// How many streams are open, by project.
-    open: Arc<Mutex<HashMap<ProjectId, usize>>>,
+    open: Arc<Mutex<Open>>,
+}
+
+/// The streams that are open, the newest last.
+#[derive(Debug, Default)]
+struct Open {
+    opened: u64,
+    of: HashMap<ProjectId, Vec<(u64, Arc<Notify>)>>,
+}
+
+impl Open {
+    fn all(&self) -> usize {
+        self.of.values().map(Vec::len).sum()
+    }
+
+    fn of(&self, project: ProjectId) -> usize {
+        self.of.get(&project).map_or(0, Vec::len)
+    }
+
+    /// Ends the newest stream of the project that has most, if it has still as many as `project` after that.
+    fn make_room_for(&mut self, project: ProjectId) -> bool {
+        let own = self.of(project);
+        let most = self.of.iter_mut().max_by_key(|(id, streams)| (streams.len(), **id));
+        let Some((_, streams)) = most.filter(|(_, streams)| streams.len() > own + 1) else { return false };
+        if let Some((_, ended)) = streams.pop() {
+            ended.notify_one();
+        }
+        true
+    }
+
+    fn close(&mut self, project: ProjectId, stream: u64) {
+        if let Some(streams) = self.of.get_mut(&project) {
+            streams.retain(|(id, _)| *id != stream);
+            if streams.is_empty() {
+                self.of.remove(&project);
+            }
+        }
+    }
 }
 
 impl Default for Streams {
@@ -41,41 +77,49 @@ impl Default for Streams {
 #[derive(Debug)]
 pub(crate) struct StreamPlace {
     project: ProjectId,
-    open: Arc<Mutex<HashMap<ProjectId, usize>>>,
+    stream: u64,
+    ended: Arc<Notify>,
+    open: Arc<Mutex<Open>>,
+}
+
+impl StreamPlace {
+    /// Ready when the place was given to another project.
+    pub(crate) async fn ended(&self) {
+        self.ended.notified().await;
+    }
 }
 
 impl Drop for StreamPlace {
     fn drop(&mut self) {
-        let mut open = lock(&self.open);
-        let left = open.get(&self.project).map_or(0, |n| n.saturating_sub(1));
-        if left == 0 {
-            open.remove(&self.project);
-        } else {
-            open.insert(self.project, left);
-        }
+        lock(&self.open).close(self.project, self.stream);
     }
 }
 
-fn lock(open: &Mutex<HashMap<ProjectId, usize>>) -> MutexGuard<'_, HashMap<ProjectId, usize>> {
+fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Streams {
-    /// Takes a place for a stream of a project; none if there are too many.
+    /// Takes a place for a stream of a project; none if it has its share. When the server has none left, a project
+    /// gets one of the project with most, which loses its newest stream: so shares become equal, and no place goes
+    /// back and forth. Whoever listened there comes back, and is refused or missed nothing.
     pub(crate) fn place(&self, project: ProjectId) -> Option<StreamPlace> {
         let mut open = lock(&self.open);
-        let all: usize = open.values().sum();
-        let of_project = open.get(&project).copied().unwrap_or_default();
-        if all >= STREAMS_MAX || of_project >= STREAMS_PER_PROJECT_MAX {
+        if open.of(project) >= STREAMS_PER_PROJECT_MAX {
             return None;
         }
-        open.insert(project, of_project + 1);
-        Some(StreamPlace { project, open: Arc::clone(&self.open) })
+        if open.all() >= STREAMS_MAX && !open.make_room_for(project) {
+            return None;
+        }
+        open.opened += 1;
+        let (stream, ended) = (open.opened, Arc::new(Notify::new()));
+        open.of.entry(project).or_default().push((stream, Arc::clone(&ended)));
+        Some(StreamPlace { project, stream, ended, open: Arc::clone(&self.open) })
     }
 
     /// How many are open.
     pub(crate) fn open(&self) -> usize {
-        lock(&self.open).values().sum()
+        lock(&self.open).all()
     }
 
     /// What there is, and what comes.
@@ -155,7 +199,31 @@ mod tests {
         assert_eq!(streams.open(), STREAMS_MAX);
         assert!(streams.place(project).is_none(), "the server has none left");
         drop((places, of_others));
-        assert!(lock(&streams.open).is_empty(), "nothing is kept of those that are gone");
+        assert!(lock(&streams.open).of.is_empty(), "nothing is kept of those that are gone");
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_a_project_with_fewer_gets_one_of_the_project_with_most() {
+        let (streams, entropy) = (Streams::default(), SeededEntropy::new(1));
+        let greedy: Vec<ProjectId> =
+            (0..STREAMS_MAX / STREAMS_PER_PROJECT_MAX).map(|_| ProjectId::random(&entropy)).collect();
+        let taken: Vec<_> = greedy
+            .iter()
+            .flat_map(|project| (0..STREAMS_PER_PROJECT_MAX).map(|_| streams.place(*project).unwrap()))
+            .collect();
+        let late = ProjectId::random(&entropy);
+        let own: Vec<_> = (0..STREAMS_PER_PROJECT_MAX).map_while(|_| streams.place(late)).collect();
+        assert_eq!(streams.open(), STREAMS_MAX);
+        let counts: Vec<usize> = greedy.iter().map(|project| lock(&streams.open).of(*project)).collect();
+        let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(own.len() >= *most - 1 && most - least <= 1, "{} {counts:?}", own.len());
+        // Each that gave one up is told, and gets none back.
+        let told = taken.iter().map(|place| tokio::time::timeout(std::time::Duration::ZERO, place.ended()));
+        let told = futures_util::future::join_all(told).await;
+        assert_eq!(told.iter().filter(|told| told.is_ok()).count(), own.len());
+        assert!(streams.place(greedy[0]).is_none());
+        drop((taken, own));
+        assert!(lock(&streams.open).of.is_empty(), "nothing is kept of those that are gone");
     }
 
     #[test]

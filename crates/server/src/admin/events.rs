@@ -34,7 +34,7 @@ use crate::auth::{self, ClientAddress};
 use crate::budget::{self, Account};
 use crate::error::Outcome;
 use crate::headers::NO_STORE;
-use crate::streams::{News, StreamPlace, look};
+use crate::streams::{News, look};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -71,7 +71,7 @@ pub(crate) async fn events(
         look(&app).await;
         let until = auth::bearer(&app, &headers).map(|token| token.expires);
         let (seen, gaps_after) = start(&app, project, last_seen, follows).await?;
-        Ok(Stream {
+        let stream = Stream {
             app: app.clone(),
             caller,
             from,
@@ -81,17 +81,22 @@ pub(crate) async fn events(
             gaps_after,
             news,
             follows,
-            _place: place,
             account: budget::current(),
-        })
+        };
+        Ok((stream, place))
     };
-    let stream = match opened.await {
-        Ok(stream) => stream,
+    let (stream, place) = match opened.await {
+        Ok(opened) => opened,
         Err(outcome) => return outcome.into_response(),
     };
     let (queue, pieces) = mpsc::channel(STREAM_QUEUE_MAX);
     if method == Method::GET {
-        tokio::spawn(stream.run(queue));
+        tokio::spawn(async move {
+            tokio::select! {
+                () = place.ended() => tracing::debug!("the place of a stream was given to another project"),
+                () = stream.run(queue) => {}
+            }
+        });
     }
     let headers = [(CONTENT_TYPE, EVENT_STREAM), (CACHE_CONTROL, NO_STORE), NO_BUFFER];
     (headers, Body::new(Pieces(pieces))).into_response()
@@ -150,7 +155,6 @@ struct Stream {
     gaps_after: i64,
     news: watch::Receiver<News>,
     follows: bool,
-    _place: StreamPlace,
     /// What pays for the pieces that wait to be taken.
     account: Option<Account>,
 }
