@@ -4,7 +4,7 @@
 use std::fmt;
 
 use keyrelay_core::change_rates::{ChangeRates, ResourcesMax};
-use keyrelay_core::limits::BYTES_IN_FLIGHT_DEFAULT;
+use keyrelay_core::limits::{BYTES_IN_FLIGHT_DEFAULT, CONNECTIONS_MAX};
 use keyrelay_core::origin::Origin;
 use keyrelay_core::reach::Reach;
 use keyrelay_core::secret_rules::SecretRules;
@@ -125,6 +125,8 @@ pub struct Config {
     pub secret_policy: SecretPolicy,
     /// What holds for the secrets of a project that does not say otherwise.
     pub secrets: SecretRules,
+    /// Most connections that are open at once; a few more are only told so.
+    pub connections_max: usize,
     /// The proxies that are believed about where a request came from.
     pub trusted_proxies: TrustedProxies,
     /// Origins whose pages may use every client; those of one client are in its resource.
@@ -151,6 +153,7 @@ impl Config {
             base_url,
             secret_policy: SecretPolicy::default(),
             secrets: SecretRules::default(),
+            connections_max: CONNECTIONS_MAX,
             trusted_proxies: TrustedProxies::default(),
             allowed_origins: Vec::new(),
             client_certificates: ClientCertificates::default(),

@@ -217,6 +217,15 @@ impl Outcome {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
     }
 
+    /// 503: all connections of the server, or of the address, are taken.
+    pub(crate) fn full() -> Self {
+        let most = limits::CONNECTIONS_PER_ADDRESS_MAX;
+        let text = format!(
+            "All connections of this server are taken, or the {most} of one address: close some, or try again"
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
+    }
+
     /// 500: our fault. The log has the rest.
     pub(crate) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "exception", "Something went wrong on the server")

@@ -1,68 +1,110 @@
-//! How many connections may be open: so many in all, and so many from one address, so that no single
-//! host takes every place. This machine and trusted proxies speak for many and are bounded in all only.
+//! How many connections may be open: so many in all, and so many from one address, so that no single host takes
+//! every place. This machine and trusted proxies speak for many, and may have most of them. Beyond those there is a
+//! small reserve, in which the health routes are answered and all others are told that the server is full.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keyrelay_core::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use keyrelay_core::limits::{
+    CONNECTION_RESERVE_MAX, CONNECTION_RESERVE_PER_ADDRESS_MAX, CONNECTIONS_OF_MANY_PERCENT,
+    CONNECTIONS_PER_ADDRESS_MAX,
+};
 
 use crate::TrustedProxies;
 use crate::limiter::network;
 
-type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
+/// What a connection may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Anything.
+    Ordinary,
+    /// One request: the server, or the address, has no other place left.
+    Reserve,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    ordinary: usize,
+    reserve: usize,
+}
+
+impl Count {
+    const fn of(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Ordinary => &mut self.ordinary,
+            Kind::Reserve => &mut self.reserve,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: Count,
+    of_address: HashMap<IpAddr, Count>,
+}
 
 /// The places of one server.
 #[derive(Debug)]
 pub(crate) struct Places {
-    all: Arc<Semaphore>,
-    of_address: Counts,
+    counts: Arc<Mutex<Counts>>,
+    max: usize,
     proxies: TrustedProxies,
 }
 
 /// The place of one connection, free again when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
-    _permit: OwnedSemaphorePermit,
-    counted: Option<(Counts, IpAddr)>,
+    pub(crate) kind: Kind,
+    address: IpAddr,
+    counts: Arc<Mutex<Counts>>,
 }
 
 impl Places {
-    pub(crate) fn new(proxies: TrustedProxies) -> Self {
-        Self { all: Arc::new(Semaphore::new(CONNECTIONS_MAX)), of_address: Counts::default(), proxies }
+    /// So many ordinary places, and the reserve.
+    pub(crate) fn new(max: usize, proxies: TrustedProxies) -> Self {
+        Self { counts: Arc::default(), max, proxies }
     }
 
-    /// Waits until there is a place for anybody.
-    pub(crate) async fn free(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.all).acquire_owned().await.ok()
-    }
-
-    /// Gives a place to a connection. `None` if its address has as many as it may.
-    pub(crate) fn take(&self, permit: OwnedSemaphorePermit, peer: IpAddr) -> Option<Place> {
+    /// Gives a place to a connection. `None` if the reserve has none for it either.
+    pub(crate) fn take(&self, peer: IpAddr) -> Option<Place> {
         let peer = peer.to_canonical();
-        if peer.is_loopback() || self.proxies.contains(peer) {
-            return Some(Place { _permit: permit, counted: None });
-        }
-        let network = network(peer);
-        let mut counts = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(network).or_default();
-        if *count >= CONNECTIONS_PER_ADDRESS_MAX {
+        let of_many = (self.max * CONNECTIONS_OF_MANY_PERCENT).div_ceil(100);
+        let (address, most) = if peer.is_loopback() {
+            (IpAddr::V4(Ipv4Addr::LOCALHOST), of_many)
+        } else if self.proxies.contains(peer) {
+            (peer, of_many)
+        } else {
+            (network(peer), CONNECTIONS_PER_ADDRESS_MAX)
+        };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Counts { all, of_address } = &mut *counts;
+        let own = of_address.entry(address).or_default();
+        let kind = if all.ordinary < self.max && own.ordinary < most {
+            Kind::Ordinary
+        } else if all.reserve < CONNECTION_RESERVE_MAX && own.reserve < CONNECTION_RESERVE_PER_ADDRESS_MAX {
+            Kind::Reserve
+        } else {
+            // An address without a place is not remembered.
+            if own.ordinary == 0 && own.reserve == 0 {
+                of_address.remove(&address);
+            }
             return None;
-        }
-        *count += 1;
-        Some(Place { _permit: permit, counted: Some((Arc::clone(&self.of_address), network)) })
+        };
+        *own.of(kind) += 1;
+        *all.of(kind) += 1;
+        Some(Place { kind, address, counts: Arc::clone(&self.counts) })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some((counts, network)) = &self.counted else { return };
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(network) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(network);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.all.of(self.kind) -= 1;
+        if let Some(count) = counts.of_address.get_mut(&self.address) {
+            *count.of(self.kind) -= 1;
+            if count.ordinary == 0 && count.reserve == 0 {
+                counts.of_address.remove(&self.address);
             }
         }
     }
@@ -70,50 +112,78 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use keyrelay_core::limits::CONNECTIONS_MAX;
+
     use super::*;
 
-    async fn take(places: &Places, peer: &str) -> Option<Place> {
-        let permit = places.free().await.unwrap();
-        places.take(permit, peer.parse().unwrap())
+    fn places(max: usize) -> Places {
+        Places::new(max, TrustedProxies::parse(&["10.0.0.0/8"]).unwrap())
     }
 
-    async fn fill(places: &Places, peer: &str) -> Vec<Place> {
-        let mut taken = Vec::new();
-        while taken.len() < CONNECTIONS_PER_ADDRESS_MAX {
-            taken.push(take(places, peer).await.unwrap());
+    fn take(places: &Places, peer: &str) -> Option<Place> {
+        places.take(peer.parse().unwrap())
+    }
+
+    fn kind(places: &Places, peer: &str) -> Option<Kind> {
+        take(places, peer).map(|place| place.kind)
+    }
+
+    /// Takes all that an address gets.
+    fn fill(places: &Places, peer: &str) -> Vec<Place> {
+        std::iter::from_fn(|| take(places, peer)).collect()
+    }
+
+    fn ordinary(taken: &[Place]) -> usize {
+        taken.iter().filter(|place| place.kind == Kind::Ordinary).count()
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_gets_them_back() {
+        let places = places(CONNECTIONS_MAX);
+        let mut taken = fill(&places, "192.0.2.1");
+        assert_eq!(ordinary(&taken), CONNECTIONS_PER_ADDRESS_MAX);
+        assert_eq!(taken.len(), CONNECTIONS_PER_ADDRESS_MAX + CONNECTION_RESERVE_PER_ADDRESS_MAX);
+        assert!(take(&places, "::ffff:192.0.2.1").is_none());
+        assert_eq!(kind(&places, "192.0.2.2"), Some(Kind::Ordinary));
+        drop(taken.remove(0));
+        assert_eq!(kind(&places, "192.0.2.1"), Some(Kind::Ordinary));
+        drop(taken);
+        let counts = places.counts.lock().unwrap();
+        assert!(counts.of_address.is_empty() && counts.all.ordinary == 0 && counts.all.reserve == 0);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_address() {
+        let places = places(CONNECTIONS_MAX);
+        let _taken = fill(&places, "2001:db8::1");
+        assert!(take(&places, "2001:db8::ffff").is_none());
+        assert!(take(&places, "2001:db8:0:1::1").is_some());
+    }
+
+    #[test]
+    fn this_machine_or_a_proxy_has_most_places_and_leaves_some() {
+        let places = places(CONNECTIONS_MAX);
+        for (peer, again) in [("127.0.0.1", "127.0.0.2"), ("::1", "127.0.0.1"), ("10.1.2.3", "10.1.2.3")] {
+            let taken = fill(&places, peer);
+            assert_eq!(ordinary(&taken), CONNECTIONS_MAX / 100 * CONNECTIONS_OF_MANY_PERCENT, "{peer}");
+            assert_eq!(kind(&places, again), None, "{peer}");
+            assert_eq!(kind(&places, "192.0.2.1"), Some(Kind::Ordinary), "{peer}");
         }
-        taken
     }
 
-    #[tokio::test]
-    async fn an_address_has_so_many_places_and_gets_them_back() {
-        let places = Places::new(TrustedProxies::default());
-        let mut taken = fill(&places, "192.0.2.1").await;
-        assert!(take(&places, "192.0.2.1").await.is_none());
-        assert!(take(&places, "::ffff:192.0.2.1").await.is_none());
-        assert!(take(&places, "192.0.2.2").await.is_some());
-        taken.pop();
-        let again = take(&places, "192.0.2.1").await;
-        assert!(again.is_some() && take(&places, "192.0.2.1").await.is_none());
-        drop((taken, again));
-        assert!(places.of_address.lock().unwrap().is_empty());
-        assert_eq!(places.all.available_permits(), CONNECTIONS_MAX);
-    }
-
-    #[tokio::test]
-    async fn a_network_of_ipv6_counts_as_one_address() {
-        let places = Places::new(TrustedProxies::default());
-        let _taken = fill(&places, "2001:db8::1").await;
-        assert!(take(&places, "2001:db8::ffff").await.is_none());
-        assert!(take(&places, "2001:db8:0:1::1").await.is_some());
-    }
-
-    #[tokio::test]
-    async fn this_machine_and_trusted_proxies_are_bounded_in_all_only() {
-        let places = Places::new(TrustedProxies::parse(&["10.0.0.0/8"]).unwrap());
-        for peer in ["127.0.0.1", "::1", "10.1.2.3"] {
-            let _taken = fill(&places, peer).await;
-            assert!(take(&places, peer).await.is_some(), "{peer}");
+    #[test]
+    fn when_all_are_taken_there_is_a_reserve_that_no_address_uses_up() {
+        let places = places(2);
+        let taken = [take(&places, "192.0.2.1"), take(&places, "192.0.2.2")];
+        assert!(taken.iter().flatten().all(|place| place.kind == Kind::Ordinary));
+        let of_one = fill(&places, "192.0.2.1");
+        assert_eq!((of_one.len(), ordinary(&of_one)), (CONNECTION_RESERVE_PER_ADDRESS_MAX, 0));
+        for peer in ["127.0.0.1", "10.1.2.3", "192.0.2.9"] {
+            assert_eq!(kind(&places, peer), Some(Kind::Reserve), "{peer}");
         }
+        let many: Vec<_> = (0..=u8::MAX).filter_map(|n| take(&places, &format!("198.51.100.{n}"))).collect();
+        assert_eq!(many.len() + of_one.len(), CONNECTION_RESERVE_MAX);
+        drop(taken);
+        assert_eq!(kind(&places, "192.0.2.9"), Some(Kind::Ordinary));
     }
 }

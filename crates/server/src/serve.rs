@@ -29,12 +29,15 @@ use crate::auth::ClientAddress;
 use crate::budget::Refused;
 use crate::client_certificate::{Presented, settle};
 use crate::error::{Outcome, StartError};
-use crate::places::{Place, Places};
+use crate::places::{Kind, Place, Places};
 use crate::write_timeout::WriteTimeout;
 use crate::{App, Tls, cors, host, router, streams, webhooks};
 
 /// For a year (RFC 6797 §6.1).
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// What is answered when all connections are taken.
+const HEALTH_ROUTES: [&str; 3] = ["/livez", "/readyz", "/healthcheck"];
 
 /// A server that has its socket.
 #[derive(Debug)]
@@ -69,7 +72,7 @@ impl Server {
     /// [`limits::DRAIN_TIMEOUT`], writes down what was counted, and closes the store.
     pub async fn run(self, app: App, stop: impl Future<Output = ()>) {
         let routes = router(app.clone());
-        let places = Places::new(app.config.trusted_proxies.clone());
+        let places = Places::new(app.config.connections_max, app.config.trusted_proxies.clone());
         let (drain, draining) = watch::channel(false);
         let mut connections = JoinSet::new();
         let mut beside = JoinSet::new();
@@ -117,7 +120,7 @@ impl Server {
                 accepted = accept(&self.listener, &places, &app) => {
                     if let Some((stream, peer, place)) = accepted {
                         let (routes, app, draining) = (routes.clone(), app.clone(), draining.clone());
-                        let connection = Connection { peer, routes, app, draining, _place: place };
+                        let connection = Connection { peer, routes, app, draining, place };
                         connections.spawn(connection.serve(stream, self.tls.clone()));
                     }
                 }
@@ -142,10 +145,9 @@ async fn accept(
     places: &Places,
     app: &App,
 ) -> Option<(TcpStream, SocketAddr, Place)> {
-    let free = places.free().await?;
     match listener.accept().await {
         Ok((stream, peer)) => {
-            let place = places.take(free, peer.ip());
+            let place = places.take(peer.ip());
             if place.is_none() {
                 app.metrics.connections_refused.inc();
             }
@@ -166,7 +168,7 @@ struct Connection {
     routes: Router,
     app: App,
     draining: watch::Receiver<bool>,
-    _place: Place,
+    place: Place,
 }
 
 impl Connection {
@@ -175,10 +177,19 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let metrics = Arc::clone(&self.app.metrics);
         metrics.connections.inc();
-        match tls {
-            None => self.speak(stream, None).await,
-            // Boxed: it is large, and connections without TLS should not carry it.
-            Some(tls) => Box::pin(self.handshake(stream, tls.acceptor())).await,
+        let is_reserve = self.place.kind == Kind::Reserve;
+        let served = async {
+            match tls {
+                None => self.speak(stream, None).await,
+                // Boxed: it is large, and connections without TLS should not carry it.
+                Some(tls) => Box::pin(self.handshake(stream, tls.acceptor())).await,
+            }
+        };
+        if is_reserve {
+            metrics.connections_refused.inc();
+            let _ = tokio::time::timeout(limits::CONNECTION_RESERVE_TIMEOUT, served).await;
+        } else {
+            served.await;
         }
         metrics.connections.dec();
     }
@@ -197,16 +208,21 @@ impl Connection {
 
     /// Speaks HTTP until the end of the connection, or until the server drains.
     async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S, presented: Option<Presented>) {
+        let kind = self.place.kind;
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             settle(&self.app.config, self.peer.ip(), presented.as_ref(), request.headers_mut());
             let (routes, app) = (self.routes.clone(), self.app.clone());
             // Boxed, because only a connection of an unpinned service gives its stream back.
             Box::pin(async move {
+                if kind == Kind::Reserve && !HEALTH_ROUTES.contains(&request.uri().path()) {
+                    return Ok(Outcome::full().into_response());
+                }
                 Ok::<_, Infallible>(answer(routes, app, self.peer, request.map(Body::new)).await)
             })
         });
         let mut http = http1::Builder::new()
             .timer(TokioTimer::new())
+            .keep_alive(kind == Kind::Ordinary)
             .header_read_timeout(limits::HEAD_TIMEOUT)
             .max_buf_size(limits::HEAD_BYTES_MAX)
             .max_headers(limits::HEADERS_MAX)

@@ -132,6 +132,50 @@ async fn exchange(test: &TestApp, head: &str) -> String {
     answer
 }
 
+/// Sends a request on a connection that stays open, and gives the status line.
+async fn status(stream: &mut TcpStream, path: &str) -> String {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 32];
+    stream.read_exact(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn when_all_connections_are_taken_health_is_told_and_all_else_is_503() {
+    const MAX: usize = 40;
+    let test = TestApp::start_configured(|config| config.connections_max = MAX).await;
+    let path = "/.well-known/jwks.json";
+    let mut taken = Vec::new();
+    while taken.len() < MAX {
+        let mut stream = TcpStream::connect(test.address).await.unwrap();
+        let status = status(&mut stream, path).await;
+        if !status.starts_with("HTTP/1.1 200") {
+            break;
+        }
+        taken.push(stream);
+    }
+    assert!(taken.len() < MAX, "no address gets all");
+    let get = async |path: &str| exchange(&test, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+    for health in ["/livez", "/readyz", "/healthcheck"] {
+        let answer = get(health).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{health}: {answer}");
+    }
+    let answer = get(path).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    for said in ["retry-after: ", "connection: close", "All connections of this server are taken"] {
+        assert!(answer.contains(said), "{said}: {answer}");
+    }
+    // Whoever has a place goes on.
+    let mut first = taken.remove(0);
+    let mut rest = vec![0; 64 * 1024];
+    while !String::from_utf8_lossy(&rest).contains("]}") {
+        let n = first.read(&mut rest).await.unwrap();
+        rest.truncate(n.max(1));
+    }
+    assert!(status(&mut first, "/livez").await.starts_with("HTTP/1.1 200"));
+}
+
 #[tokio::test]
 async fn a_request_names_one_host_and_no_matter_which() {
     let test = TestApp::start().await;
