@@ -191,6 +191,8 @@ async fn what_holds_everything_is_made_only_where_nobody_else_can_change_it() {
             "app belongs to user 12345: run this as that user",
         );
     }
+    let database = ["migrate", "--data-dir", "other", "--database-url", "sqlite://app/keyrelay.sqlite"];
+    is_refused(&run(&database).await, "app belongs to user 12345: run this as that user");
     assert_eq!((names(&app), stage.path("made").exists()), (vec!["all.part".to_owned()], false));
     // What a killed one has left in a directory of one's own is replaced, and not what it leads to.
     symlink("made", stage.path("all.part")).unwrap();
