@@ -208,7 +208,7 @@ fn start(setting: &Setting, installation: &Installation, kind: Kind) -> Result<S
     match kind {
         Kind::Rates if setting.short => {
             let mut command = installation.command();
-            command.env("KEYRELAY_CLIENT_CHANGE_RATE", "2KiB").env("KEYRELAY_PROJECT_CHANGE_RATE", "32KiB");
+            command.env("KEYRELAY_CLIENT_CHANGE_RATE", "2KiB").env("KEYRELAY_PROJECT_CHANGE_RATE", "16KiB");
             Server::start(serve(command, installation), &installation.log())
         }
         Kind::LogFull => {
@@ -250,7 +250,7 @@ fn seed(setting: &Setting, installation: &Installation, kind: Kind) -> Result<Op
         }
         Kind::Many => {
             installation.seed(setting.pick(2_000, 100_000))?;
-            let seeded = installation.seed_project(setting.pick(50, 1_000), &flag("--tags", 480))?;
+            let seeded = installation.seed_project(setting.pick(25, 1_000), &flag("--tags", 480))?;
             Ok(Some(seeded.project_id))
         }
         Kind::Usual | Kind::Rates | Kind::LogFull | Kind::DiskFull => Ok(None),

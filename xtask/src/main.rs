@@ -22,7 +22,7 @@ Usage: cargo xtask <task>
           dependency rules, Rust tests, the same on PostgreSQL, and the end-to-end tests
           --only GROUP[,GROUP]   run only these groups of steps
           --skip GROUP[,GROUP]   leave these groups out
-          groups: setup, fmt, lint, deny, rust, postgres, e2e
+          groups: setup, fmt, lint, deny, rust, postgres, e2e, attack
   e2e     The end-to-end tests alone: the real client against the real binary
   fuzz    Feed the parsers what a fuzzer invents; needs cargo-fuzz
           --seconds N   for each target; 600 where nothing is said

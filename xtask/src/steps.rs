@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{chaos, checks, setup};
+use crate::{attack, chaos, checks, setup};
 
 /// Steps that are chosen or left out together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub enum Group {
     Rust,
     Postgres,
     E2e,
+    Attack,
 }
 
 /// What became of a step that did not fail.
@@ -48,7 +49,7 @@ struct Step {
     run: fn(&Selection) -> Result<Done, String>,
 }
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step { group: Group::Setup, title: "install missing system packages", run: setup::packages },
     Step { group: Group::Setup, title: "look for rustfmt and clippy", run: setup::components },
     Step { group: Group::Fmt, title: "check the format", run: checks::format },
@@ -70,6 +71,7 @@ const STEPS: [Step; 13] = [
         run: setup::python_environment,
     },
     Step { group: Group::E2e, title: "run the end-to-end tests", run: checks::end_to_end },
+    Step { group: Group::Attack, title: "attack as one tenant while another works", run: attack::short },
 ];
 
 /// The chosen groups.
@@ -77,8 +79,8 @@ const STEPS: [Step; 13] = [
 pub struct Selection(Vec<Group>);
 
 impl Group {
-    const ALL: [Self; 7] =
-        [Self::Setup, Self::Fmt, Self::Lint, Self::Deny, Self::Rust, Self::Postgres, Self::E2e];
+    const ALL: [Self; 8] =
+        [Self::Setup, Self::Fmt, Self::Lint, Self::Deny, Self::Rust, Self::Postgres, Self::E2e, Self::Attack];
 
     fn name(self) -> &'static str {
         match self {
@@ -89,6 +91,7 @@ impl Group {
             Self::Rust => "rust",
             Self::Postgres => "postgres",
             Self::E2e => "e2e",
+            Self::Attack => "attack",
         }
     }
 

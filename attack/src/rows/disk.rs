@@ -154,7 +154,7 @@ fn admin_writes(scene: &Scene<'_>) -> Result<Verdict> {
     let admin = scene.admin();
     let client = scene.make_client("Written to", None)?;
     let fresh = admin.rotate(&client.id, "secret", &client.secret).expect(200)?.text_at("/secret")?;
-    let replies = storm(scene.setting.pick(300, 3_000), |n| {
+    let replies = storm(scene.setting.pick(150, 3_000), |n| {
         admin.add(&client.path(), "/description", &json!(format!("{n} {}", "d".repeat(60_000))))
     });
     let retired = admin.rotate(&client.id, "retiringSecret", &client.secret);
