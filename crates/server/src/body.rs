@@ -2,13 +2,15 @@
 //! time, and within the bytes in flight.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::BoxError;
 use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use keyrelay_core::limits::BODY_TIMEOUT;
 
 use crate::budget;
@@ -53,6 +55,42 @@ impl hyper::body::Body for Bounded {
             None => return Poll::Ready(Some(Err(too_large.into()))),
         }
         Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// See [`watched`].
+struct Watched {
+    body: Incoming,
+    is_read: Arc<AtomicBool>,
+}
+
+/// A body, and whether it was read to its end. The connection of one that was not is closed after the answer.
+pub(crate) fn watched(body: Incoming) -> (Body, Arc<AtomicBool>) {
+    let is_read = Arc::new(AtomicBool::new(body.is_end_stream()));
+    (Body::new(Watched { body, is_read: Arc::clone(&is_read) }), is_read)
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if self.body.is_end_stream() || frame.is_none() {
+            self.is_read.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

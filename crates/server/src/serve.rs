@@ -6,11 +6,12 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONNECTION, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -26,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::auth::ClientAddress;
+use crate::body::watched;
 use crate::budget::Refused;
 use crate::client_certificate::{Presented, settle};
 use crate::error::{Outcome, StartError};
@@ -214,10 +216,20 @@ impl Connection {
             let (routes, app) = (self.routes.clone(), self.app.clone());
             // Boxed, because only a connection of an unpinned service gives its stream back.
             Box::pin(async move {
-                if kind == Kind::Reserve && !HEALTH_ROUTES.contains(&request.uri().path()) {
-                    return Ok(Outcome::full().into_response());
+                let (parts, body) = request.into_parts();
+                let (body, is_read) = watched(body);
+                let request = http::Request::from_parts(parts, body);
+                let is_refused = kind == Kind::Reserve && !HEALTH_ROUTES.contains(&request.uri().path());
+                let mut response = if is_refused {
+                    Outcome::full().into_response()
+                } else {
+                    answer(routes, app, self.peer, request).await
+                };
+                if !is_read.load(Ordering::Relaxed) {
+                    // It ends after this answer. A client, or a proxy that others share, is not to use it again.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(answer(routes, app, self.peer, request.map(Body::new)).await)
+                Ok::<_, Infallible>(response)
             })
         });
         let mut http = http1::Builder::new()

@@ -85,6 +85,33 @@ async fn an_entry_of_a_batch_is_done_for_whoever_the_caller_is_by_then() {
 }
 
 #[tokio::test]
+async fn an_answer_before_the_end_of_the_body_says_that_the_connection_ends() {
+    let test = TestApp::start().await;
+    let cases = [("auth/login", 1_000_000, "413"), ("fhir/R4/ClientApplication", 1_000, "401")];
+    for (path, length, status) in cases {
+        let mut stream = TcpStream::connect(test.address).await.unwrap();
+        let head = format!(
+            "POST /{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.to_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
+    }
+    // One whose body was read stays.
+    let refused = test.post(&test.admin, "ClientApplication", &json!([])).await.expect(400);
+    assert_eq!(refused.header("connection"), "");
+    test.get(&test.member, "metadata").await.expect(200);
+    assert!(
+        test.token(&test.member, &[("grant_type", "client_credentials")])
+            .await
+            .header("connection")
+            .is_empty()
+    );
+}
+
+#[tokio::test]
 async fn what_would_be_too_large_is_refused_and_not_stored() {
     let test = TestApp::start().await;
     let client = test.make_client(&test.project, "Grows").await;
