@@ -28,6 +28,9 @@ pub const REQUEST_BYTES: usize = 4 * 1024;
 pub const SMALL_REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// Largest request head (request line and headers), in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a head that every connection may have in its buffer; a larger head is paid for from the bytes in flight until
+/// its connection ends.
+pub const HEAD_BYTES_FREE: usize = 8 * 1024;
 /// Largest body of a token request, in bytes: it is read before anyone is known.
 pub const TOKEN_FORM_BYTES_MAX: usize = 16 * 1024;
 /// Largest body of a route below `/auth/`, in bytes: an address, a password and what an application asks for. Most of
@@ -43,6 +46,8 @@ pub const SEARCH_FORM_BYTES_MAX: usize = HEAD_BYTES_MAX;
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a client may take none of what is sent to it.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Fewest bytes that it must take meanwhile: whoever takes one at a time would hold an answer for ever.
+pub const WRITE_TIMEOUT_BYTES_MIN: usize = 64 * 1024;
 /// Most headers in one request.
 pub const HEADERS_MAX: usize = 100;
 /// How long a TLS handshake may take.

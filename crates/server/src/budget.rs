@@ -254,7 +254,7 @@ impl Account {
     }
 
     /// Takes so many bytes more.
-    fn take(&self, bytes: usize) -> Result<(), Refused> {
+    pub(crate) fn take(&self, bytes: usize) -> Result<(), Refused> {
         let mut held = lock(&self.0.held);
         let used = held.used.saturating_add(bytes);
         self.0.at_least(&mut held, used)?;

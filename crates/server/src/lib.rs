@@ -30,6 +30,7 @@ mod members;
 mod metrics;
 mod oauth;
 mod outbound;
+mod paid_reads;
 mod places;
 mod proxies;
 mod registration;

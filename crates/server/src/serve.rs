@@ -31,6 +31,7 @@ use crate::body::watched;
 use crate::budget::Refused;
 use crate::client_certificate::{Presented, settle};
 use crate::error::{Outcome, StartError};
+use crate::paid_reads::{Begun, PaidReads};
 use crate::places::{Kind, Place, Places};
 use crate::write_timeout::WriteTimeout;
 use crate::{App, Tls, cors, host, router, streams, webhooks};
@@ -211,7 +212,11 @@ impl Connection {
     /// Speaks HTTP until the end of the connection, or until the server drains.
     async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S, presented: Option<Presented>) {
         let kind = self.place.kind;
+        let begun = Begun::default();
+        let payer = self.app.config.trusted_proxies.payer(self.peer.ip());
+        let stream = PaidReads::new(stream, self.app.budget.clone(), payer, begun.clone());
         let service = service_fn(move |mut request: http::Request<Incoming>| {
+            begun.request();
             settle(&self.app.config, self.peer.ip(), presented.as_ref(), request.headers_mut());
             let (routes, app) = (self.routes.clone(), self.app.clone());
             // Boxed, because only a connection of an unpinned service gives its stream back.
@@ -250,7 +255,8 @@ impl Connection {
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended early");
         }
-        linger(http.into_parts().io.into_inner().into_inner()).await;
+        // Boxed: its buffer is larger than all that an open connection needs.
+        Box::pin(linger(http.into_parts().io.into_inner().into_inner().into_inner())).await;
     }
 }
 

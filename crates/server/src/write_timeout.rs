@@ -1,11 +1,11 @@
-//! A stream whose writes must get on: a client that takes nothing of what is sent to it loses its
+//! A stream whose writes must get on: a client that takes next to nothing of what is sent to it loses its
 //! place after [`WRITE_TIMEOUT`].
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use keyrelay_core::limits::WRITE_TIMEOUT;
+use keyrelay_core::limits::{WRITE_TIMEOUT, WRITE_TIMEOUT_BYTES_MIN};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -13,13 +13,15 @@ use tokio::time::Sleep;
 #[derive(Debug)]
 pub(crate) struct WriteTimeout<S> {
     stream: S,
-    /// Runs while a write waits.
+    /// Runs since a write waited, until enough was taken, or everything.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// What was taken meanwhile, in bytes.
+    taken: usize,
 }
 
 impl<S> WriteTimeout<S> {
     pub(crate) const fn new(stream: S) -> Self {
-        Self { stream, waiting: None }
+        Self { stream, waiting: None, taken: 0 }
     }
 
     pub(crate) fn into_inner(self) -> S {
@@ -28,11 +30,23 @@ impl<S> WriteTimeout<S> {
 
     fn bounded<T>(&mut self, context: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
         if written.is_ready() {
-            self.waiting = None;
             return written;
         }
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
         waiting.as_mut().poll(context).map(|()| Err(Error::from(ErrorKind::TimedOut)))
+    }
+
+    /// Notes what was taken.
+    fn took(&mut self, written: &Poll<Result<usize>>) {
+        let (Some(_), Poll::Ready(Ok(bytes))) = (&self.waiting, written) else { return };
+        self.taken += bytes;
+        if self.taken >= WRITE_TIMEOUT_BYTES_MIN {
+            self.has_got_on();
+        }
+    }
+
+    fn has_got_on(&mut self) {
+        (self.waiting, self.taken) = (None, 0);
     }
 }
 
@@ -49,6 +63,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.took(&written);
         self.bounded(context, written)
     }
 
@@ -58,6 +73,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.took(&written);
         self.bounded(context, written)
     }
 
@@ -67,11 +83,59 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_ready() {
+            // Whoever writes flushes when nothing is left to be taken.
+            self.has_got_on();
+        }
         self.bounded(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
         self.bounded(context, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// Writes to somebody who takes so many bytes, and then waits so long, until everything was taken.
+    async fn write_to_one_who_takes(bytes: usize, pause: std::time::Duration) -> Result<()> {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let mut stream = WriteTimeout::new(ours);
+        let taking = async move {
+            let mut buffer = vec![0; bytes];
+            while theirs.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                sleep(pause).await;
+            }
+        };
+        let writing = async move {
+            stream.write_all(&vec![b'x'; 4 * WRITE_TIMEOUT_BYTES_MIN]).await?;
+            stream.flush().await
+        };
+        let taking = tokio::spawn(taking);
+        let written = writing.await;
+        taking.abort();
+        written
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_little_at_a_time_loses_its_place() {
+        let started = Instant::now();
+        let written = write_to_one_who_takes(1, WRITE_TIMEOUT / 3).await;
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(started.elapsed() < WRITE_TIMEOUT * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_enough_may_be_slow() {
+        // 1,024 bytes every hundredth: more than the least in each time-out, and more than one time-out in all.
+        let started = Instant::now();
+        write_to_one_who_takes(1024, WRITE_TIMEOUT / 100).await.unwrap();
+        assert!(started.elapsed() > WRITE_TIMEOUT * 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyrelay_core::limits::BYTES_IN_FLIGHT_MIN;
+use keyrelay_core::limits::{BYTES_IN_FLIGHT_MIN, HEAD_BYTES_MAX};
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,6 +10,8 @@ use tokio::net::TcpStream;
 
 use crate::app::{As, TestApp};
 
+/// What the connections of the test itself keep for their buffers, while no request is under way.
+const KEPT_BY_CONNECTIONS: usize = 4 * HEAD_BYTES_MAX;
 /// Large bodies under way at once.
 const LARGE: usize = 40;
 
@@ -52,7 +54,11 @@ async fn a_project_that_fills_its_share_still_ends_its_secrets_and_leaves_room_f
     let (tenant, other) = (test.bearer(&test.member).await, test.bearer(&test.stranger).await);
     let open = fill(&test, &tenant).await;
     let used = metric(&test, "bytes_in_flight").await;
-    assert!(used > BYTES_IN_FLIGHT_MIN / 16 && used <= BYTES_IN_FLIGHT_MIN / 4, "{used}");
+    assert!(
+        used > BYTES_IN_FLIGHT_MIN / 16
+            && used <= BYTES_IN_FLIGHT_MIN / 4 + KEPT_BY_CONNECTIONS + LARGE * HEAD_BYTES_MAX,
+        "{used}"
+    );
 
     // One more large body of the project is refused, in the words of its route, and changes nothing.
     let large =
@@ -83,7 +89,7 @@ async fn a_project_that_fills_its_share_still_ends_its_secrets_and_leaves_room_f
         let _ = stream.shutdown().await;
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
-    assert_eq!(metric(&test, "bytes_in_flight").await, 0);
+    assert!(metric(&test, "bytes_in_flight").await <= KEPT_BY_CONNECTIONS);
 }
 
 #[tokio::test]
@@ -124,5 +130,5 @@ async fn what_a_small_patch_loads_is_paid_for_and_given_back() {
         .await
         .unwrap();
     stream.read_to_end(&mut Vec::new()).await.unwrap();
-    assert_eq!(metric(&test, "bytes_in_flight").await, 0);
+    assert!(metric(&test, "bytes_in_flight").await <= KEPT_BY_CONNECTIONS);
 }
