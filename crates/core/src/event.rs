@@ -223,10 +223,8 @@ impl Event {
             What::FormerSeen { secret, by, times } => {
                 put("secret", json!(secret.to_string()));
                 put("address", json!(by.address.to_canonical().to_string()));
-                for (name, text) in [("userAgent", &by.agent), ("instance", &by.instance)] {
-                    if !text.is_empty() {
-                        put(name, json!(text));
-                    }
+                for (name, text) in by.said() {
+                    put(name, json!(text));
                 }
                 put("times", json!(times));
             }

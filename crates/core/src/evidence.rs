@@ -148,10 +148,11 @@ pub fn why_not_unused(known: &Known<'_>, unused_for: Duration, now: Timestamp) -
 fn line(usage: &CallerUsage, now: Timestamp) -> String {
     let ago = in_words(now.since(usage.tally.last));
     let Some(caller) = &usage.caller else { return format!("others, last {ago} ago") };
-    let said: Vec<&str> = [&caller.agent, &caller.instance]
+    // Quoted, so that no text passes for another caller.
+    let said: Vec<String> = [&caller.agent, &caller.instance]
         .into_iter()
-        .map(String::as_str)
         .filter(|text| !text.is_empty())
+        .map(|text| format!("{text:?}"))
         .collect();
     if said.is_empty() {
         format!("{}, last {ago} ago", caller.address)
@@ -222,7 +223,7 @@ mod tests {
         let advice = advice(&[usage("a", seconds(1))], &[usage("a", seconds(40))]);
         assert!(!advice.safe);
         let reason = "0 of 1 callers have moved to the current secret. \
-                      Still on the retiring one: 10.1.2.3 (a), last 40 s ago.";
+                      Still on the retiring one: 10.1.2.3 (\"a\"), last 40 s ago.";
         assert_eq!(advice.reason, reason);
     }
 

@@ -16,6 +16,7 @@ pub mod idempotency;
 pub mod keyring;
 pub mod limits;
 pub mod lockout;
+pub mod names;
 pub mod origin;
 pub mod password;
 pub mod policy;

@@ -4,6 +4,7 @@
 //! written about a secret can never change it (P6). Everything is bounded (P7): past the bounds, uses
 //! are still counted, but summed as those of others.
 
+use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::net::IpAddr;
 
@@ -14,6 +15,7 @@ use crate::limits::{
     PRESENTER_TEXT_BYTES_MAX, USAGE_CALLERS_MAX, USAGE_CALLERS_PER_SECRET_MAX, USAGE_MINUTES_MAX,
     USAGE_MINUTES_PER_SECRET_MAX, USAGE_SECRETS_MAX,
 };
+use crate::names;
 use crate::secret::PREFIX;
 use crate::shares::{Room, Shares};
 use crate::time::Timestamp;
@@ -30,6 +32,13 @@ pub struct Presenter {
 }
 
 impl Presenter {
+    /// What it says of itself, each under the name that records and answers give it. Anybody may send anything there, so
+    /// hidden characters are written as escapes.
+    pub fn said(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
+        let said = [("userAgent", &self.agent), ("instance", &self.instance)];
+        said.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name, names::shown(text)))
+    }
+
     /// To be looked at.
     #[must_use]
     pub fn as_ref(&self) -> PresenterRef<'_> {

@@ -105,7 +105,8 @@ impl std::fmt::Display for Who {
         f.write_str(&self.address)?;
         for text in [&self.user_agent, &self.instance] {
             if !text.is_empty() {
-                write!(f, " {text}")?;
+                // Quoted, so that no text passes for another caller.
+                write!(f, " {text:?}")?;
             }
         }
         Ok(())

@@ -294,11 +294,7 @@ fn callers(callers: &[CallerUsage]) -> impl Iterator<Item = Value> {
         let mut parts = Vec::new();
         if let Some(caller) = &usage.caller {
             parts.push(json!({ "name": "address", "valueString": caller.address.to_string() }));
-            for (name, text) in [("userAgent", &caller.agent), ("instance", &caller.instance)] {
-                if !text.is_empty() {
-                    parts.push(json!({ "name": name, "valueString": text }));
-                }
-            }
+            parts.extend(caller.said().map(|(name, text)| json!({ "name": name, "valueString": text })));
         }
         let tally = &usage.tally;
         parts.push(json!({ "name": "uses", "valueInteger": count(tally.accepted) }));

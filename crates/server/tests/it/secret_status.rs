@@ -85,7 +85,7 @@ async fn it_tells_who_is_still_on_the_retiring_secret_until_nobody_is() {
     assert_eq!(part(&told, &["completeUntil"]), "2026-01-01T00:05:10.000Z");
     assert_eq!(part(&told, &["retiringSecret", "safeToRetire"]), false);
     let reason = "1 of 2 callers have moved to the current secret. \
-                  Still on the retiring one: 127.0.0.1 (export/2.1, two), last 5 min ago. \
+                  Still on the retiring one: 127.0.0.1 (\"export/2.1\", \"two\"), last 5 min ago. \
                   Its uses are counted only for 5 min, and 24 h were asked for.";
     assert_eq!(part(&told, &["retiringSecret", "countedSince"]), "2026-01-01T00:00:00.000Z");
     assert_eq!(part(&told, &["retiringSecret", "reason"]), reason);
