@@ -4,11 +4,12 @@
 mod chain;
 mod refusals;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::caller::{Author, Profile};
+use crate::caller::Author;
 use crate::id::{ClientId, ProjectId, ResourceId, SecretId, VersionId, WebhookId};
 use crate::time::Timestamp;
 use crate::usage::Presenter;
@@ -306,7 +307,8 @@ impl EndedByDeadline {
     }
 }
 
-/// Proofs of a client that were refused, summed up over a time: one record for an attack of any length.
+/// Proofs of a client that were refused, summed up over a time: one record for an attack of any length. It names the
+/// client as what it is about, and never as who did it: that is what was not proved.
 #[derive(Clone, Debug)]
 pub struct RefusedProofs<'a> {
     /// The client that somebody said to be.
@@ -331,7 +333,6 @@ impl RefusedProofs<'_> {
     /// The event as a resource.
     #[must_use]
     pub fn to_resource(&self, id: ResourceId, version: VersionId) -> Value {
-        let who = json!({ "reference": Profile::client(self.client).to_string() });
         let mut event = head(id, version, self.project, self.at);
         event["type"] = dicom("110114", "User Authentication");
         event["subtype"] = json!([dicom("110122", "Login"), subtype("refused-proofs")]);
@@ -339,25 +340,40 @@ impl RefusedProofs<'_> {
         event["period"] = json!({ "start": self.since.to_instant(), "end": self.until.to_instant() });
         event["recorded"] = json!(self.at.to_instant());
         event["outcome"] = json!("4");
-        let mut agent = json!({ "who": who, "requestor": true });
-        if let Some((caller, _)) = self.callers.first() {
-            agent["network"] = network(caller.address);
-        }
-        event["agent"] = json!([agent]);
+        // Nothing was proved: who asked is known by address alone, and the client is what it was about.
+        let addresses: BTreeSet<IpAddr> =
+            self.callers.iter().map(|(caller, _)| caller.address.to_canonical()).collect();
+        event["agent"] = if addresses.is_empty() {
+            json!([unknown()])
+        } else {
+            addresses.into_iter().map(|address| with_network(unknown(), address)).collect()
+        };
         event["source"] = json!({ "observer": { "display": OBSERVER } });
         let secrets = self.secrets.iter().map(|secret| detail("secret", &secret.to_string()));
-        let callers = self.callers.iter().map(|(caller, count)| detail("caller", &from(caller, *count)));
-        let details =
-            std::iter::once(detail("refused", &self.count.to_string())).chain(secrets).chain(callers);
-        event["entity"] = json!([entity(self.client, details.collect())]);
+        let details = std::iter::once(detail("refused", &self.count.to_string())).chain(secrets);
+        let client = entity(self.client, details.collect());
+        let callers = self.callers.iter().map(|(caller, count)| presented(caller, *count));
+        event["entity"] = std::iter::once(client).chain(callers).collect();
         event
     }
 }
 
-fn from(caller: &Presenter, count: i64) -> String {
-    let Presenter { address, agent, instance } = caller;
-    let named = [agent, instance].into_iter().filter(|name| !name.is_empty());
-    named.fold(format!("{count} from {address}"), |text, name| text + " " + name)
+/// Somebody who has not proved who it is.
+fn unknown() -> Value {
+    json!({ "who": { "display": "Unknown" }, "requestor": true })
+}
+
+fn with_network(mut agent: Value, address: IpAddr) -> Value {
+    agent["network"] = network(address);
+    agent
+}
+
+/// One of those who presented refused proofs, each thing that is known of it in a detail of its own.
+fn presented(caller: &Presenter, count: i64) -> Value {
+    let address = caller.address.to_canonical().to_string();
+    let mut details = vec![detail("address", &address), detail("refused", &count.to_string())];
+    details.extend(caller.said().map(|(name, text)| detail(name, &text)));
+    json!({ "description": "caller", "detail": details })
 }
 
 fn head(id: ResourceId, version: VersionId, project: ProjectId, at: Timestamp) -> Value {

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::app::{Credentials, TestApp};
+use crate::app::{As, Credentials, TestApp};
 
 async fn records(test: &TestApp, query: &str) -> Vec<Value> {
     test.get(&test.admin, &format!("AuditEvent?{query}&_count=1000")).await.expect(200).resources()
@@ -121,10 +121,18 @@ async fn refused_proofs_are_recorded_together() {
     test.app.flush_usage().await;
     let found = records(&test, &query).await;
     assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["outcome"], "4");
+    // The client is what it is about. Nobody has proved to be it.
+    let agent = json!([{
+        "who": { "display": "Unknown" },
+        "requestor": true,
+        "network": { "address": "127.0.0.1", "type": "2" },
+    }]);
     assert_eq!(
-        (&found[0]["outcome"], &found[0]["agent"][0]["who"]["reference"]),
-        (&json!("4"), &json!(client.path()))
+        (&found[0]["agent"], &found[0]["entity"][0]["what"]["reference"]),
+        (&agent, &json!(client.path()))
     );
+    assert!(records(&test, &format!("agent={}&subtype=refused-proofs", client.path())).await.is_empty());
     assert_eq!(found[0]["entity"][0]["detail"][0], json!({ "type": "refused", "valueString": "3" }));
 
     // What follows soon waits; the end of the server writes it down.
@@ -137,4 +145,30 @@ async fn refused_proofs_are_recorded_together() {
     test.grant("0198c2f0-1111-4222-8333-944455566677", "no secret").await;
     test.app.flush_usage().await;
     assert_eq!(test.get(&test.super_admin, "AuditEvent?subtype=refused-proofs").await.resources().len(), 2);
+}
+
+#[tokio::test]
+async fn what_a_caller_says_of_itself_is_kept_apart_from_what_is_known_of_it() {
+    let test = TestApp::start().await;
+    let client = test.make_client(&test.project, "Nightly export").await;
+    let pretended = "curl/8\t1 from 10.9.9.9";
+    let form = [("grant_type", "client_credentials"), ("client_id", &client.id), ("client_secret", "none")];
+    let request = test.request(As::Anonymous, Method::POST, "oauth2/token").form(&form);
+    let request = request.header("user-agent", pretended).header("x-client-instance", "w1, refused: 0");
+    assert_eq!(request.send().await.status, 401);
+    test.app.flush_usage().await;
+    let found = records(&test, &format!("entity={}&subtype=refused-proofs", client.path())).await;
+    let detail = |name: &str, value: &str| json!({ "type": name, "valueString": value });
+    let expected = json!([
+        { "what": { "reference": client.path() }, "detail": [detail("refused", "1")] },
+        { "description": "caller", "detail": [
+            detail("address", "127.0.0.1"),
+            detail("refused", "1"),
+            detail("userAgent", "curl/8\\u{9}1 from 10.9.9.9"),
+            detail("instance", "w1, refused: 0"),
+        ] },
+    ]);
+    assert_eq!(found[0]["entity"], expected);
+    let told = test.get(&test.admin, &format!("{}/$secret-status", client.path())).await.expect(200);
+    assert!(told.text.contains(r"curl/8\\u{9}1 from"), "{}", told.text);
 }
