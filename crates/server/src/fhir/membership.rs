@@ -1,11 +1,11 @@
 //! What is particular to ProjectMembership: it decides who is admin, so everything it names must be
 //! there, in the same project.
 
-use keyrelay_core::caller::{Profile, Role};
+use keyrelay_core::caller::{Caller, Profile, Role};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, ResourceId, UserId};
 use keyrelay_store::{MembershipRow, UserRow};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::versions::Act;
 use super::write::Particulars;
@@ -37,6 +37,7 @@ pub(super) async fn row(
         return Err(Outcome::not_supported("Use accessPolicy: parameterised policies are not enforced here")
             .at("ProjectMembership.access"));
     }
+    check_inviter(act, resource, before)?;
     let member = member(act, own_project, resource).await?;
     let policy = reference(resource, "accessPolicy", ResourceType::AccessPolicy)?;
     if let Some(policy) = policy {
@@ -63,6 +64,29 @@ pub(super) async fn row(
         return Err(Outcome::conflict("This is your own membership: this change would lock you out"));
     }
     Ok(row)
+}
+
+/// Makes sure that nobody writes that somebody else has invited: `invitedBy` names its author, stays as it was, or is
+/// left out.
+fn check_inviter(
+    act: Act<'_>,
+    resource: &Map<String, Value>,
+    before: Option<&Map<String, Value>>,
+) -> Result<(), Outcome> {
+    let Some(inviter) = resource.get("invitedBy") else { return Ok(()) };
+    let Caller { login, client, .. } = act.caller;
+    let author = match (login, client) {
+        (Some(login), _) => Some(format!("User/{}", login.user)),
+        (None, client) => client.map(|client| Profile::client(client).to_string()),
+    };
+    let is_author = author.as_ref().is_some_and(|author| *inviter == json!({ "reference": author }));
+    if is_author || before.and_then(|before| before.get("invitedBy")) == Some(inviter) {
+        return Ok(());
+    }
+    let author =
+        author.map_or_else(String::new, |author| format!(", which is {{\"reference\": \"{author}\"}}"));
+    let text = format!("invitedBy names the caller itself{author}: write that, or leave it out");
+    Err(Outcome::invalid_at("ProjectMembership.invitedBy", text))
 }
 
 /// Whether two versions of a membership name one member and one profile.

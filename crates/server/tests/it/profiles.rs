@@ -186,3 +186,52 @@ async fn records_name_user_membership_login_and_client_beside_the_profile() {
     let names: Vec<&str> = beside(&author).into_iter().map(|(url, _)| url).collect();
     assert_eq!(names, ["urn:keyrelay:membership", "urn:keyrelay:client"]);
 }
+
+#[tokio::test]
+async fn a_membership_names_its_author_as_the_inviter_or_nobody() {
+    let test = TestApp::start().await;
+    let ann = make_ann(&test, true).await;
+    let anns = ann["user"]["reference"].as_str().unwrap().to_owned();
+    let itself = test.admin.path();
+    let mut names = 0..;
+    let mut new = async |inviter: Value| {
+        let user = make_user(&test, &format!("user{}", names.next().unwrap())).await;
+        let mut body = membership(&test, &user, &make_practitioner(&test).await);
+        body["invitedBy"] = inviter;
+        body
+    };
+    let other = json!({ "reference": anns });
+    let made = test.post(&test.admin, "ProjectMembership", &new(json!({ "reference": itself })).await).await;
+    let made = made.expect(201).json();
+    let mut changed = made.clone();
+    changed["invitedBy"] = other.clone();
+    let patch = json!([{ "op": "replace", "path": "/invitedBy", "value": other }]);
+    let entry = json!({ "request": { "method": "POST", "url": "ProjectMembership" }, "resource": new(other.clone()).await });
+    let transaction = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [entry] });
+    for answer in [
+        test.post(&test.admin, "ProjectMembership", &new(other).await).await,
+        test.post(&test.admin, "ProjectMembership", &new(json!({ "display": "Ann" })).await).await,
+        test.post(
+            &test.admin,
+            "ProjectMembership",
+            &new(json!({ "reference": itself, "display": "Ann" })).await,
+        )
+        .await,
+        test.put(&test.admin, &path_of(&made), &changed).await,
+        test.patch(&test.admin, &path_of(&made), &patch).await,
+        test.post(&test.admin, "", &transaction).await,
+    ] {
+        let told = answer.refused(400, "invalid");
+        assert!(told.contains(&itself), "{told}");
+        assert_eq!(answer.text_at("/issue/0/expression/0"), "ProjectMembership.invitedBy");
+    }
+    // Another admin changes the membership as it was read, and is the author of what it makes itself.
+    let app = make_app(&test).await;
+    let code = browse(&test, &app, "&scope=openid%20user/*.*").await;
+    let token = redeem_for(&test, &app, &code, VERIFIER, REDIRECT).await.expect(200).text_at("/access_token");
+    let bearer = As::Bearer(token);
+    let mut changed = made.clone();
+    changed["admin"] = json!(true);
+    test.put(&bearer, &path_of(&made), &changed).await.expect(200);
+    test.post(&bearer, "ProjectMembership", &new(json!({ "reference": anns })).await).await.expect(201);
+}
