@@ -183,8 +183,12 @@ impl Outcome {
         Self { retry_after: Some(wait), ..outcome }
     }
 
-    /// 503: nothing has changed, try again.
-    /// A client or a project has written more than its rate allows.
+    /// 429: a bound is reached, which the text names.
+    pub(crate) fn at_bound(text: String, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", text) }
+    }
+
+    /// 429: a client or a project has written more than its rate allows.
     fn over_rate(OverRate { of, wait }: OverRate) -> Self {
         let (whose, setting) = match of {
             RateOf::Client => ("This client", "--client-change-rate"),
@@ -194,9 +198,10 @@ impl Outcome {
             "{whose} writes more than its rate allows ({setting} of the server): try again in {} s",
             whole_seconds(wait)
         );
-        Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", text) }
+        Self::at_bound(text, wait)
     }
 
+    /// 503: nothing has changed, try again.
     pub(crate) fn busy() -> Self {
         let text = "The server is busy; nothing was changed: try again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)

@@ -3,6 +3,7 @@
 //! this server writes itself wakes it at once.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyrelay_core::id::ProjectId;
@@ -28,6 +29,32 @@ pub(crate) struct Streams {
     /// Wakes who looks, when somebody begins to listen.
     came: Notify,
     open: Arc<Mutex<Open>>,
+}
+
+/// Why a project gets no further stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// It has as many as one project may have.
+    OfProject,
+    /// The server has as many as it may have, and no other project has more than this one.
+    OfServer,
+}
+
+impl fmt::Display for NoPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfProject => write!(
+                f,
+                "The project has {STREAMS_PER_PROJECT_MAX} open event streams on this server, the most it may have: \
+                 close one"
+            ),
+            Self::OfServer => write!(
+                f,
+                "The server has {STREAMS_MAX} open event streams, the most it may have, and this project has its \
+                 share of them: close one, or try again later"
+            ),
+        }
+    }
 }
 
 /// The streams that are open, the newest last.
@@ -100,21 +127,21 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
 }
 
 impl Streams {
-    /// Takes a place for a stream of a project; none if it has its share. When the server has none left, a project
+    /// Takes a place for a stream of a project, unless it has its share. When the server has none left, a project
     /// gets one of the project with most, which loses its newest stream: so shares become equal, and no place goes
     /// back and forth. Whoever listened there comes back, and is refused or missed nothing.
-    pub(crate) fn place(&self, project: ProjectId) -> Option<StreamPlace> {
+    pub(crate) fn place(&self, project: ProjectId) -> Result<StreamPlace, NoPlace> {
         let mut open = lock(&self.open);
         if open.of(project) >= STREAMS_PER_PROJECT_MAX {
-            return None;
+            return Err(NoPlace::OfProject);
         }
         if open.all() >= STREAMS_MAX && !open.make_room_for(project) {
-            return None;
+            return Err(NoPlace::OfServer);
         }
         open.opened += 1;
         let (stream, ended) = (open.opened, Arc::new(Notify::new()));
         open.of.entry(project).or_default().push((stream, Arc::clone(&ended)));
-        Some(StreamPlace { project, stream, ended, open: Arc::clone(&self.open) })
+        Ok(StreamPlace { project, stream, ended, open: Arc::clone(&self.open) })
     }
 
     /// How many are open.
@@ -189,15 +216,15 @@ mod tests {
         let (streams, entropy) = (Streams::default(), SeededEntropy::new(1));
         let project = ProjectId::random(&entropy);
         let mut places: Vec<_> =
-            (0..STREAMS_PER_PROJECT_MAX).filter_map(|_| streams.place(project)).collect();
+            (0..STREAMS_PER_PROJECT_MAX).filter_map(|_| streams.place(project).ok()).collect();
         assert_eq!((places.len(), streams.open()), (STREAMS_PER_PROJECT_MAX, STREAMS_PER_PROJECT_MAX));
-        assert!(streams.place(project).is_none());
+        assert_eq!(streams.place(project).err(), Some(NoPlace::OfProject));
         places.pop();
-        assert!(streams.place(project).is_some(), "a place that was given back");
+        assert!(streams.place(project).is_ok(), "a place that was given back");
         let of_others: Vec<_> =
-            (0..STREAMS_MAX * 2).filter_map(|_| streams.place(ProjectId::random(&entropy))).collect();
+            (0..STREAMS_MAX * 2).filter_map(|_| streams.place(ProjectId::random(&entropy)).ok()).collect();
         assert_eq!(streams.open(), STREAMS_MAX);
-        assert!(streams.place(project).is_none(), "the server has none left");
+        assert_eq!(streams.place(project).err(), Some(NoPlace::OfServer));
         drop((places, of_others));
         assert!(lock(&streams.open).of.is_empty(), "nothing is kept of those that are gone");
     }
@@ -212,7 +239,7 @@ mod tests {
             .flat_map(|project| (0..STREAMS_PER_PROJECT_MAX).map(|_| streams.place(*project).unwrap()))
             .collect();
         let late = ProjectId::random(&entropy);
-        let own: Vec<_> = (0..STREAMS_PER_PROJECT_MAX).map_while(|_| streams.place(late)).collect();
+        let own: Vec<_> = (0..STREAMS_PER_PROJECT_MAX).map_while(|_| streams.place(late).ok()).collect();
         assert_eq!(streams.open(), STREAMS_MAX);
         let counts: Vec<usize> = greedy.iter().map(|project| lock(&streams.open).of(*project)).collect();
         let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
@@ -221,7 +248,7 @@ mod tests {
         let told = taken.iter().map(|place| tokio::time::timeout(std::time::Duration::ZERO, place.ended()));
         let told = futures_util::future::join_all(told).await;
         assert_eq!(told.iter().filter(|told| told.is_ok()).count(), own.len());
-        assert!(streams.place(greedy[0]).is_none());
+        assert_eq!(streams.place(greedy[0]).err(), Some(NoPlace::OfServer));
         drop((taken, own));
         assert!(lock(&streams.open).of.is_empty(), "nothing is kept of those that are gone");
     }

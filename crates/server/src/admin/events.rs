@@ -65,7 +65,8 @@ pub(crate) async fn events(
         let project = reached(&app, &caller, &project).await?;
         let follows = follows(query.as_deref())?;
         let last_seen = last_seen(&headers)?;
-        let place = app.streams.place(project).ok_or_else(|| Outcome::throttled(RETRY_AFTER))?;
+        let place =
+            app.streams.place(project).map_err(|full| Outcome::at_bound(full.to_string(), RETRY_AFTER))?;
         // From here on nothing is missed: what comes meanwhile is news.
         let news = app.streams.listen();
         look(&app).await;

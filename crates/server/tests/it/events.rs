@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use keyrelay_core::limits::{DRAIN_TIMEOUT, EVENTS_KEPT, STREAMS_PER_PROJECT_MAX, TOKEN_LIFETIME_DEFAULT};
+use futures_util::future::select_all;
+use keyrelay_core::limits::{
+    DRAIN_TIMEOUT, EVENTS_KEPT, STREAMS_MAX, STREAMS_PER_PROJECT_MAX, TOKEN_LIFETIME_DEFAULT,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -30,8 +33,12 @@ impl Event {
 
 impl Stream {
     async fn open(test: &TestApp, who: impl Into<As>, last: Option<i64>) -> Self {
+        Self::open_of(test, &test.project, who, last).await
+    }
+
+    async fn open_of(test: &TestApp, project: &str, who: impl Into<As>, last: Option<i64>) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1)).build().unwrap();
-        let url = format!("http://{}/admin/projects/{}/events", test.address, test.project);
+        let url = format!("http://{}/admin/projects/{project}/events", test.address);
         let request = match who.into() {
             As::Bearer(token) => http.get(url).bearer_auth(token),
             As::Basic(credentials) => http.get(url).basic_auth(credentials.id, Some(credentials.secret)),
@@ -181,12 +188,43 @@ async fn streams_are_so_many_and_end_with_the_server() {
     }
     let path = format!("admin/projects/{}/events", test.project);
     let refused = test.request(&test.admin, Method::GET, &path).send().await;
-    refused.refused(429, "throttled");
+    let told = refused.refused(429, "throttled");
+    assert!(told.contains(&format!("{STREAMS_PER_PROJECT_MAX} open event streams")), "{told}");
+    assert!(!refused.header("retry-after").is_empty());
     let restarted = tokio::time::timeout(DRAIN_TIMEOUT, test.restart_configured(|_| {})).await;
     assert!(restarted.is_ok(), "they were cut off, not ended");
     for mut stream in streams {
         assert_eq!(stream.next().await, None);
     }
+}
+
+#[tokio::test]
+async fn a_project_without_streams_gets_one_when_others_have_all() {
+    let test = TestApp::start().await;
+    let (mut taken, mut newest) = (Vec::new(), Vec::new());
+    for n in 0..STREAMS_MAX / STREAMS_PER_PROJECT_MAX {
+        let project = test.make_project(&format!("Tenant {n}")).await;
+        for _ in 1..STREAMS_PER_PROJECT_MAX {
+            taken.push(Stream::open_of(&test, &project, &test.super_admin, None).await);
+        }
+        newest.push((Stream::open_of(&test, &project, &test.super_admin, None).await, project));
+    }
+    let mut stream = Stream::open(&test, &test.admin, None).await;
+    let ends = newest.iter_mut().map(|(stream, project)| {
+        Box::pin(async move {
+            assert_eq!(stream.next().await, None);
+            project.clone()
+        })
+    });
+    let (poorer, _, _) = select_all(ends).await;
+    // The project that lost one has its share, and no other has two more.
+    let path = format!("admin/projects/{poorer}/events");
+    let refused = test.request(&test.super_admin, Method::GET, &path).send().await;
+    let told = refused.refused(429, "throttled");
+    assert!(told.contains(&format!("The server has {STREAMS_MAX} open event streams")), "{told}");
+    let mut client = test.make_client(&test.project, "Nightly export").await;
+    rotate(&test, &mut client).await;
+    assert_eq!(stream.next().await.unwrap().client(), client.path());
 }
 
 async fn kinds(test: &TestApp, last: i64) -> Vec<String> {
