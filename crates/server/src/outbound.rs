@@ -5,6 +5,7 @@
 mod metered;
 mod uri;
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use self::metered::Metered;
+use self::metered::{Metered, TooMuch};
 pub(crate) use self::uri::OutboundUri;
 
 const PRODUCT: HeaderValue = HeaderValue::from_static(concat!("keyrelay/", env!("CARGO_PKG_VERSION")));
@@ -49,8 +50,16 @@ pub(crate) enum OutboundError {
     NoRoots,
     #[error("TLS failed")]
     Tls(#[source] io::Error),
+    #[error(transparent)]
+    TooMuch(TooMuch),
     #[error("HTTP failed")]
-    Http(#[from] hyper::Error),
+    Http(#[source] hyper::Error),
+}
+
+impl From<hyper::Error> for OutboundError {
+    fn from(error: hyper::Error) -> Self {
+        error.source().and_then(TooMuch::find).map_or(Self::Http(error), Self::TooMuch)
+    }
 }
 
 /// What is asked for, and how much of an answer is read.

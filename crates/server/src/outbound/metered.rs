@@ -1,5 +1,6 @@
 //! A connection of which so much is read and no more.
 
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,11 +13,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) struct Metered<S> {
     stream: S,
     left: usize,
+    bytes_max: usize,
+}
+
+/// The other side sent more than its bound.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it sent more than {0} bytes before the end of its answer")]
+pub(crate) struct TooMuch(usize);
+
+impl TooMuch {
+    /// Finds it in what HTTP or TLS says of the connection.
+    pub(super) fn find(error: &(dyn Error + 'static)) -> Option<Self> {
+        let error = error.downcast_ref::<io::Error>()?.get_ref()?;
+        error.downcast_ref::<Self>().copied()
+    }
 }
 
 impl<S> Metered<S> {
     pub(super) const fn new(stream: S, bytes_max: usize) -> Self {
-        Self { stream, left: bytes_max }
+        Self { stream, left: bytes_max, bytes_max }
     }
 }
 
@@ -27,7 +42,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.left == 0 {
-            return Poll::Ready(Err(io::Error::other("the other side sends more than an answer has")));
+            return Poll::Ready(Err(io::Error::other(TooMuch(self.bytes_max))));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;

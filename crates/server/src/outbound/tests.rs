@@ -148,7 +148,7 @@ async fn informational_responses_are_read_up_to_a_bound_and_one_or_two_do_no_har
     });
     assert_eq!(body(&get(&outbound, &uri).await.unwrap()), SET.as_bytes());
     let flooded = get(&outbound, &uri).await;
-    assert!(matches!(flooded, Err(OutboundError::Http(_))), "{flooded:?}");
+    assert!(matches!(flooded, Err(OutboundError::TooMuch(_))), "{flooded:?}");
     assert!(serving.await.unwrap() > bounds.connection_bytes_max(false));
 }
 

@@ -19,6 +19,7 @@ mod deadlines;
 mod documents;
 mod events;
 mod fair;
+mod floods;
 mod forged;
 mod invitations;
 mod jwks_uri;
