@@ -4,10 +4,12 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use keyrelay_core::limits::{CONNECTIONS_MAX, MASTER_KEY_RELOAD_INTERVAL};
+use keyrelay_core::survive::{survive, survive_waiting};
 use keyrelay_server::bootstrap::{FirstClient, first_start};
+use keyrelay_server::log::log_panics;
 use keyrelay_server::{App, BaseUrl, Server, Tls};
 use keyrelay_store::operations::Place;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -35,6 +37,7 @@ pub struct ServeArgs {
 pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let settings = args.settings.or_file(args.config.as_deref())?;
     logging::start(&settings)?;
+    log_panics();
     let chosen = chosen_first_client(&settings)?;
     raise_file_limit();
     let tls = settings.tls()?;
@@ -60,7 +63,7 @@ pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     if let Err(error) = told.and_then(|()| out.flush()) {
         tracing::warn!(%error, "failed to report the address on standard output; the server runs");
     }
-    server.run(installation.app.clone(), stop).await;
+    server.run(installation.app.clone(), stop).await?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -110,7 +113,7 @@ fn reload_on_hangup(tls: Tls) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tls.reload_and_log().await;
+            let _ = survive_waiting(tls.reload_and_log()).await;
         }
     });
     Ok(())
@@ -128,21 +131,21 @@ fn watch_master_keys(settings: &Settings, app: App) -> anyhow::Result<()> {
         // Of a refusal, so that it is told once and not every time.
         let mut refused = String::new();
         if is_alone {
-            app.reseal().await;
+            reseal(&app).await;
         }
         loop {
             tokio::select! {
                 _ = interval.tick() => {}
                 _ = hangup.recv() => refused.clear(),
             }
-            match reload(&file, &app) {
+            match survive(|| reload(&file, &app)).unwrap_or_else(|_| Err(anyhow!("a fault in the program"))) {
                 Ok(changed) => {
                     refused.clear();
                     if changed {
                         tracing::info!(file = %file.display(), "the master key file was read again");
                     }
                     if changed && is_alone {
-                        app.reseal().await;
+                        reseal(&app).await;
                     }
                 }
                 Err(error) => {
@@ -156,6 +159,11 @@ fn watch_master_keys(settings: &Settings, app: App) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+/// A fault in it must not end the watch.
+async fn reseal(app: &App) {
+    let _ = survive_waiting(app.reseal()).await;
 }
 
 fn reload(file: &Path, app: &App) -> anyhow::Result<bool> {

@@ -31,6 +31,7 @@ pub mod session;
 pub mod shares;
 pub mod signing;
 pub mod slots;
+pub mod survive;
 pub mod ticket;
 pub mod time;
 pub mod totp;

@@ -183,6 +183,10 @@ pub const RESEAL_STATEMENTS: usize = 32;
 pub const RESEAL_WALKS_MAX: usize = 10;
 /// Longest line of an export, in bytes: one resource, with every character of it escaped.
 pub const EXPORT_LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How long a job that stopped waits until it starts again, so that one that always stops takes no core.
+pub const JOB_RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// How often a server checks that everything it needs of the store is at work.
+pub const STORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// `Retry-After` of a 503.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 

@@ -48,6 +48,16 @@ pub enum StartError {
     Bootstrap(String),
 }
 
+/// Why a server ended although nobody asked it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServeError {
+    /// The store reads or writes no more.
+    #[error(
+        "a thread that the database needs has ended: start the server again, and report what the log says"
+    )]
+    Store,
+}
+
 /// A FHIR error: a status and an OperationOutcome (FHIR R4 §2.27).
 #[derive(Debug)]
 pub struct Outcome {

@@ -13,6 +13,7 @@ use keyrelay_core::id::{ClientId, EventId, ProjectId, SecretId};
 use keyrelay_core::limits::{DATABASE_WAIT_MAX, FORMER_SEEN_INTERVAL, FORMER_SEEN_REMEMBERED_MAX};
 use keyrelay_core::random::Entropy;
 use keyrelay_core::slots::Presented;
+use keyrelay_core::survive::survive_waiting;
 use keyrelay_core::time::{Clock, Timestamp};
 use keyrelay_core::usage::{Outcome, Presenter, UsageKey};
 use keyrelay_store::{Change, Conflict, Once, Store, StoreError};
@@ -128,7 +129,10 @@ impl FormerSecretWatch {
             let mut told = Told::new();
             while let Some(message) = messages.recv().await {
                 match message {
-                    Message::Refused(proof) => watch.look_at(proof, &found, &mut told).await,
+                    Message::Refused(proof) => {
+                        // A fault in one look must not end those at the others.
+                        let _ = survive_waiting(watch.look_at(proof, &found, &mut told)).await;
+                    }
                     Message::Settled(tell) => {
                         let _ = tell.send(());
                     }

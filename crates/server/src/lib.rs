@@ -24,7 +24,9 @@ pub mod fuzzing;
 mod hashing;
 mod headers;
 mod host;
+mod jobs;
 mod limiter;
+pub mod log;
 mod login;
 mod members;
 mod metrics;
@@ -45,7 +47,7 @@ mod write_timeout;
 
 pub use app::App;
 pub use config::{BaseUrl, ClientCertificates, Config, SecretPolicy};
-pub use error::StartError;
+pub use error::{ServeError, StartError};
 pub use proxies::{NotANetwork, TrustedProxies};
 pub use router::{ROUTES, Route, router};
 pub use serve::Server;

@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in_flight: Gauge,
     /// Requests for bytes that were refused, because too many were in flight.
     pub(crate) bytes_refused: Counter,
+    log_lines_lost: Counter,
+    panics: Counter,
     /// Open connections.
     pub(crate) connections: Gauge,
     events: Family<Label<&'static str>, Counter>,
@@ -90,6 +92,8 @@ impl Metrics {
             connections_refused: Counter::default(),
             bytes_in_flight: Gauge::default(),
             bytes_refused: Counter::default(),
+            log_lines_lost: Counter::default(),
+            panics: Counter::default(),
             connections: Gauge::default(),
             events: Family::default(),
             over_rate: Family::default(),
@@ -127,6 +131,12 @@ impl Metrics {
             "Times that a request was refused more bytes",
             metrics.bytes_refused.clone(),
         );
+        registry.register(
+            "log_lines_lost",
+            "Lines of the log that could not be written",
+            metrics.log_lines_lost.clone(),
+        );
+        registry.register("panics", "Faults in the program that were survived", metrics.panics.clone());
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register(
             "changes_over_quota",
@@ -185,6 +195,12 @@ impl Metrics {
             let counter = self.over_rate.get_or_create_owned(&[("of", of.as_str())]);
             counter.inner().store(refused(of), Ordering::Relaxed);
         }
+    }
+
+    /// Takes up what is counted for the process.
+    pub(crate) fn set_process(&self, log_lines_lost: u64, panics: u64) {
+        self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
+        self.panics.inner().store(panics, Ordering::Relaxed);
     }
 
     /// Takes up how many events of each kind were told.

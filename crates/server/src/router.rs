@@ -16,7 +16,7 @@ use tower::util::MapRequestLayer;
 use crate::body::bounded;
 use crate::error::{OAuthError, Outcome};
 use crate::headers::{JSON, NO_STORE};
-use crate::{App, admin, fhir, login, oauth, registration, ui};
+use crate::{App, admin, fhir, log, login, oauth, registration, ui};
 
 /// Where the FHIR API begins.
 pub(crate) const FHIR_BASE: &str = "/fhir/R4";
@@ -172,6 +172,7 @@ async fn metrics(State(app): State<App>) -> Response {
     app.metrics.event_streams.set(i64::try_from(app.streams.open()).unwrap_or(i64::MAX));
     app.metrics.bytes_in_flight.set(i64::try_from(app.budget.used()).unwrap_or(i64::MAX));
     app.metrics.bytes_refused.inner().store(app.budget.refusals(), Ordering::Relaxed);
+    app.metrics.set_process(log::lines_lost(), log::panics());
     app.metrics.set_events(|kind| app.store.events_counted(kind));
     app.metrics.set_over_rate(|of| app.store.changes_over_rate(of), app.store.changes_over_quota());
     let text = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");

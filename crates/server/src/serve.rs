@@ -30,7 +30,8 @@ use crate::auth::ClientAddress;
 use crate::body::watched;
 use crate::budget::Refused;
 use crate::client_certificate::{Presented, settle};
-use crate::error::{Outcome, StartError};
+use crate::error::{Outcome, ServeError, StartError};
+use crate::jobs::keep_running;
 use crate::paid_reads::{Begun, PaidReads};
 use crate::places::{Kind, Place, Places};
 use crate::write_timeout::WriteTimeout;
@@ -73,14 +74,24 @@ impl Server {
 
     /// Serves until `stop` is ready, then finishes the requests under way, within
     /// [`limits::DRAIN_TIMEOUT`], writes down what was counted, and closes the store.
-    pub async fn run(self, app: App, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`] if it ended by itself, because something that it needs has.
+    pub async fn run(self, app: App, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let routes = router(app.clone());
         let places = Places::new(app.config.connections_max, app.config.trusted_proxies.clone());
         let (drain, draining) = watch::channel(false);
         let mut connections = JoinSet::new();
         let mut beside = JoinSet::new();
-        beside.spawn(webhooks::run(app.clone(), draining.clone()));
-        beside.spawn(streams::run(app.clone(), draining.clone()));
+        let job = (app.clone(), draining.clone());
+        beside.spawn(keep_running("webhooks", draining.clone(), move || {
+            webhooks::run(job.0.clone(), job.1.clone())
+        }));
+        let job = (app.clone(), draining.clone());
+        beside.spawn(keep_running("streams", draining.clone(), move || {
+            streams::run(job.0.clone(), job.1.clone())
+        }));
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
         let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
         let mut events = tokio::time::interval(limits::EVENTS_SWEEP_INTERVAL);
@@ -89,11 +100,16 @@ impl Server {
         // The files were read just now, so the first look at them is a whole interval away.
         let first_reload = tokio::time::Instant::now() + limits::TLS_RELOAD_INTERVAL;
         let mut reload = tokio::time::interval_at(first_reload, limits::TLS_RELOAD_INTERVAL);
+        let mut check = tokio::time::interval(limits::STORE_CHECK_INTERVAL);
         let mut stop = std::pin::pin!(stop);
-        loop {
+        let ended = loop {
             tokio::select! {
                 biased;
-                () = &mut stop => break,
+                () = &mut stop => break Ok(()),
+                _ = check.tick() => if !app.store.is_alive() {
+                    tracing::error!("a thread that the database needs has ended: the server stops");
+                    break Err(ServeError::Store);
+                },
                 _ = flush.tick() => {
                     let app = app.clone();
                     tokio::spawn(async move { app.flush_usage().await });
@@ -128,7 +144,7 @@ impl Server {
                     }
                 }
             }
-        }
+        };
         drop(self.listener);
         tracing::info!("stopping: finishing the requests under way");
         drain.send_replace(true);
@@ -140,6 +156,7 @@ impl Server {
             tracing::warn!("some requests did not finish in time and were cut off");
         }
         app.close().await;
+        ended
     }
 }
 

@@ -11,6 +11,7 @@ use keyrelay_core::id::{
     SessionId, SigningKeyId, TokenId, UserId, VersionId, WebhookId,
 };
 use keyrelay_core::limits::{CHANGE_MAX, DATABASE_READ_MAX, WRITE_GROUP_MAX};
+use keyrelay_core::survive::survive;
 use keyrelay_core::time::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -294,9 +295,12 @@ impl Database {
         let serve = move |connection: &mut Timed| {
             let clock = connection.clock();
             while let Some(group) = runtime.block_on(lane.next()) {
-                let (sql, args) = query.ask(&group);
-                let fetch = || sqlite::fetch(connection, &sql, &args);
-                query.tell(group, clock.within(DATABASE_READ_MAX, fetch));
+                // After a panic, those who asked are told by what was dropped, and the next group is read.
+                let _ = survive(|| {
+                    let (sql, args) = query.ask(&group);
+                    let fetch = || sqlite::fetch(connection, &sql, &args);
+                    query.tell(group, clock.within(DATABASE_READ_MAX, fetch));
+                });
             }
         };
         sqlite::spawn("sqlite-reader", readers.path(), Access::Read, serve).await.map(drop)
@@ -316,9 +320,16 @@ impl Database {
         let serve = move |connection: &mut Timed| {
             let mut group = Vec::with_capacity(WRITE_GROUP_MAX);
             while requests.blocking_recv_many(&mut group, WRITE_GROUP_MAX) > 0 {
-                WriteRequest::answer(&mut group, |changes| {
-                    sqlite::write(connection, changes, &mut chain, CHANGE_MAX)
+                let written = survive(|| {
+                    WriteRequest::answer(&mut group, |changes| {
+                        sqlite::write(connection, changes, &mut chain, CHANGE_MAX)
+                    });
                 });
+                // Dropped in a panic, a transaction is rolled back; its links may have been committed.
+                if written.is_err() {
+                    group.clear();
+                    chain.leave();
+                }
             }
             sqlite::end(connection, chain);
         };

@@ -190,17 +190,22 @@ impl Store {
         self.0.database.is_shared()
     }
 
-    /// Whether the database answers in time, and everything that serves the hot paths is at work.
-    pub async fn ping(&self) -> Result<(), StoreError> {
+    /// Whether everything that serves the hot paths is at work.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
         let inner = &self.0;
-        if !(inner.access.is_alive()
+        inner.access.is_alive()
             && inner.clients.is_alive()
             && inner.sessions.is_alive()
-            && inner.writer.is_alive())
-        {
+            && inner.writer.is_alive()
+    }
+
+    /// Whether the database answers in time, and everything that serves the hot paths is at work.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        if !self.is_alive() {
             return Err(StoreError::Closed);
         }
-        let answered = inner.database.fetch_access("SELECT 1", Vec::new());
+        let answered = self.0.database.fetch_access("SELECT 1", Vec::new());
         tokio::time::timeout(DATABASE_WAIT_MAX, answered).await.map_err(|_| StoreError::Busy)?.map(drop)
     }
 

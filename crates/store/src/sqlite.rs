@@ -102,9 +102,17 @@ impl StopClock {
     /// Does work that is interrupted after a time, or as soon as whoever waits for it is gone.
     fn for_asker<T>(&self, asker: &Arc<()>, time: Duration, work: impl FnOnce() -> T) -> T {
         self.set(Some(Limit { until: Instant::now() + time, asker: Arc::downgrade(asker) }));
-        let done = work();
-        self.set(None);
-        done
+        let _reset = Reset(self);
+        work()
+    }
+}
+
+/// Ends a limit, also where the work panics: the next work has a limit of its own or none.
+struct Reset<'a>(&'a StopClock);
+
+impl Drop for Reset<'_> {
+    fn drop(&mut self) {
+        self.0.set(None);
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use keyrelay_server::Server;
 use keyrelay_server::bootstrap::first_start;
+use keyrelay_server::{ServeError, Server};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -49,7 +49,7 @@ struct DemoServer {
     installation: Installation,
     url: String,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), ServeError>>,
     _dir: tempfile::TempDir,
 }
 

@@ -11,6 +11,7 @@ mod crash;
 mod deploy;
 mod doctor;
 mod fleet;
+mod full_disk;
 mod hostile;
 mod keys;
 mod leaks;

@@ -44,6 +44,8 @@ impl Process {
     pub async fn start_with(mut command: Command, data_dir: &Path) -> Self {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        // Where standard error is a pipe, nobody reads it.
+        drop(child.stderr.take());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines.next_line().await.unwrap().expect("the server says that it listens");
         let base = line.strip_prefix("keyrelay listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
@@ -53,6 +55,10 @@ impl Process {
     /// Sends `SIGHUP`.
     pub fn hang_up(&self) {
         self.signal("-HUP");
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
     }
 
     fn signal(&self, signal: &str) {

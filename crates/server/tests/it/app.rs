@@ -13,7 +13,7 @@ use keyrelay_core::keyring::Keyring;
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::{ManualClock, Timestamp};
 use keyrelay_server::bootstrap::first_start;
-use keyrelay_server::{App, BaseUrl, Config, SecretPolicy, Server, Tls};
+use keyrelay_server::{App, BaseUrl, Config, SecretPolicy, ServeError, Server, Tls};
 use keyrelay_store::{ReadBounds, Store, TestDatabase};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -84,7 +84,7 @@ pub struct TestApp {
 /// A server that can be stopped.
 struct Running {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), ServeError>>,
 }
 
 /// How a server ends.
@@ -105,7 +105,7 @@ impl Running {
     /// Waits until the database is closed.
     async fn stop(self) {
         let _ = self.stop.send(());
-        self.task.await.unwrap();
+        self.task.await.unwrap().unwrap();
     }
 }
 
@@ -499,6 +499,11 @@ impl TestApp {
     /// [`TestApp::request`] cannot be used with it.
     pub async fn restart_with_tls(self, tls: Tls, set: impl FnOnce(&mut Config)) -> Self {
         self.restart(End::InOrder, Some(tls), set).await
+    }
+
+    /// How the server ends by itself.
+    pub async fn ended(self) -> Result<(), ServeError> {
+        self.running.task.await.unwrap()
     }
 
     /// Ends the server without a word, and starts it again on the same database.

@@ -1,6 +1,7 @@
 //! Everything has an end, and a caller that is shut out is shut out, however long ago its request
 //! began.
 
+use keyrelay_server::ServeError;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -225,6 +226,13 @@ async fn nobody_locks_itself_out() {
         test.delete(&test.admin, &path).await.refused(409, "conflict");
     }
     assert!(test.lets_in(&test.admin.id, &test.admin.secret).await);
+}
+
+#[tokio::test]
+async fn a_server_that_can_write_no_more_ends_with_an_error() {
+    let test = TestApp::start().await;
+    test.app.close().await;
+    assert_eq!(test.ended().await, Err(ServeError::Store));
 }
 
 /// Makes a policy; gives its path.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::pad;
 use super::queue::{Asker, Bounds, Group, Lane, Queue, Refused};
+use super::{GroupQuery, GroupReader, pad};
+use crate::ReadBounds;
+use crate::database::Database;
 
 const BOUNDS: Bounds = Bounds { waiting_max: 8, group_max: 4 };
 
@@ -134,4 +136,23 @@ fn groups_have_few_sizes() {
         let keys = pad((0..n).collect());
         assert_eq!((keys.len(), keys.last()), (padded, Some(&(n - 1))));
     }
+}
+
+#[tokio::test]
+async fn a_read_that_panics_ends_no_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let database =
+        Database::open_sqlite(&dir.path().join("keyrelay.db"), ReadBounds::default()).await.unwrap();
+    let query = GroupQuery {
+        text: |keys: &[u32]| (format!("SELECT {}", keys[0]), Vec::new()),
+        row: |row| {
+            let found = row.int(0)?;
+            assert_ne!(found, 13, "of this test");
+            Ok((u32::try_from(found).unwrap(), found))
+        },
+    };
+    let reader = GroupReader::start(&database, query).await.unwrap();
+    assert!(reader.read(13).await.is_err());
+    assert!(matches!(reader.read(14).await, Ok(Some(14))));
+    assert!(reader.is_alive());
 }

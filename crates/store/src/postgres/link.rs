@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyrelay_core::limits::DATABASE_WAIT_MAX;
+use keyrelay_core::survive::survive_waiting;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -36,7 +37,15 @@ impl Drop for Link {
 impl Link {
     pub(super) fn start(connect: Connect) -> Self {
         let (session, _) = watch::channel(None);
-        let task = tokio::spawn(keep_connected(connect, session.clone())).abort_handle();
+        let sessions = session.clone();
+        let task = tokio::spawn(async move {
+            // Never ends by itself, but may panic.
+            while survive_waiting(keep_connected(&connect, &sessions)).await.is_err() {
+                sessions.send_replace(None);
+                sleep(PAUSE_MAX).await;
+            }
+        });
+        let task = task.abort_handle();
         Self { session, task }
     }
 
@@ -131,7 +140,7 @@ impl Link {
     }
 }
 
-async fn keep_connected(connect: Connect, sessions: watch::Sender<Option<Arc<Session>>>) {
+async fn keep_connected(connect: &Connect, sessions: &watch::Sender<Option<Arc<Session>>>) {
     let mut changes = sessions.subscribe();
     let mut pause = PAUSE_FIRST;
     let mut left = None;

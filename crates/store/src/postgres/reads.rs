@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use keyrelay_core::limits::DATABASE_READ_MAX;
+use keyrelay_core::survive::survive_waiting;
 
 use super::link::Link;
 use crate::group::{GroupQuery, Lane};
@@ -23,8 +24,12 @@ where
             group = lane.next() => group,
         };
         let Some(group) = group else { return };
-        let (sql, args) = query.ask(&group);
-        let found = link.fetch_within(DATABASE_READ_MAX, &sql, &args).await;
-        query.tell(group, found);
+        // After a panic, those who asked are told by what was dropped, and the next group is read.
+        let _ = survive_waiting(async {
+            let (sql, args) = query.ask(&group);
+            let found = link.fetch_within(DATABASE_READ_MAX, &sql, &args).await;
+            query.tell(group, found);
+        })
+        .await;
     }
 }
