@@ -12,7 +12,7 @@ use keyrelay_core::keyring::SecretVisibility;
 use keyrelay_core::limits::{
     BYTES_IN_FLIGHT_DEFAULT, BYTES_IN_FLIGHT_MIN, DATABASE_CONNECTIONS_MAX,
     DATABASE_READ_CONNECTIONS_DEFAULT, DATABASE_READ_CONNECTIONS_MIN, DATABASE_WRITE_CONNECTIONS_DEFAULT,
-    SIGNING_KEY_LIFETIME_DEFAULT,
+    DOCUMENT_BYTES_MAX, RESOURCE_BYTES_DEFAULT, RESOURCE_BYTES_MIN, SIGNING_KEY_LIFETIME_DEFAULT,
 };
 use keyrelay_core::origin::Origin;
 use keyrelay_core::secret_rules::{
@@ -111,6 +111,9 @@ pub struct Settings {
     /// The file with the master keys; a file named here must exist [default: master.key in the data directory, made on the first start]
     #[arg(long, env = "KEYRELAY_MASTER_KEY_FILE")]
     pub master_key_file: Option<PathBuf>,
+    /// Largest resource that may be written, in bytes, from 16384 to 1048576; larger ones that are stored already may change where they do not grow [default: 65536]
+    #[arg(long, env = "KEYRELAY_RESOURCE_BYTES_MAX")]
+    pub resource_bytes_max: Option<usize>,
     /// Which secrets an admin may write directly [default: strong]
     #[arg(long, env = "KEYRELAY_SECRET_POLICY")]
     pub secret_policy: Option<SecretPolicy>,
@@ -206,7 +209,7 @@ impl DataArgs {
 }
 
 /// The keys of the file, to suggest the nearest.
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "listen",
     "base_url",
     "data_dir",
@@ -214,6 +217,7 @@ const KEYS: [&str; 29] = [
     "database_read_connections",
     "database_write_connections",
     "master_key_file",
+    "resource_bytes_max",
     "secret_policy",
     "secret_visibility",
     "secret_overwrite",
@@ -259,6 +263,7 @@ impl Settings {
             database_read_connections: self.database_read_connections.or(file.database_read_connections),
             database_write_connections: self.database_write_connections.or(file.database_write_connections),
             master_key_file: self.master_key_file.or(file.master_key_file),
+            resource_bytes_max: self.resource_bytes_max.or(file.resource_bytes_max),
             secret_policy: self.secret_policy.or(file.secret_policy),
             secret_visibility: self.secret_visibility.or(file.secret_visibility),
             secret_overwrite: self.secret_overwrite.or(file.secret_overwrite),
@@ -320,6 +325,7 @@ impl Settings {
         let origins = origins.iter().map(|origin| Origin::parse(origin.trim())).collect::<Result<_, _>>();
         let mtls_base_url = self.mtls_base_url.as_deref().map(BaseUrl::parse).transpose();
         Ok(Config {
+            resource_bytes_max: self.resource_bytes_max()?,
             secret_policy: self.secret_policy(),
             secrets: self.secret_rules(),
             trusted_proxies: TrustedProxies::parse(proxies).context("--trusted-proxies")?,
@@ -338,6 +344,14 @@ impl Settings {
         let Some(mib) = self.bytes_in_flight_mib else { return Ok(BYTES_IN_FLIGHT_DEFAULT) };
         let bytes = mib.checked_mul(MIB).filter(|bytes| *bytes >= BYTES_IN_FLIGHT_MIN);
         bytes.with_context(|| format!("--bytes-in-flight-mib must be at least {}", BYTES_IN_FLIGHT_MIN / MIB))
+    }
+
+    fn resource_bytes_max(&self) -> anyhow::Result<usize> {
+        let bytes = self.resource_bytes_max.unwrap_or(RESOURCE_BYTES_DEFAULT);
+        if !(RESOURCE_BYTES_MIN..=DOCUMENT_BYTES_MAX).contains(&bytes) {
+            bail!("--resource-bytes-max must be from {RESOURCE_BYTES_MIN} to {DOCUMENT_BYTES_MAX}")
+        }
+        Ok(bytes)
     }
 
     fn client_certificates(&self) -> anyhow::Result<keyrelay_server::ClientCertificates> {
@@ -478,7 +492,7 @@ mod tests {
         let text = "listen = \"127.0.0.1:1\"\nbase_url = \"x\"\ndata_dir = \"x\"\ndatabase_url = \"x\"\ndatabase_read_connections = 5\ndatabase_write_connections = 5\n\
                     master_key_file = \"x\"\nsecret_policy = \"any\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nallowed_origins = [\"x\"]\ntls_certificate = \"x\"\ntls_key = \"x\"\nclient_certificates = \"tls\"\nmtls_base_url = \"x\"\nread_only = true\nbytes_in_flight_mib = 96\nlog = \"x\"\nlog_format = \"json\"\n\
                     secret_visibility = \"once\"\nsecret_overwrite = \"warn\"\nsecret_maximum_age = \"90d\"\nsecret_past_maximum_age = \"refuse\"\nsecret_retire_after = \"24h\"\nsecret_warn_before = \"7d, 1d\"\n\
-                    signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\nclient_change_rate = \"64KiB\"\nproject_change_rate = \"off\"\nproject_resources_max = \"5000\"\n";
+                    signing_algorithm = \"EdDSA\"\nsigning_key_lifetime = \"30d\"\nclient_change_rate = \"64KiB\"\nproject_change_rate = \"off\"\nproject_resources_max = \"5000\"\nresource_bytes_max = 20000\n";
         assert_eq!(text.lines().count(), KEYS.len());
         assert!(parse(text).is_ok());
     }

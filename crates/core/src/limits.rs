@@ -26,6 +26,12 @@ pub const BYTES_IN_FLIGHT_SHARES: usize = 4;
 pub const REQUEST_BYTES: usize = 4 * 1024;
 /// Most bytes that a small request takes: enough to rotate, revoke or retire a secret.
 pub const SMALL_REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// Largest resource, in bytes of its JSON without what the server adds, where nothing else is set. Versions are kept,
+/// listed and copied, so this protects the disk and the memory. Existing larger ones stay readable, and may change
+/// where they do not grow.
+pub const RESOURCE_BYTES_DEFAULT: usize = 64 * 1024;
+/// The lowest bound of resources that may be set; the highest is [`DOCUMENT_BYTES_MAX`].
+pub const RESOURCE_BYTES_MIN: usize = 16 * 1024;
 /// Largest request head (request line and headers), in bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a head that every connection may have in its buffer; a larger head is paid for from the bytes in flight until

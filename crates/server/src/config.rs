@@ -4,7 +4,7 @@
 use std::fmt;
 
 use keyrelay_core::change_rates::{ChangeRates, ResourcesMax};
-use keyrelay_core::limits::{BYTES_IN_FLIGHT_DEFAULT, CONNECTIONS_MAX};
+use keyrelay_core::limits::{BYTES_IN_FLIGHT_DEFAULT, CONNECTIONS_MAX, RESOURCE_BYTES_DEFAULT};
 use keyrelay_core::origin::Origin;
 use keyrelay_core::reach::Reach;
 use keyrelay_core::secret_rules::SecretRules;
@@ -135,6 +135,8 @@ pub struct Config {
     pub client_certificates: ClientCertificates,
     /// Where clients that have certificates are to come, if not to the base URL (RFC 8705 §5).
     pub mtls_base_url: Option<BaseUrl>,
+    /// Largest resource that may be written, in bytes.
+    pub resource_bytes_max: usize,
     /// What tokens are signed by, and for how long by one key.
     pub signing: Schedule,
     /// How fast tenants may write to the disk.
@@ -158,6 +160,7 @@ impl Config {
             allowed_origins: Vec::new(),
             client_certificates: ClientCertificates::default(),
             mtls_base_url: None,
+            resource_bytes_max: RESOURCE_BYTES_DEFAULT,
             signing: Schedule::default(),
             change_rates: ChangeRates::default(),
             bytes_in_flight: BYTES_IN_FLIGHT_DEFAULT,

@@ -59,7 +59,7 @@ pub(crate) fn first_version(
     resource: Map<String, Value>,
     change: &mut Change,
 ) -> Result<ResourceVersion, Outcome> {
-    check_weight(&resource, None)?;
+    check_weight(act, &resource, None)?;
     Ok(first_version_as_is(act, resource_type, id, project, resource, change))
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn next_version(
     current: &ResourceVersion,
     resource: Map<String, Value>,
 ) -> Result<(ResourceVersion, Map<String, Value>), Outcome> {
-    check_weight(&resource, Some(current))?;
+    check_weight(act, &resource, Some(current))?;
     Ok(next_version_as_is(act, current, resource))
 }
 
@@ -130,11 +130,16 @@ pub(crate) fn deletion(act: Act<'_>, current: &ResourceVersion) -> ResourceVersi
 }
 
 /// Refuses a resource that is too heavy, however it was put together. One that already is may become lighter.
-fn check_weight(resource: &Map<String, Value>, current: Option<&ResourceVersion>) -> Result<(), Outcome> {
+fn check_weight(
+    act: Act<'_>,
+    resource: &Map<String, Value>,
+    current: Option<&ResourceVersion>,
+) -> Result<(), Outcome> {
+    let most = Weight { bytes: act.app.config.resource_bytes_max, ..Weight::DOCUMENT };
     let weight = weight_of(resource);
-    let Err(bound) = weight.check(Weight::DOCUMENT) else { return Ok(()) };
+    let Err(bound) = weight.check(most) else { return Ok(()) };
     let before = current.map(stored_resource).transpose()?.map(|before| weight_of(&before));
-    if before.is_some_and(|before| weight.check(Weight::DOCUMENT.or(before)).is_ok()) {
+    if before.is_some_and(|before| weight.check(most.or(before)).is_ok()) {
         return Ok(());
     }
     Err(Outcome::invalid(format!("The resource would be {bound}; nothing was changed")))

@@ -1,6 +1,7 @@
 //! Everything has an end, and a caller that is shut out is shut out, however long ago its request
 //! began.
 
+use keyrelay_core::limits::BODY_BYTES_MAX;
 use keyrelay_server::ServeError;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -114,7 +115,7 @@ async fn an_answer_before_the_end_of_the_body_says_that_the_connection_ends() {
 
 #[tokio::test]
 async fn what_would_be_too_large_is_refused_and_not_stored() {
-    let test = TestApp::start().await;
+    let test = TestApp::start_configured(|config| config.resource_bytes_max = BODY_BYTES_MAX).await;
     let client = test.make_client(&test.project, "Grows").await;
     let long = "x".repeat(900 * 1024);
     let add = |path: &str, value: &Value| json!([{ "op": "add", "path": path, "value": value }]);
@@ -154,7 +155,11 @@ async fn a_search_and_a_token_request_have_bounds() {
 
 #[tokio::test]
 async fn the_answer_to_a_batch_ends_where_it_becomes_too_large() {
-    let test = TestApp::start_configured(|config| config.bytes_in_flight *= 4).await;
+    let test = TestApp::start_configured(|config| {
+        config.bytes_in_flight *= 4;
+        config.resource_bytes_max = BODY_BYTES_MAX;
+    })
+    .await;
     let client = test.make_client(&test.project, "Large").await;
     let large = json!([{ "op": "add", "path": "/description", "value": "x".repeat(900 * 1024) }]);
     test.patch(&test.admin, &client.path(), &large).await.expect(200);

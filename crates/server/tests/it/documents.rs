@@ -3,9 +3,15 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use keyrelay_core::limits::{DOCUMENT_BYTES_MAX, RESOURCE_BYTES_DEFAULT};
 use serde_json::{Value, json};
 
 use crate::app::{Credentials, TestApp};
+
+/// A server on which a resource may be as large as any document.
+async fn large() -> TestApp {
+    TestApp::start_configured(|config| config.resource_bytes_max = DOCUMENT_BYTES_MAX).await
+}
 
 /// Arrays in one another.
 fn nested(levels: usize) -> Value {
@@ -112,7 +118,7 @@ async fn one_patch_does_not_copy_the_document_again_and_again() {
 
 #[tokio::test]
 async fn links_do_not_make_a_resource_larger_than_a_document_may_be() {
-    let test = TestApp::start().await;
+    let test = large().await;
     let reference = json!({ "url": "u:", "valueReference": { "reference": "urn:oid:1" } });
     let extension = json!({ "url": "u:", "extension": vec![reference; 600] });
     let large = json!({ "resourceType": "Practitioner", "extension": vec![extension; 20] });
@@ -137,7 +143,7 @@ async fn writer_without_description(test: &TestApp) -> Credentials {
 
 #[tokio::test]
 async fn what_is_hidden_from_an_author_counts_as_well() {
-    let test = TestApp::start().await;
+    let test = large().await;
     let client = test.make_client(&test.project, "Half").await;
     let writer = writer_without_description(&test).await;
     let half = "x".repeat(600 * 1024);
@@ -150,4 +156,30 @@ async fn what_is_hidden_from_an_author_counts_as_well() {
     let small =
         json!([{ "op": "add", "path": "/extension", "value": [{ "url": "u:", "valueString": "x" }] }]);
     test.patch(&writer, &client.path(), &small).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_resource_has_a_bound_and_what_is_larger_already_can_become_smaller() {
+    let test = large().await;
+    let client = test.make_client(&test.project, "Grown").await;
+    let describe =
+        |bytes: usize| json!([{ "op": "add", "path": "/description", "value": "x".repeat(bytes) }]);
+    test.patch(&test.admin, &client.path(), &describe(900 * 1024)).await.expect(200);
+    let test = test.restart_configured(|_| {}).await;
+
+    let mut read = test.get(&test.admin, &client.path()).await.expect(200).json();
+    let told = test.patch(&test.admin, &client.path(), &describe(901 * 1024)).await.refused(400, "invalid");
+    assert!(told.contains(&format!("larger than {RESOURCE_BYTES_DEFAULT} bytes")), "{told}");
+    test.patch(&test.admin, &client.path(), &describe(800 * 1024)).await.expect(200);
+    read["description"] = json!("x".repeat(850 * 1024));
+    test.put(&test.admin, &client.path(), &read).await.refused(400, "invalid");
+    read["description"] = json!("x".repeat(700 * 1024));
+    test.put(&test.admin, &client.path(), &read).await.expect(200);
+    test.rotate(&test.admin, &client.id, "secret", &client.secret).await.expect(200);
+    test.rotate(&test.admin, &client.id, "retiringSecret", &client.secret).await.expect(200);
+    test.patch(&test.admin, &client.path(), &describe(10)).await.expect(200);
+    test.patch(&test.admin, &client.path(), &describe(RESOURCE_BYTES_DEFAULT)).await.refused(400, "invalid");
+
+    let new = json!({ "resourceType": "Practitioner", "extension": [{ "url": "u:", "valueString": "x".repeat(RESOURCE_BYTES_DEFAULT) }] });
+    test.post(&test.admin, "Practitioner", &new).await.refused(400, "invalid");
 }
