@@ -48,8 +48,13 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const SECRET_MOVE_BYTES_MAX: usize = 16 * 1024;
 /// Largest form of a search, in bytes: as much as fits into a query.
 pub const SEARCH_FORM_BYTES_MAX: usize = HEAD_BYTES_MAX;
-/// About how large one answer with many resources may become, in bytes; then a page ends early.
+/// About how large the answer to a Bundle may become, in bytes; then further entries are refused.
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How many bytes of stored resources one page of a search or of a history reads, before anything is left out of
+/// them. A page that would be heavier ends early, with a link to the next; it has one resource at least.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// The largest `_offset` of a history.
+pub const HISTORY_OFFSET_MAX: u32 = 1_000_000;
 /// How long a client may take none of what is sent to it.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Fewest bytes that it must take meanwhile: whoever takes one at a time would hold an answer for ever.
@@ -258,8 +263,8 @@ pub const CRITERIA_VALUES_MAX: usize = 200;
 pub const POLICY_FIELDS_MAX: usize = 100;
 /// Operations in one JSON Patch.
 pub const PATCH_OPERATIONS_MAX: usize = 100;
-/// Versions that one history answer lists.
-pub const HISTORY_ENTRIES_MAX: i64 = 1000;
+/// Versions that one page of a history lists.
+pub const HISTORY_ENTRIES_MAX: u32 = 1000;
 /// The shortest time after which a retiring secret may end by itself: what is to end sooner is retired at once.
 pub const RETIRE_AFTER_MIN: Duration = Duration::from_mins(1);
 /// The longest.

@@ -2,11 +2,10 @@
 
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ProjectId, ResourceId, VersionId};
-use keyrelay_core::limits::HISTORY_ENTRIES_MAX;
 use keyrelay_core::time::Timestamp;
 
 use crate::database::{Arg, Row};
-use crate::{ResourceVersion, Store, StoreError, Turn};
+use crate::{ResourceVersion, Store, StoreError};
 
 /// The columns of a resource version in the order of [`read`], of a table called `r`.
 pub(crate) const COLUMNS: &str =
@@ -53,22 +52,5 @@ impl Store {
                    FROM resource_history h WHERE h.id = $1 AND h.resource_type = $2 AND h.version_id = $3";
         let args = vec![Arg::from(id), Arg::from(resource_type.as_str()), Arg::from(version)];
         self.0.database.fetch(sql, args).await?.first().map(read).transpose()
-    }
-
-    /// The versions of a resource, newest first, [`HISTORY_ENTRIES_MAX`] at most.
-    pub async fn history(
-        &self,
-        resource_type: ResourceType,
-        id: ResourceId,
-        turn: &Turn,
-    ) -> Result<Vec<ResourceVersion>, StoreError> {
-        let sql = "SELECT r.id, r.resource_type, r.project_id, r.version_id, r.revision AS revision, r.last_updated, r.deleted, \
-                   r.content FROM resource r WHERE r.id = $1 AND r.resource_type = $2 \
-                   UNION ALL \
-                   SELECT h.id, h.resource_type, h.project_id, h.version_id, h.revision, h.last_updated, h.deleted, h.content \
-                   FROM resource_history h WHERE h.id = $1 AND h.resource_type = $2 \
-                   ORDER BY revision DESC LIMIT $3";
-        let args = vec![Arg::from(id), Arg::from(resource_type.as_str()), Arg::from(HISTORY_ENTRIES_MAX)];
-        self.0.database.fetch_in_turn(turn, sql.to_owned(), args).await?.iter().map(read).collect()
     }
 }

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{Comparator, Field, Filter, ParamKind, Rule, SearchQuery, SortKey, Test};
-use keyrelay_core::id::ProjectId;
+use keyrelay_core::id::{ProjectId, ResourceId};
 
 use crate::database::Arg;
-use crate::resources::{self, COLUMNS};
+use crate::pages::{SIZE, fitting};
 use crate::{ResourceVersion, Store, StoreError, Turn};
 
 /// Sorts behind every text that starts like the one before it.
@@ -32,6 +32,8 @@ pub struct Search<'q> {
 pub struct Page {
     /// The matches, in the order that was asked for.
     pub matches: Vec<ResourceVersion>,
+    /// How many matches the page has passed; more than there are in it where some were deleted meanwhile.
+    pub passed: u32,
     /// Whether there are more behind them.
     pub more: bool,
     /// How many there are in all, if that was asked.
@@ -56,9 +58,7 @@ impl Store {
         if search.query.count == 0 {
             return Ok(page);
         }
-        let mut sql = Sql::new("SELECT ");
-        sql.text.push_str(COLUMNS);
-        sql.text.push_str(" FROM resource r WHERE ");
+        let mut sql = Sql::new(&format!("SELECT r.id, {SIZE} FROM resource r WHERE "));
         sql.conditions(&search);
         sql.order(&search);
         // One more than asked for tells whether there is a next page.
@@ -66,10 +66,11 @@ impl Store {
         let offset = sql.arg(i64::from(search.query.offset));
         let _ = write!(sql.text, " LIMIT {limit} OFFSET {offset}");
         let rows = self.0.database.fetch_in_turn(turn, sql.text, sql.args).await?;
-        page.matches = rows.iter().map(resources::read).collect::<Result<_, _>>()?;
         let count = usize::try_from(search.query.count).unwrap_or(usize::MAX);
-        page.more = page.matches.len() > count;
-        page.matches.truncate(count);
+        let ids = fitting(&rows, count, |row| row.id(0, ResourceId::parse, "resource.id"))?;
+        page.more = rows.len() > ids.len();
+        page.passed = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        page.matches = self.current(&ids, turn).await?;
         Ok(page)
     }
 }

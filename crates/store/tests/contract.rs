@@ -116,7 +116,7 @@ impl Stage {
 
     async fn history(&self, kind: ResourceType, id: ResourceId) -> Vec<ResourceVersion> {
         let turn = self.store.turn(self.project).await.unwrap();
-        self.store.history(kind, id, &turn).await.unwrap()
+        self.store.history(kind, id, (0, 1000), &turn).await.unwrap().versions
     }
 
     async fn state(&self) -> ClientState {

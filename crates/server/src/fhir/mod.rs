@@ -125,7 +125,15 @@ pub(crate) async fn dispatch(
         }
         Route::History(kind, id) => {
             allow(caller, Interaction::History, kind)?;
-            read::history(app, caller, kind, resource_id(id)?, extended).await
+            read::history(
+                app,
+                caller,
+                kind,
+                resource_id(id)?,
+                request.query.as_deref().unwrap_or_default(),
+                extended,
+            )
+            .await
         }
         Route::Vread(kind, id, version) => {
             allow(caller, Interaction::Vread, kind)?;

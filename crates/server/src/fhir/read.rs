@@ -6,7 +6,7 @@ use keyrelay_core::audit::Recorded;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ResourceId, VersionId};
-use keyrelay_core::limits::ANSWER_BYTES_MAX;
+use keyrelay_core::limits::{HISTORY_ENTRIES_MAX, HISTORY_OFFSET_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_store::ResourceVersion;
 use serde::Serialize;
@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::access::{View, secrets_for, view, view_found};
 use super::render::{Rendered, ShownSecrets, render};
 use super::request::{Reply, etag};
+use super::search::Link;
 use super::versions::Act;
 use crate::App;
 use crate::audit::Seen;
@@ -81,7 +82,9 @@ struct HistoryBundle {
     #[serde(rename = "resourceType")]
     resource_type: &'static str,
     r#type: &'static str,
-    total: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<i64>,
+    link: Vec<Link>,
     entry: Vec<HistoryEntry>,
 }
 
@@ -109,36 +112,87 @@ struct HistoryResponse {
     last_modified: String,
 }
 
+/// Which part of a history is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HistoryQuery {
+    offset: u32,
+    count: u32,
+}
+
+impl HistoryQuery {
+    fn read(query: &str) -> Result<Self, Outcome> {
+        let mut read = Self { offset: 0, count: HISTORY_ENTRIES_MAX };
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let (place, max) = match name.as_ref() {
+                "_count" => (&mut read.count, HISTORY_ENTRIES_MAX),
+                "_offset" => (&mut read.offset, HISTORY_OFFSET_MAX),
+                "_format" | "_pretty" => continue,
+                _ => return Err(Outcome::not_supported("A history takes _count and _offset only")),
+            };
+            *place = value
+                .parse()
+                .ok()
+                .filter(|number| *number <= max)
+                .ok_or_else(|| Outcome::invalid(format!("{name} must be a number from 0 to {max}")))?;
+        }
+        Ok(read)
+    }
+
+    fn link(self, relation: &'static str, url: &str) -> Link {
+        let mut pairs = form_urlencoded::Serializer::new(String::new());
+        if self.count != HISTORY_ENTRIES_MAX {
+            pairs.append_pair("_count", &self.count.to_string());
+        }
+        if self.offset != 0 {
+            pairs.append_pair("_offset", &self.offset.to_string());
+        }
+        let pairs = pairs.finish();
+        let url = if pairs.is_empty() { url.to_owned() } else { format!("{url}?{pairs}") };
+        Link { relation, url }
+    }
+}
+
 pub(crate) async fn history(
     app: &App,
     caller: &Caller,
     resource_type: ResourceType,
     id: ResourceId,
+    query: &str,
     extended: bool,
 ) -> Result<Reply, Outcome> {
+    let asked = HistoryQuery::read(query)?;
+    let newest = app.store.resource(resource_type, id).await?.ok_or_else(Outcome::not_found)?;
+    view(caller, Interaction::History, &newest)?;
     let turn = app.store.turn(caller.project).await?;
-    let versions = app.store.history(resource_type, id, &turn).await?;
-    budget::take(versions.iter().map(|version| version.content.len()).sum())?;
-    let newest = versions.first().ok_or_else(Outcome::not_found)?;
-    view(caller, Interaction::History, newest)?;
-    let (newest_version, newest_updated) = (newest.version, newest.last_updated);
+    let page = app.store.history(resource_type, id, (asked.offset, asked.count), &turn).await?;
+    budget::take(page.versions.iter().map(|version| version.content.len()).sum())?;
     let url = format!("{resource_type}/{id}");
     let full_url = format!("{}/{url}", app.config.base_url.fhir());
-    let mut entry = Vec::with_capacity(versions.len());
-    let (mut bytes, mut total) = (0, 0);
-    for version in &versions {
+    let mut entry = Vec::with_capacity(page.versions.len());
+    for version in &page.versions {
         // As in a search: others are answered in between.
         tokio::task::yield_now().await;
         // One that is not within the caller's limits, as the others are.
         let Ok(seen) = view(caller, Interaction::History, version) else { continue };
-        total += 1;
-        if bytes <= ANSWER_BYTES_MAX {
-            bytes += version.content.len();
-            entry.push(history_entry(&seen, version, &url, &full_url, extended)?);
-        }
+        entry.push(history_entry(&seen, version, &url, &full_url, extended)?);
     }
-    let bundle = HistoryBundle { resource_type: "Bundle", r#type: "history", total, entry };
-    Ok(Reply::ok(Rendered::assemble(&bundle)?).of_version(newest_version, newest_updated))
+    let history_url = format!("{full_url}/_history");
+    let mut link = vec![asked.link("self", &history_url)];
+    if page.more && asked.count > 0 {
+        let passed = u32::try_from(page.versions.len()).unwrap_or(u32::MAX);
+        let next = HistoryQuery { offset: asked.offset.saturating_add(passed), ..asked };
+        link.push(next.link("next", &history_url));
+    }
+    // Where some versions may be hidden, how many there are is known only once all have been looked at.
+    let total = if caller.policy.is_none() && !caller.scope.is_restricted() {
+        Some(page.total)
+    } else if asked.offset == 0 && !page.more {
+        i64::try_from(entry.len()).ok()
+    } else {
+        None
+    };
+    let bundle = HistoryBundle { resource_type: "Bundle", r#type: "history", total, link, entry };
+    Ok(Reply::ok(Rendered::assemble(&bundle)?).of_version(newest.version, newest.last_updated))
 }
 
 fn history_entry(

@@ -6,7 +6,7 @@ use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::search::{Filter, Rule, SearchQuery, Summary, Total, parse_query};
 use keyrelay_core::id::ResourceId;
-use keyrelay_core::limits::{ANSWER_BYTES_MAX, SEARCH_SCANS_MAX, SEARCH_VALUES_MAX};
+use keyrelay_core::limits::{SEARCH_SCANS_MAX, SEARCH_VALUES_MAX};
 use keyrelay_core::policy::Interaction;
 use keyrelay_store::{Page, ResourceVersion, Search, Turn};
 use serde::Serialize;
@@ -35,9 +35,9 @@ pub(crate) struct SearchBundle {
 }
 
 #[derive(Serialize)]
-struct Link {
-    relation: &'static str,
-    url: String,
+pub(super) struct Link {
+    pub(super) relation: &'static str,
+    pub(super) url: String,
 }
 
 #[derive(Serialize)]
@@ -70,15 +70,10 @@ pub(crate) async fn search(
         None
     };
     let mut entry: Vec<SearchEntry> = Vec::with_capacity(page.matches.len());
-    let (mut bytes, mut passed, mut secrets) = (0, 0, Seen::default());
+    let mut secrets = Seen::default();
     for version in &page.matches {
         // Rules, secrets and JSON of one resource at a time: others are answered in between.
         tokio::task::yield_now().await;
-        if bytes > ANSWER_BYTES_MAX {
-            page.more = true;
-            break;
-        }
-        passed += 1;
         let state = states.as_ref().map(|states| states.get(&version.id.into()));
         // Read again with its secrets, a client may have been changed or deleted meanwhile.
         let version = match state {
@@ -96,11 +91,10 @@ pub(crate) async fn search(
         if let Some(state) = state {
             secrets.take_up(state, &shown, act.now);
         }
-        bytes += next.resource.get().len();
         entry.push(next);
     }
     let url = format!("{}/{resource_type}", app.config.base_url.fhir());
-    let next = page.more.then_some(query.offset + passed);
+    let next = page.more.then_some(query.offset + page.passed);
     let bundle = bundle(&url, query_text, &query, next, page.total, entry);
     secrets.commit(act, Recorded::Found).await?;
     Ok(Reply::ok(Rendered::assemble(&bundle)?))

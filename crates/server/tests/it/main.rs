@@ -33,6 +33,7 @@ mod nodes;
 mod openapi;
 mod own_secret;
 mod pages;
+mod paging;
 mod people;
 mod policies;
 mod privilege;

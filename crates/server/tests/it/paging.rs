@@ -1,0 +1,103 @@
+//! Pages and histories end where they become heavy, and lead on to the rest.
+
+use keyrelay_core::limits::{DOCUMENT_BYTES_MAX, PAGE_BYTES_MAX};
+use serde_json::{Value, json};
+
+use crate::app::{Answer, TestApp};
+
+const LARGE: usize = 400 * 1024;
+
+async fn large() -> TestApp {
+    TestApp::start_configured(|config| config.resource_bytes_max = DOCUMENT_BYTES_MAX).await
+}
+
+fn link(answer: &Answer, relation: &str) -> Option<String> {
+    let links = answer.json()["link"].as_array().cloned().unwrap_or_default();
+    let found = links.iter().find(|link| link["relation"] == relation)?;
+    Some(found["url"].as_str().unwrap().split("/fhir/R4/").nth(1).unwrap().to_owned())
+}
+
+/// Follows the links to the next page from the first to the last.
+async fn all_pages(test: &TestApp, first: &str) -> Vec<Answer> {
+    let (mut pages, mut next) = (Vec::new(), Some(first.to_owned()));
+    while let Some(path) = next {
+        assert!(pages.len() < 100, "the pages have no end");
+        let page = test.get(&test.admin, &path).await.expect(200);
+        next = link(&page, "next");
+        pages.push(page);
+    }
+    pages
+}
+
+async fn make_large(test: &TestApp, name: &str) {
+    let client = test.make_client(&test.project, name).await;
+    let add = json!([{ "op": "add", "path": "/description", "value": "x".repeat(LARGE) }]);
+    test.patch(&test.admin, &client.path(), &add).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_page_ends_before_what_is_read_for_it_is_too_heavy() {
+    let test = large().await;
+    for n in 0..7 {
+        make_large(&test, &format!("Large {n}")).await;
+    }
+    for query in ["name=Large&_sort=name&_count=1000", "name=Large&_sort=name&_count=1000&_elements=name"] {
+        let pages = all_pages(&test, &format!("ClientApplication?{query}")).await;
+        let found: Vec<Vec<Value>> = pages.iter().map(Answer::resources).collect();
+        let sizes: Vec<usize> = found.iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 2, 2, 1], "two of {LARGE} bytes fit {PAGE_BYTES_MAX}");
+        let names: Vec<Value> = found.concat().iter().map(|client| client["name"].clone()).collect();
+        let expected: Vec<Value> = (0..7).map(|n| json!(format!("Large {n}"))).collect();
+        assert_eq!(names, expected, "each is there once, in order");
+        assert!(pages.iter().all(|page| page.text.len() < 2 * PAGE_BYTES_MAX));
+    }
+    let counted = test.get(&test.admin, "ClientApplication?name=Large&_total=accurate").await.expect(200);
+    assert_eq!(counted.json()["total"], 7);
+    let pages = all_pages(&test, "ClientApplication?name=Large&_count=3&_sort=-name").await;
+    assert_eq!(pages.iter().map(|page| page.resources().len()).collect::<Vec<_>>(), [2, 2, 2, 1]);
+}
+
+#[tokio::test]
+async fn a_resource_that_is_heavier_than_a_page_is_a_page() {
+    let test = large().await;
+    for name in ["Heavy 1", "Heavy 2"] {
+        let client = test.make_client(&test.project, name).await;
+        let bytes = DOCUMENT_BYTES_MAX - 1000;
+        let add = json!([{ "op": "add", "path": "/description", "value": "x".repeat(bytes) }]);
+        test.patch(&test.admin, &client.path(), &add).await.expect(200);
+    }
+    let pages = all_pages(&test, "ClientApplication?name=Heavy").await;
+    assert_eq!(pages.iter().map(|page| page.resources().len()).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[tokio::test]
+async fn a_history_ends_likewise_and_can_be_asked_for_in_parts() {
+    let test = large().await;
+    let client = test.make_client(&test.project, "Changed").await;
+    for n in 0..6 {
+        let add =
+            json!([{ "op": "add", "path": "/description", "value": format!("{n}{}", "x".repeat(LARGE)) }]);
+        test.patch(&test.admin, &client.path(), &add).await.expect(200);
+    }
+    let path = format!("{}/_history", client.path());
+    let pages = all_pages(&test, &path).await;
+    assert_eq!(pages.iter().map(|page| page.resources().len()).collect::<Vec<_>>(), [2, 2, 3]);
+    assert!(pages.iter().all(|page| page.json()["total"] == 7 && page.text.len() < 2 * PAGE_BYTES_MAX));
+    let firsts: Vec<Option<char>> = pages
+        .iter()
+        .flat_map(Answer::resources)
+        .map(|version| version["description"].as_str().and_then(|text| text.chars().next()))
+        .collect();
+    assert_eq!(firsts, [Some('5'), Some('4'), Some('3'), Some('2'), Some('1'), Some('0'), None]);
+
+    let one = test.get(&test.admin, &format!("{path}?_count=1&_offset=5")).await.expect(200);
+    assert_eq!(one.resources().len(), 1);
+    assert_eq!(link(&one, "self"), Some(format!("{path}?_count=1&_offset=5")));
+    assert_eq!(link(&one, "next"), Some(format!("{path}?_count=1&_offset=6")));
+    let behind = test.get(&test.admin, &format!("{path}?_offset=7")).await.expect(200);
+    assert_eq!((behind.resources().len(), link(&behind, "next")), (0, None));
+    for bad in ["_count=1001", "_count=-1", "_offset=x"] {
+        test.get(&test.admin, &format!("{path}?{bad}")).await.refused(400, "invalid");
+    }
+    test.get(&test.admin, &format!("{path}?_since=2026")).await.refused(400, "not-supported");
+}
