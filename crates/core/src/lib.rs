@@ -37,3 +37,4 @@ pub mod time;
 pub mod totp;
 pub mod usage;
 pub mod webhook;
+pub mod weighed_cache;

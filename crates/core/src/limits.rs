@@ -132,8 +132,9 @@ const _: () = assert!(
 );
 /// Longest access token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Tokens whose signature has been verified and is remembered.
-pub const VERIFIED_TOKENS_MAX: usize = 20_000;
+/// How many bytes the cache of tokens whose signature has been verified holds. Callers choose how large their scopes
+/// are, so their number is no bound.
+pub const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest `scope` of a token request, in bytes.
 pub const SCOPE_BYTES_MAX: usize = 2048;
 /// Most parameters in one form or query.

@@ -13,6 +13,7 @@ use crate::fhir::ResourceType;
 use crate::fhir::search::Filter;
 use crate::id::VersionId;
 use crate::limits::{CRITERIA_VALUES_MAX, POLICY_FIELDS_MAX, POLICY_RULES_MAX};
+use crate::weighed_cache::Weighed;
 
 pub use criteria::{BadCriteria, Criteria, Subject};
 pub use fields::FieldPath;
@@ -112,6 +113,21 @@ pub struct BadPolicy {
     pub expression: String,
     /// What is wrong.
     pub problem: String,
+}
+
+impl Weighed for PolicyRule {
+    fn heap_bytes(&self) -> usize {
+        self.interactions.heap_bytes()
+            + self.criteria.heap_bytes()
+            + self.hidden.heap_bytes()
+            + self.fixed.heap_bytes()
+    }
+}
+
+impl Weighed for AccessPolicy {
+    fn heap_bytes(&self) -> usize {
+        self.rules.heap_bytes() + self.addresses.capacity() * size_of::<AddressRule>()
+    }
 }
 
 fn bad(expression: impl Into<String>, problem: impl Into<String>) -> BadPolicy {

@@ -11,6 +11,7 @@ use crate::fhir::ResourceType;
 use crate::fhir::search::Filter;
 use crate::limits::{CRITERIA_VALUES_MAX, SCOPE_BYTES_MAX};
 use crate::policy::{Criteria, Interaction, Subject};
+use crate::weighed_cache::Weighed;
 use words::{Context, Permissions, ResourceScope, is_known};
 
 /// Why a `scope` parameter is refused.
@@ -49,6 +50,18 @@ struct Rule {
     permissions: Permissions,
     /// The query of a granular scope; `None` is every resource of the type.
     criteria: Option<Criteria>,
+}
+
+impl Weighed for Rule {
+    fn heap_bytes(&self) -> usize {
+        self.criteria.heap_bytes()
+    }
+}
+
+impl Weighed for Scope {
+    fn heap_bytes(&self) -> usize {
+        self.text.heap_bytes() + self.rules.heap_bytes()
+    }
 }
 
 impl Rule {

@@ -12,6 +12,7 @@ use crate::fhir::search::{
 };
 use crate::id::{ProjectId, ResourceId};
 use crate::time::Timestamp;
+use crate::weighed_cache::Weighed;
 
 /// One version of a resource, as rules look at it.
 #[derive(Debug)]
@@ -81,6 +82,12 @@ pub enum BadCriteria {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Criteria {
     filters: Vec<Filter>,
+}
+
+impl Weighed for Criteria {
+    fn heap_bytes(&self) -> usize {
+        self.filters.heap_bytes()
+    }
 }
 
 impl Criteria {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::fhir::ResourceType;
 use crate::fhir::schema::{DATATYPE_BASE, DEFINITIONS, Element, Kind, Max, RESOURCE_BASE};
+use crate::weighed_cache::Weighed;
 
 /// What `meta` has that is a client's to say. The rest of it, and `id`, show in every answer's headers.
 const META: [&str; 4] = ["profile", "security", "source", "tag"];
@@ -12,6 +13,12 @@ const META: [&str; 4] = ["profile", "security", "source", "tag"];
 /// The path of an element below its resource, such as `name` or `identityProvider.clientId`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath(String);
+
+impl Weighed for FieldPath {
+    fn heap_bytes(&self) -> usize {
+        self.0.heap_bytes()
+    }
+}
 
 impl FieldPath {
     /// Reads a path, if it leads to an element of that type, or, for `None`, of any type. Only its last

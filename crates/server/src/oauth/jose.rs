@@ -12,11 +12,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keyrelay_core::client::Thumbprint;
 use keyrelay_core::grant::{AccessClaims, Confirmation};
 use keyrelay_core::id::{ClientId, SecretId, SessionId, TokenId};
-use keyrelay_core::limits::{TOKEN_BYTES_MAX, VERIFIED_TOKENS_MAX};
+use keyrelay_core::limits::TOKEN_BYTES_MAX;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::signing::{Schedule, signer};
 use keyrelay_core::time::Timestamp;
-use quick_cache::sync::Cache;
+use keyrelay_core::weighed_cache::{Weighed, WeighedCache};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
@@ -68,20 +68,28 @@ pub(crate) enum Bearer {
 pub(super) struct KeySet {
     /// In the order of their generations; never empty.
     keys: Vec<Arc<SigningKey>>,
-    verified: Arc<Cache<[u8; 32], Arc<VerifiedToken>>>,
+    verified: Arc<Verified>,
+}
+
+type Verified = WeighedCache<[u8; 32], VerifiedToken>;
+
+impl Weighed for VerifiedToken {
+    fn heap_bytes(&self) -> usize {
+        self.scope.heap_bytes()
+    }
 }
 
 impl KeySet {
     /// A set of other keys. What was verified by a key that is gone is forgotten.
     pub(super) fn followed_by(&self, keys: Vec<Arc<SigningKey>>) -> Self {
         let all_stay = self.keys.iter().all(|key| keys.iter().any(|stays| stays.key.id == key.key.id));
-        let verified = if all_stay { Arc::clone(&self.verified) } else { new_memory() };
+        let verified = if all_stay { Arc::clone(&self.verified) } else { Arc::default() };
         Self { keys, verified }
     }
 
     /// The first set.
     pub(super) fn new(keys: Vec<Arc<SigningKey>>) -> Self {
-        Self { keys, verified: new_memory() }
+        Self { keys, verified: Arc::default() }
     }
 
     pub(super) fn keys(&self) -> &[Arc<SigningKey>] {
@@ -99,10 +107,6 @@ impl KeySet {
         let others = self.keys.iter().enumerate().filter(move |(n, _)| *n != place).map(|(_, key)| key);
         self.keys.get(place).into_iter().chain(others).map(AsRef::as_ref)
     }
-}
-
-fn new_memory() -> Arc<Cache<[u8; 32], Arc<VerifiedToken>>> {
-    Arc::new(Cache::new(VERIFIED_TOKENS_MAX))
 }
 
 /// The signing keys of a running server.

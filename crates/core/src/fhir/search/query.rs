@@ -9,6 +9,7 @@ use super::super::schema::{IssueCode, ResourceType, is_id};
 use super::params::parameters;
 use super::value::{self, StringMode, Test, VALUE_CHARS_MAX, VALUES_MAX};
 use super::{ParamKind, SearchParam};
+use crate::weighed_cache::Weighed;
 
 /// How many filters one query may have. What shapes the result comes on top, each once: a link to the next
 /// page adds a parameter, and must not become one too many.
@@ -67,6 +68,15 @@ pub struct Filter {
     pub field: Field,
     /// What must be true of it.
     pub rule: Rule,
+}
+
+impl Weighed for Filter {
+    fn heap_bytes(&self) -> usize {
+        match &self.rule {
+            Rule::Any(tests) | Rule::None(tests) => tests.heap_bytes(),
+            Rule::Missing(_) => 0,
+        }
+    }
 }
 
 /// One key of `_sort`. Never [`Field::Project`] or [`Field::Compartment`].

@@ -5,6 +5,7 @@ use super::super::datetime;
 use super::super::reference::type_and_id;
 use super::super::schema::is_id;
 use super::{IndexEntry, ParamKind};
+use crate::weighed_cache::Weighed;
 
 /// The longest raw value of one parameter, in characters.
 pub const VALUE_CHARS_MAX: usize = 4000;
@@ -101,6 +102,20 @@ pub enum Test {
         /// First millisecond after it.
         high_ms: i64,
     },
+}
+
+impl Weighed for Test {
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::SystemValue { system, value } => system.heap_bytes() + value.heap_bytes(),
+            Self::Value(text)
+            | Self::BareValue(text)
+            | Self::System(text)
+            | Self::StartsWith(text)
+            | Self::Contains(text) => text.heap_bytes(),
+            Self::Date { .. } => 0,
+        }
+    }
 }
 
 impl Test {
