@@ -102,7 +102,7 @@ pub struct Settings {
     /// The database, as `sqlite://PATH` [default: keyrelay.sqlite in the data directory]
     #[arg(long, env = "KEYRELAY_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Connections to PostgreSQL that read, from 4 to 100: a fifth of them for each kind of read on the hot paths (clients, their secrets, people's sessions), the rest for all else [default: 10]
+    /// Connections to PostgreSQL that read, from 6 to 100: a fifth of them for each kind of read on the hot paths (clients, their secrets, people's sessions), the rest for all else [default: 12]
     #[arg(long, env = "KEYRELAY_DATABASE_READ_CONNECTIONS")]
     pub database_read_connections: Option<usize>,
     /// Connections to PostgreSQL that write, from 1 to 100: as many changes are made at once [default: 8]
@@ -529,11 +529,11 @@ mod tests {
     #[test]
     fn connections_have_bounds_that_are_named() {
         let connections = |text: &str| parse(text).unwrap().connections();
-        assert_eq!(connections("").unwrap(), (10, 8));
-        let chosen = "database_read_connections = 4\ndatabase_write_connections = 100";
-        assert_eq!(connections(chosen).unwrap(), (4, 100));
+        assert_eq!(connections("").unwrap(), (12, 8));
+        let chosen = "database_read_connections = 6\ndatabase_write_connections = 100";
+        assert_eq!(connections(chosen).unwrap(), (6, 100));
         for (text, named) in [
-            ("database_read_connections = 3", "--database-read-connections must be from 4 to 100"),
+            ("database_read_connections = 5", "--database-read-connections must be from 6 to 100"),
             ("database_write_connections = 0", "--database-write-connections must be from 1 to 100"),
         ] {
             assert_eq!(connections(text).unwrap_err().to_string(), named);
