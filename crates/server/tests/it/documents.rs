@@ -3,14 +3,18 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyrelay_core::limits::{DOCUMENT_BYTES_MAX, RESOURCE_BYTES_DEFAULT};
+use keyrelay_core::limits::{BYTES_IN_FLIGHT_DEFAULT, DOCUMENT_BYTES_MAX, RESOURCE_BYTES_DEFAULT};
 use serde_json::{Value, json};
 
 use crate::app::{Credentials, TestApp};
 
-/// A server on which a resource may be as large as any document.
+/// A server on which a resource may be as large as any document, and a request as heavy as it must be for one.
 async fn large() -> TestApp {
-    TestApp::start_configured(|config| config.resource_bytes_max = DOCUMENT_BYTES_MAX).await
+    TestApp::start_configured(|config| {
+        config.resource_bytes_max = DOCUMENT_BYTES_MAX;
+        config.bytes_in_flight = 4 * BYTES_IN_FLIGHT_DEFAULT;
+    })
+    .await
 }
 
 /// Arrays in one another.
