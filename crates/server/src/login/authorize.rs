@@ -178,6 +178,8 @@ impl Visit<'_> {
             email: fields.email.clone(),
             password,
             client: Some(self.asked.client.id),
+            is_for_nobody: false,
+            problem: None,
             project: Some(self.asked.client.project),
             scope: wanted.scope.clone(),
             nonce: wanted.nonce.clone(),

@@ -24,6 +24,11 @@ pub(super) struct LoginRequest {
     pub(super) email: String,
     pub(super) password: PlainPassword,
     pub(super) client: Option<ClientId>,
+    /// Whether nobody can log in by it, since there is no such client, it is not active, or it did not register the
+    /// redirect URI. It is answered like a wrong password.
+    pub(super) is_for_nobody: bool,
+    /// What else is wrong with it. What a client is like is said only to who has proved to be one of its people.
+    pub(super) problem: Option<Outcome>,
     /// The project of the client, or the one that was named.
     pub(super) project: Option<ProjectId>,
     pub(super) scope: Scope,
@@ -40,6 +45,8 @@ pub(super) struct LoginRequest {
 pub(super) enum NotLoggedIn {
     /// Wrong, unknown, off, locked: nobody learns which.
     Refused,
+    /// The person is who it says, and the request cannot be granted.
+    Bad(Outcome),
     /// There is no such login, it is over, or it is at another step.
     NoLogin,
     /// Too many failures; how long to wait.
@@ -60,13 +67,15 @@ impl From<StoreError> for NotLoggedIn {
 impl From<NotLoggedIn> for Outcome {
     fn from(error: NotLoggedIn) -> Self {
         match error {
-            // The hint is for everybody, so that it tells nobody which addresses have several accounts.
+            // The hints are for everybody, so that they tell nobody which addresses and clients there are.
             NotLoggedIn::Refused => Self::invalid(
-                "Email or password is invalid. Who has accounts in several projects says which one: projectId",
+                "Email or password is invalid, or people do not log in through this clientId with this redirectUri. \
+                 Who has accounts in several projects can say which one: projectId",
             ),
             NotLoggedIn::NoLogin => {
                 Self::invalid("There is no such login, it is over, or it is at another step: log in again")
             }
+            NotLoggedIn::Bad(outcome) => outcome,
             NotLoggedIn::Throttled(wait) => Self::throttled(wait),
             NotLoggedIn::Store(error) => error.into(),
         }
@@ -85,7 +94,7 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
         return Err(NotLoggedIn::Throttled(wait));
     }
     let mut found = app.store.users_by_email(&request.email, request.project).await?;
-    found.retain(|account| account.row.active);
+    found.retain(|account| account.row.active && !request.is_for_nobody);
     // Without a project, two accounts of one address cannot be told apart: each has a password of its own.
     let ambiguous = found.len() > 1 && request.project.is_none();
     let account = if ambiguous || found.is_empty() { None } else { Some(found.swap_remove(0)) };
@@ -106,6 +115,9 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     };
     if !right {
         return Err(refuse(app, from, "wrong password"));
+    }
+    if let Some(problem) = request.problem {
+        return Err(NotLoggedIn::Bad(problem));
     }
     let choices = choices(app, account.row.id, request.project, from).await?;
     if choices.is_empty() {

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::flow::{self, LoginRequest, NotLoggedIn};
-use super::request::{NOTHING, client_of, for_people, is_challenge};
+use super::request::{LoginClient, NOTHING, client_of, for_people, is_challenge};
 use crate::App;
 use crate::error::Outcome;
 use crate::headers::{JSON, NO_STORE};
@@ -159,28 +159,24 @@ impl LoginBody {
     /// Checks what is asked for against what the client registered.
     async fn resolve(self, app: &App) -> Result<LoginRequest, Outcome> {
         let client = match &self.client {
-            Some(id) => Some(client_of(app, id).await?.ok_or_else(|| {
-                Outcome::invalid_at(
-                    "clientId",
-                    "There is no such client application, or people do not log in through it",
-                )
-            })?),
+            Some(id) => client_of(app, id).await?,
             None => None,
         };
+        let redirect_uri = self.redirect_uri.as_deref();
+        let is_registered =
+            |client: &LoginClient| redirect_uri.is_none_or(|uri| client.registered(uri).is_some());
+        // Nobody logs in through it, and nobody learns why: a wrong password is answered the same.
+        let is_for_nobody = self.client.is_some() && !client.as_ref().is_some_and(is_registered);
         let scope = for_people(self.scope.as_deref(), client.as_ref());
         let scope = scope.map_err(|error| Outcome::invalid_at("scope", error.to_string()))?;
-        let scope = scope.ok_or_else(|| Outcome::invalid_at("scope", NOTHING))?;
-        if client.as_ref().is_some_and(|client| client.needs_pkce) && self.code_challenge.is_none() {
-            return Err(Outcome::invalid_at("codeChallenge", "codeChallenge is needed, by the method S256"));
-        }
-        if let (Some(client), Some(uri)) = (&client, &self.redirect_uri)
-            && client.registered(uri).is_none()
-        {
-            return Err(Outcome::invalid_at(
-                "redirectUri",
-                "redirectUri is not registered for the client application",
-            ));
-        }
+        let problem = if scope.is_none() {
+            Some(Outcome::invalid_at("scope", NOTHING))
+        } else if client.as_ref().is_some_and(|client| client.needs_pkce) && self.code_challenge.is_none() {
+            Some(Outcome::invalid_at("codeChallenge", "codeChallenge is needed, by the method S256"))
+        } else {
+            None
+        };
+        let scope = scope.unwrap_or_default();
         let wants = self.remember || scope.has("offline_access") || scope.has("online_access");
         Ok(LoginRequest {
             email: self.email,
@@ -188,6 +184,8 @@ impl LoginBody {
             project: client.as_ref().map(|client| client.project).or(self.project),
             refreshable: wants && client.as_ref().is_none_or(|client| client.allows_refresh),
             client: client.map(|client| client.id),
+            is_for_nobody,
+            problem,
             scope,
             nonce: self.nonce,
             redirect_uri: self.redirect_uri,

@@ -2,10 +2,11 @@
 //! its query and checked against what the client registered.
 
 use keyrelay_core::id::{ClientId, ProjectId};
-use keyrelay_core::limits::AUTHORIZE_PARAMETER_BYTES_MAX;
+use keyrelay_core::limits::{AUTHORIZE_PARAMETER_BYTES_MAX, REFUSED_AFTER};
 use keyrelay_core::redirect_uri::RedirectUri;
 use keyrelay_core::scope::{BadScope, Grantee, Scope};
 use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
 
 use crate::App;
 use crate::error::Outcome;
@@ -34,9 +35,10 @@ impl LoginClient {
     }
 }
 
-/// The client of that id, if people may log in through it now.
+/// The client of that id, if people may log in through it now. An id that is no id is looked up all the same, under
+/// one that nothing has.
 pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>, Outcome> {
-    let Some(id) = ClientId::parse(id) else { return Ok(None) };
+    let id = ClientId::parse(id).unwrap_or(ClientId::NIL);
     let (state, access) = tokio::try_join!(app.store.client(id), app.store.access(id))?;
     let Some((state, access)) = state.zip(access) else { return Ok(None) };
     if !access.active || !access.project.active || !access.allows_grant("authorization_code") {
@@ -59,6 +61,11 @@ pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>
         needs_pkce: !(is_confidential && pkce_optional),
     }))
 }
+
+/// Said of a client that does not exist, is not active, or did not register the redirect URI: nobody learns which
+/// clients there are.
+const NOT_THROUGH_IT: &str = "There is no such client application, people do not log in through it, or it has not registered the \
+     redirect_uri of the request.";
 
 /// Said of a scope of which nothing is left.
 pub(super) const NOTHING: &str =
@@ -129,16 +136,17 @@ impl AuthorizationRequest {
     pub(super) async fn read(app: &App, query: &str) -> Result<Self, Unanswerable> {
         let parameters = Parameters::read(query)?;
         let id = parameters.get("client_id").ok_or(Unanswerable::Bad("The request names no client_id."))?;
-        let client = client_of(app, id).await.map_err(Unanswerable::Failed)?;
-        let client = client.ok_or(Unanswerable::Bad(
-            "There is no such client application, or people do not log in through it.",
-        ))?;
         let redirect_uri =
             parameters.get("redirect_uri").ok_or(Unanswerable::Bad("The request names no redirect_uri."))?;
-        let redirect_uri = client.registered(redirect_uri).ok_or(Unanswerable::Bad(
-            "The redirect_uri of the request is not one that the client application registered.",
-        ))?;
-        let redirect_uri = redirect_uri.clone();
+        let answered_at = Instant::now() + REFUSED_AFTER;
+        let client = client_of(app, id).await.map_err(Unanswerable::Failed)?;
+        let registered =
+            client.and_then(|client| client.registered(redirect_uri).cloned().map(|uri| (client, uri)));
+        let Some((client, redirect_uri)) = registered else {
+            // At one time too: a client that is there takes longer to read than one that is not (P5).
+            sleep_until(answered_at).await;
+            return Err(Unanswerable::Bad(NOT_THROUGH_IT));
+        };
         let state = parameters.get("state").map(str::to_owned);
         let wanted = wanted(app, &client, &parameters);
         Ok(Self { client, redirect_uri, state, wanted })

@@ -112,3 +112,67 @@ async fn what_was_registered_before_is_read_and_not_used() {
     let body = json!({ "email": EMAIL, "password": PASSWORD, "clientId": id, "redirectUri": "ms-msdt:/id" });
     json_post(&test, As::Anonymous, "auth/login", &body).await.refused(400, "invalid");
 }
+
+/// A client that is switched off, one that has another redirect URI, one that people do not log in through, and ids
+/// that are nobody's.
+async fn clients_of_nobody(test: &TestApp) -> Vec<(String, &'static str)> {
+    let off = make_app(test).await;
+    let patch = json!([{ "op": "add", "path": "/status", "value": "off" }]);
+    test.patch(&test.admin, &format!("ClientApplication/{off}"), &patch).await.expect(200);
+    let robots = make_app(test).await;
+    let patch = json!([{ "op": "add", "path": "/grantType", "value": ["client_credentials"] }]);
+    test.patch(&test.admin, &format!("ClientApplication/{robots}"), &patch).await.expect(200);
+    let gone = make_app(test).await;
+    test.delete(&test.admin, &format!("ClientApplication/{gone}")).await.expect(200);
+    vec![
+        (off, REDIRECT),
+        (robots, REDIRECT),
+        (gone, REDIRECT),
+        (make_app(test).await, "https://app.example.test/other"),
+        ("0198c2f0-1111-4222-8333-944455566677".to_owned(), REDIRECT),
+        ("nonsense".to_owned(), REDIRECT),
+    ]
+}
+
+#[tokio::test]
+async fn which_clients_there_are_is_not_told_by_the_sign_in_page() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let mut pages = Vec::new();
+    for (id, redirect) in clients_of_nobody(&test).await {
+        let path = authorize_path(&id, "").replace(REDIRECT, redirect);
+        for method in [Method::GET, Method::POST] {
+            let mut page = test.request(As::Anonymous, method, &path).send().await;
+            page.headers.remove("date");
+            assert_eq!((page.status.as_u16(), page.header("location")), (400, ""), "{path}");
+            pages.push((page.headers, page.text));
+        }
+    }
+    for page in &pages {
+        assert_eq!(page, &pages[0]);
+    }
+}
+
+#[tokio::test]
+async fn which_clients_there_are_is_not_told_by_a_login() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let known = make_app(&test).await;
+    let log_in = async |client: &str, redirect: &str, password: &str| {
+        let body =
+            json!({ "email": EMAIL, "password": password, "clientId": client, "redirectUri": redirect });
+        let mut answer = json_post(&test, As::Anonymous, "auth/login", &body).await;
+        answer.headers.remove("date");
+        (answer.status, answer.headers, answer.text)
+    };
+    // Neither what the client needs, as PKCE, nor that it exists is told to who does not know a password.
+    let wrong = log_in(&known, REDIRECT, "not the password").await;
+    assert_eq!(wrong.0, 400);
+    for (id, redirect) in clients_of_nobody(&test).await {
+        for password in ["not the password", PASSWORD] {
+            assert_eq!(log_in(&id, redirect, password).await, wrong, "{id} {redirect}");
+        }
+    }
+    let told = log_in(&known, REDIRECT, PASSWORD).await;
+    assert!(told.0 == 400 && told.2.contains("codeChallenge is needed"), "{told:?}");
+}
