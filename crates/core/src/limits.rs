@@ -345,6 +345,9 @@ pub const LOGIN_FAILURES_FREE: u32 = 5;
 pub const LOGIN_WAIT_FIRST: Duration = Duration::from_secs(1);
 /// The longest that an account waits.
 pub const LOGIN_WAIT_MAX: Duration = Duration::from_mins(15);
+/// Accounts of one address that a password is checked against: those that have had the address for longest. Each
+/// login makes as many hashes, however many accounts there are, so that its time does not tell.
+pub const LOGIN_ACCOUNTS_MAX: usize = 4;
 /// Longest address of a person, in bytes (RFC 5321 §4.5.3.1).
 pub const EMAIL_BYTES_MAX: usize = 254;
 /// Shortest password that may be chosen, in characters.
@@ -353,6 +356,8 @@ pub const PASSWORD_CHARS_MIN: usize = 8;
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Passwords that may wait to be hashed; one more is refused with 503.
 pub const PASSWORD_QUEUE_MAX: usize = 64;
+/// Of those, from one address: nobody takes all places alone.
+pub const PASSWORD_QUEUE_PER_ADDRESS_MAX: usize = PASSWORD_QUEUE_MAX / 2;
 /// Passwords hashed at once: each takes a core and 19 MiB.
 pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
 /// Largest key set of a client, in bytes.

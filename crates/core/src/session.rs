@@ -66,6 +66,8 @@ pub struct Session {
     pub revision: i64,
     /// Who logs in.
     pub user: UserId,
+    /// The other accounts of the address that have the same password; none once a membership is chosen.
+    pub others: Vec<UserId>,
     /// Through which client; none for a login without one.
     pub client: Option<ClientId>,
     /// As which member, once that is known.
@@ -126,6 +128,7 @@ impl Session {
             id,
             revision: 0,
             user,
+            others: Vec::new(),
             client,
             membership: None,
             stage: Stage::SecondFactor,

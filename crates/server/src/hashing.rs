@@ -1,12 +1,19 @@
 //! Hashes passwords beside the threads that answer requests: a hash takes tens of milliseconds and much
-//! memory, so few run at once, few wait, and whoever comes on top is told to come again.
+//! memory, so few run at once, few wait, and whoever comes on top is told to come again. Of those that wait, one
+//! address has a part only, so that nobody fills the queue in which others log in.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use keyrelay_core::limits::{PASSWORD_QUEUE_MAX, PASSWORDS_AT_ONCE_MAX};
+use keyrelay_core::limits::{
+    LOGIN_ACCOUNTS_MAX, PASSWORD_QUEUE_MAX, PASSWORD_QUEUE_PER_ADDRESS_MAX, PASSWORDS_AT_ONCE_MAX,
+};
 use keyrelay_core::password::PlainPassword;
 use keyrelay_core::random::Entropy;
 use tokio::sync::Semaphore;
+
+use crate::limiter::network;
 
 /// Too many passwords are being hashed already.
 #[derive(Clone, Copy, Debug)]
@@ -15,13 +22,49 @@ pub(crate) struct Busy;
 #[derive(Debug)]
 pub(crate) struct PasswordHasher {
     waiting: Semaphore,
+    waiting_from: Mutex<HashMap<IpAddr, usize>>,
     places: Arc<Semaphore>,
+}
+
+/// Hashes that the passwords of a login are compared with: as many for every login.
+pub(crate) type Hashes = [Option<String>; LOGIN_ACCOUNTS_MAX];
+
+/// A place in the queue of those from one address.
+struct Waiting<'a> {
+    hasher: &'a PasswordHasher,
+    from: IpAddr,
+}
+
+impl<'a> Waiting<'a> {
+    fn enter(hasher: &'a PasswordHasher, from: IpAddr) -> Result<Self, Busy> {
+        let from = network(from);
+        let mut waiting = hasher.waiting_from.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.entry(from).or_default();
+        if *count >= PASSWORD_QUEUE_PER_ADDRESS_MAX {
+            return Err(Busy);
+        }
+        *count += 1;
+        Ok(Self { hasher, from })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.hasher.waiting_from.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.from);
+            }
+        }
+    }
 }
 
 impl Default for PasswordHasher {
     fn default() -> Self {
         Self {
             waiting: Semaphore::new(PASSWORD_QUEUE_MAX),
+            waiting_from: Mutex::default(),
             places: Arc::new(Semaphore::new(PASSWORDS_AT_ONCE_MAX)),
         }
     }
@@ -33,16 +76,20 @@ impl PasswordHasher {
         self.run(move || password.verify(hash.as_deref())).await
     }
 
-    /// Like [`PasswordHasher::verify`], with something that is done meanwhile and so takes no time of its
-    /// own. It is not begun where too many wait already.
-    pub(crate) async fn verify_while<T>(
+    /// Which of some hashes are of a password. They are computed one after the other, so that a login takes the
+    /// memory of one; those that are not there take as long. Something is done meanwhile and so takes no time of its
+    /// own. Nothing is begun where too many wait already.
+    pub(crate) async fn verify_each_while<T>(
         &self,
-        hash: Option<String>,
+        from: IpAddr,
+        hashes: Hashes,
         password: PlainPassword,
         meanwhile: impl Future<Output = T>,
-    ) -> Result<(bool, T), Busy> {
+    ) -> Result<([bool; LOGIN_ACCOUNTS_MAX], T), Busy> {
+        let _place = Waiting::enter(self, from)?;
         let _waiting = self.waiting.try_acquire().map_err(|_| Busy)?;
-        let (right, done) = tokio::join!(self.work(move || password.verify(hash.as_deref())), meanwhile);
+        let verify = move || hashes.map(|hash| password.verify(hash.as_deref()));
+        let (right, done) = tokio::join!(self.work(verify), meanwhile);
         Ok((right?, done))
     }
 

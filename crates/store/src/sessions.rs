@@ -27,8 +27,9 @@ pub(crate) const QUERY: GroupQuery<SessionId, SessionAccess> =
 
 /// The columns of a login in the order of [`session`], of a table called `s`.
 const COLUMNS: &str = "s.id, s.revision, s.user_id, s.client_id, s.membership_id, s.stage, s.scope, s.nonce, \
-                       s.redirect_uri, s.code_challenge, s.refreshable, s.authenticated, s.expires, s.generation, s.rotated";
-const COLUMNS_COUNT: usize = 15;
+                       s.redirect_uri, s.code_challenge, s.refreshable, s.authenticated, s.expires, s.generation, s.rotated, \
+                       s.other_users";
+const COLUMNS_COUNT: usize = 16;
 
 fn text(ids: &[SessionId]) -> (String, Vec<Arg>) {
     let text = format!(
@@ -97,6 +98,7 @@ fn session(row: &Row) -> Result<Session, StoreError> {
         id: row.id(0, SessionId::parse, "session.id")?,
         revision: row.int(1)?,
         user: row.id(2, UserId::parse, "session.user_id")?,
+        others: others(row.opt_text(15)?.as_deref())?,
         client: row.opt_id(3, ClientId::parse, "session.client_id")?,
         membership: row.opt_id(4, MembershipId::parse, "session.membership_id")?,
         stage: Stage::parse(&row.text(5)?).ok_or(corrupt("session.stage"))?,
@@ -112,11 +114,18 @@ fn session(row: &Row) -> Result<Session, StoreError> {
     })
 }
 
+fn others(text: Option<&str>) -> Result<Vec<UserId>, StoreError> {
+    let ids = text.unwrap_or_default().split_ascii_whitespace();
+    ids.map(|id| UserId::parse(id).ok_or(StoreError::Corrupt { what: "session.other_users" })).collect()
+}
+
 /// A membership that a person may log in as.
 #[derive(Clone, Debug)]
 pub struct MembershipChoice {
     /// The membership.
     pub id: MembershipId,
+    /// Whose it is.
+    pub user: UserId,
     /// Its project.
     pub project: ProjectId,
     /// The project's name.
@@ -153,6 +162,7 @@ impl Store {
                     membership(row, 0)?.ok_or(StoreError::Corrupt { what: "membership.profile_id" })?;
                 Ok(MembershipChoice {
                     id: membership.id,
+                    user,
                     project: row.id(8, ProjectId::parse, "project.id")?,
                     project_name: row.opt_text(9)?,
                     profile: membership.profile,
@@ -195,8 +205,8 @@ impl Change {
     pub fn create_session(&mut self, session: &Session) {
         self.push(
             "INSERT INTO session (membership_id, stage, scope, nonce, redirect_uri, code_challenge, refreshable, \
-             authenticated, expires, generation, rotated, revision, id, user_id, client_id) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             authenticated, expires, generation, rotated, revision, user_id, other_users, id, client_id) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
             session_args(session),
             Some(Conflict::Id),
         );
@@ -205,12 +215,12 @@ impl Change {
     /// Moves a login on, if it is still at the revision before. Whoever comes second changes nothing.
     pub fn move_session(&mut self, session: &Session) {
         let mut args = session_args(session);
-        args.truncate(13);
+        args.truncate(15);
         args.push(Arg::from(session.revision - 1));
         self.push(
             "UPDATE session SET membership_id = $1, stage = $2, scope = $3, nonce = $4, redirect_uri = $5, \
              code_challenge = $6, refreshable = $7, authenticated = $8, expires = $9, generation = $10, rotated = $11, \
-             revision = $12 WHERE id = $13 AND revision = $14",
+             revision = $12, user_id = $13, other_users = $14 WHERE id = $15 AND revision = $16",
             args,
             Some(Conflict::Version),
         );
@@ -230,6 +240,13 @@ impl Change {
         self.push(
             "UPDATE session SET stage = $1, revision = revision + 1 WHERE user_id = $2 AND id <> $3",
             args![Stage::Ended.as_str(), user, but.map_or(String::new(), |id| id.to_string())],
+            None,
+        );
+        // And those that could still become a login of that person.
+        self.push(
+            "UPDATE session SET stage = $1, revision = revision + 1, other_users = NULL \
+             WHERE other_users IS NOT NULL AND other_users LIKE $2",
+            args![Stage::Ended.as_str(), format!("%{user}%")],
             None,
         );
     }
@@ -260,6 +277,7 @@ impl Change {
 }
 
 fn session_args(session: &Session) -> Vec<Arg> {
+    let others: Vec<String> = session.others.iter().map(UserId::to_string).collect();
     args![
         session.membership,
         session.stage.as_str(),
@@ -273,8 +291,9 @@ fn session_args(session: &Session) -> Vec<Arg> {
         i64::from(session.generation),
         session.rotated,
         session.revision,
-        session.id,
         session.user,
+        (!others.is_empty()).then(|| others.join(" ")),
+        session.id,
         session.client,
     ]
 }

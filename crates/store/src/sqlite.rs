@@ -36,7 +36,7 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 17] = [
+pub(crate) const MIGRATIONS: [&str; 18] = [
     include_str!("../migrations/sqlite/0001_initial.sql"),
     include_str!("../migrations/sqlite/0002_people.sql"),
     include_str!("../migrations/sqlite/0003_registration.sql"),
@@ -54,6 +54,7 @@ pub(crate) const MIGRATIONS: [&str; 17] = [
     include_str!("../migrations/sqlite/0015_event_bounds.sql"),
     include_str!("../migrations/sqlite/0016_search_by_project.sql"),
     include_str!("../migrations/sqlite/0017_resources_of_project.sql"),
+    include_str!("../migrations/sqlite/0018_accounts_of_address.sql"),
 ];
 
 /// What a connection may do.

@@ -3,6 +3,7 @@
 
 use keyrelay_core::id::{ProjectId, UserId};
 use keyrelay_core::keyring::Sealed;
+use keyrelay_core::limits::LOGIN_ACCOUNTS_MAX;
 use keyrelay_core::time::Timestamp;
 
 use crate::change::args;
@@ -87,17 +88,31 @@ impl Store {
         self.0.database.fetch_access(sql, vec![Arg::from(id)]).await?.first().map(read).transpose()
     }
 
-    /// The accounts of an address (in lower case): of one project and of the whole server, or, if no
-    /// project is named, of any. Two at most: who finds more than one must ask for a project.
-    pub async fn users_by_email(
+    /// The account of an address (in lower case) that is for one project.
+    pub async fn user_by_email(
+        &self,
+        email: &str,
+        project: ProjectId,
+    ) -> Result<Option<UserAccount>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM user_account WHERE email = $1 AND project_id = $2");
+        self.0.database.fetch(sql, args![email, project]).await?.first().map(read).transpose()
+    }
+
+    /// The accounts of an address (in lower case) that somebody can log in to: that are active, have a password and
+    /// an active membership. Those of one project and of the whole server if a project is named. The oldest come
+    /// first, [`LOGIN_ACCOUNTS_MAX`] at most: nobody can put an account in front of another's.
+    pub async fn accounts_of(
         &self,
         email: &str,
         project: Option<ProjectId>,
     ) -> Result<Vec<UserAccount>, StoreError> {
         let any = project.is_none();
         let sql = format!(
-            "SELECT {COLUMNS} FROM user_account WHERE email = $1 AND ($2 OR project_id = $3 OR project_id = '') \
-             ORDER BY project_id DESC, id LIMIT 2"
+            "SELECT {COLUMNS} FROM user_account u WHERE email = $1 AND ($2 OR project_id = $3 OR project_id = '') \
+             AND active AND password_hash IS NOT NULL AND EXISTS (SELECT 1 FROM membership m \
+             JOIN project p ON p.id = m.project_id \
+             WHERE m.user_id = u.id AND m.active AND p.active AND ($2 OR p.id = $3)) \
+             ORDER BY COALESCE(email_since, 0), id LIMIT {LOGIN_ACCOUNTS_MAX}"
         );
         let args = args![email, any, project_text(project)];
         self.0.database.fetch_access(sql, args).await?.iter().map(read).collect()
@@ -105,13 +120,15 @@ impl Store {
 }
 
 impl Change {
-    /// Makes or changes the narrow row of a User; password and second factor stay.
+    /// Makes or changes the narrow row of a User, after its resource; password and second factor stay.
     pub fn put_user(&mut self, row: &UserRow) {
         self.push(
-            "INSERT INTO user_account (id, project_id, email, name, active, password_link, totp_confirmed, failures) \
-             VALUES ($1, $2, $3, $4, $5, 0, FALSE, 0) \
+            "INSERT INTO user_account (id, project_id, email, name, active, password_link, totp_confirmed, failures, \
+             email_since) \
+             VALUES ($1, $2, $3, $4, $5, 0, FALSE, 0, (SELECT r.last_updated FROM resource r WHERE r.id = $1)) \
              ON CONFLICT (id) DO UPDATE SET project_id = excluded.project_id, email = excluded.email, \
-             name = excluded.name, active = excluded.active",
+             name = excluded.name, active = excluded.active, email_since = CASE \
+             WHEN user_account.email = excluded.email THEN user_account.email_since ELSE excluded.email_since END",
             args![row.id, project_text(row.project), row.email.clone(), row.name.clone(), row.active],
             Some(Conflict::Email),
         );

@@ -169,8 +169,7 @@ fn read(project: ProjectId, mut body: Map<String, Value>) -> Result<Invitation, 
 async fn make(act: Act<'_>, project: ProjectId, invitation: Invitation) -> Result<Rendered, Outcome> {
     let app = act.app;
     let name = format!("{} {}", invitation.first_name, invitation.last_name);
-    let known = app.store.users_by_email(&invitation.email, Some(project)).await?;
-    let known = known.into_iter().find(|account| account.row.project == Some(project));
+    let known = app.store.user_by_email(&invitation.email, project).await?;
     let mut change = act.change();
     let user = match &known {
         Some(account) => {

@@ -93,50 +93,56 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     if let Some(wait) = app.limiter.blocks(from, now) {
         return Err(NotLoggedIn::Throttled(wait));
     }
-    let mut found = app.store.users_by_email(&request.email, request.project).await?;
-    found.retain(|account| account.row.active && !request.is_for_nobody);
-    // Without a project, two accounts of one address cannot be told apart: each has a password of its own.
-    let ambiguous = found.len() > 1 && request.project.is_none();
-    let account = if ambiguous || found.is_empty() { None } else { Some(found.swap_remove(0)) };
-    let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    // Counted while the password is hashed, so that only the hash takes time, which an unknown person's takes too.
-    let counted = async {
-        match account {
-            Some(account) => attempts::count(app, account).await.map(Some),
-            None => Ok(None),
-        }
-    };
-    let done = app.passwords.verify_while(hash, request.password, counted).await;
+    let mut accounts = app.store.accounts_of(&request.email, request.project).await?;
+    if request.is_for_nobody {
+        accounts.clear();
+    }
+    let hashes = std::array::from_fn(|n| accounts.get(n).and_then(|account| account.password_hash.clone()));
+    // Counted while the password is hashed, so that only the hashes take time, which an unknown person's take too.
+    let counted = count_each(app, accounts);
+    let done = app.passwords.verify_each_while(from, hashes, request.password, counted).await;
     let (right, counted) = done.map_err(|_| StoreError::Busy)?;
-    let account = match counted? {
-        None => return Err(refuse(app, from, "unknown person, or account is off")),
-        Some(Err(_)) => return Err(refuse(app, from, "account waits after failures")),
-        Some(Ok(account)) => account,
-    };
-    if !right {
+    let counted = counted?;
+    if counted.iter().all(Option::is_none) {
+        return Err(refuse(app, from, "unknown person, account is off, or waits after failures"));
+    }
+    let fits = counted.into_iter().zip(right).filter_map(|(account, right)| account.filter(|_| right));
+    let mut fits: Vec<UserAccount> = fits.collect();
+    if fits.is_empty() {
         return Err(refuse(app, from, "wrong password"));
     }
     if let Some(problem) = request.problem {
         return Err(NotLoggedIn::Bad(problem));
     }
-    let choices = choices(app, account.row.id, request.project, from).await?;
-    if choices.is_empty() {
-        return Err(refuse(app, from, "no membership for this address"));
+    if request.project.is_some() {
+        // The project's own account goes before one of the whole server: there is one membership to log in as.
+        fits.sort_by_key(|account| account.row.project.is_none());
     }
+    let mut choices = Vec::new();
+    for account in &fits {
+        if request.project.is_none() || choices.is_empty() {
+            choices.extend(self::choices(app, account.row.id, request.project, from).await?);
+        }
+    }
+    let mut users: Vec<UserId> = choices.iter().map(|choice| choice.user).collect();
+    users.dedup();
+    let [user, others @ ..] = users.as_slice() else {
+        return Err(refuse(app, from, "no membership for this address"));
+    };
     let session = Session {
+        others: others.to_vec(),
         nonce: request.nonce,
         redirect_uri: request.redirect_uri,
         code_challenge: request.code_challenge,
         refreshable: request.refreshable,
-        ..Session::begin(
-            SessionId::random(app.entropy.as_ref()),
-            account.row.id,
-            request.client,
-            request.scope,
-            now,
-        )
+        ..Session::begin(SessionId::random(app.entropy.as_ref()), *user, request.client, request.scope, now)
     };
-    let session = if account.totp_confirmed {
+    let has_second_factor =
+        fits.iter().any(|account| account.row.id == session.user && account.totp_confirmed);
+    let session = if !session.others.is_empty() {
+        // Which account it is, and so which second factor, is known once the membership is chosen.
+        session.at(Stage::Membership)
+    } else if has_second_factor {
         // Where a project was named, it need not be named again.
         Session { membership: only(&choices), ..session }
     } else {
@@ -144,15 +150,26 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     };
     let session = Session { revision: 0, ..session };
     let mut change = Change::new();
-    if account.totp_confirmed {
-        // Earlier failures may be wrong codes, which the password alone forgives nobody.
-        change.take_back_login_failure(&account);
-    } else {
-        change.forgive_login_failures(account.row.id);
+    for account in &fits {
+        if account.totp_confirmed {
+            // Earlier failures may be wrong codes, which the password alone forgives nobody.
+            change.take_back_login_failure(account);
+        } else {
+            change.forgive_login_failures(account.row.id);
+        }
     }
     change.create_session(&session);
     app.store.commit(change).await?;
     Ok(session)
+}
+
+/// Counts an attempt at each of some accounts. `None` stands for one that still waits: its password is not judged.
+async fn count_each(app: &App, accounts: Vec<UserAccount>) -> Result<Vec<Option<UserAccount>>, StoreError> {
+    let mut counted = Vec::with_capacity(accounts.len());
+    for account in accounts {
+        counted.push(attempts::count(app, account).await?.ok());
+    }
+    Ok(counted)
 }
 
 /// Counts against the address, logs, and says the one thing that is said.
@@ -179,6 +196,20 @@ pub(super) async fn choices(
     let mut choices = app.store.memberships_of(user, project).await?;
     choices.retain(|choice| choice.policy.as_ref().is_none_or(|policy| policy.allows_address(from)));
     Ok(choices)
+}
+
+/// The same for all accounts that a login may still be of.
+pub(super) async fn choices_of(
+    app: &App,
+    session: &Session,
+    project: Option<ProjectId>,
+    from: IpAddr,
+) -> Result<Vec<MembershipChoice>, StoreError> {
+    let mut all = choices(app, session.user, project, from).await?;
+    for other in &session.others {
+        all.extend(choices(app, *other, project, from).await?);
+    }
+    Ok(all)
 }
 
 /// What follows when it is certain who it is.
@@ -272,12 +303,17 @@ pub(super) async fn membership(
     from: IpAddr,
 ) -> Result<Session, NotLoggedIn> {
     let access = waiting(app, session, Stage::Membership).await?;
-    let choices = choices(app, access.user.id, project_of(&access), from).await?;
-    if !choices.iter().any(|choice| choice.id == chosen) {
-        return Err(NotLoggedIn::NoLogin);
-    }
+    let choices = choices_of(app, &access.session, project_of(&access), from).await?;
+    let chosen = choices.into_iter().find(|choice| choice.id == chosen).ok_or(NotLoggedIn::NoLogin)?;
+    let account = app.store.user(chosen.user).await?.filter(|account| account.row.active);
+    let account = account.ok_or(NotLoggedIn::NoLogin)?;
     let before = access.session.revision;
-    let next = after_membership(app, Session { membership: Some(chosen), ..access.session }, false);
+    // Where there was one account only, its second factor came before the choice.
+    let needs_second_factor = !access.session.others.is_empty() && account.totp_confirmed;
+    let next =
+        Session { user: chosen.user, others: Vec::new(), membership: Some(chosen.id), ..access.session };
+    let next =
+        if needs_second_factor { next.at(Stage::SecondFactor) } else { after_membership(app, next, false) };
     write(app, Session { revision: before + 1, ..next }).await
 }
 

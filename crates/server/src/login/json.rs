@@ -57,7 +57,7 @@ async fn answer(app: &App, session: &Session, from: IpAddr) -> Result<Response, 
 
 async fn choices(app: &App, session: &Session, from: IpAddr) -> Result<Vec<Value>, Outcome> {
     // A login through a client has no choice: it is for one project, where a person is a member once.
-    let choices = flow::choices(app, session.user, None, from).await?;
+    let choices = flow::choices_of(app, session, None, from).await?;
     Ok(choices
         .into_iter()
         .map(|choice| {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::{Answer, As, ELSEWHERE, TestApp};
 use crate::authenticator::Authenticator;
-use crate::people::{EMAIL, PASSWORD, ann, claims, invite, json_post, log_in, make_ann, redeem, token};
+use crate::people::{EMAIL, PASSWORD, ann, claims, json_post, log_in, make_ann, redeem, token};
 
 async fn post_elsewhere(test: &TestApp, path: &str, body: &Value) -> Answer {
     let request = test.request_elsewhere(As::Anonymous, Method::POST, path);
@@ -139,28 +139,4 @@ async fn a_project_that_was_named_is_not_asked_for_again() {
     let body = json!({ "login": begun.text_at("/login"), "token": authenticator.code(&test) });
     let done = json_post(&test, As::Anonymous, "auth/mfa/verify", &body).await.expect(200);
     assert_eq!(done.json()["memberships"].as_array().unwrap().len(), 2);
-}
-
-#[tokio::test]
-async fn accounts_of_two_projects_are_told_apart_by_the_project() {
-    let test = TestApp::start().await;
-    make_ann(&test, false).await;
-    let path = format!("admin/projects/{}/invite", test.other_project);
-    let mut body = ann();
-    body["password"] = json!(PASSWORD);
-    let other = test.request(&test.stranger, Method::POST, &path).json(&body).send().await.expect(200);
-    // It says what may be missing, to everybody, so that nobody learns who has two accounts.
-    let unnamed = log_in(&test, PASSWORD).await;
-    assert!(unnamed.refused(400, "invalid").contains("projectId"));
-    let nobody = json!({ "email": "nobody@example.test", "password": PASSWORD });
-    assert_eq!(json_post(&test, As::Anonymous, "auth/login", &nobody).await.text, unnamed.text);
-    for project in [&test.project, &test.other_project] {
-        let begun = json_post(&test, As::Anonymous, "auth/login", &login_to(project)).await.expect(200);
-        redeem(&test, &begun.text_at("/code")).await.expect(200);
-    }
-    // One that was switched off stands in nobody's way.
-    let off = json!([{ "op": "add", "path": "/active", "value": false }]);
-    test.patch(&test.stranger, &other.text_at("/user/reference"), &off).await.expect(200);
-    log_in(&test, PASSWORD).await.expect(200);
-    invite(&test, &ann()).await.refused(409, "conflict");
 }
