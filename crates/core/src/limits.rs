@@ -341,6 +341,10 @@ pub const AUTHORIZE_PARAMETER_BYTES_MAX: usize = 2048;
 pub const REDIRECT_URI_BYTES_MAX: usize = AUTHORIZE_PARAMETER_BYTES_MAX;
 /// Wrong passwords or codes in a row that cost an account nothing.
 pub const LOGIN_FAILURES_FREE: u32 = 5;
+/// Accounts whose failures this server remembers; past it, an account of which nothing is known waits.
+pub const LOGIN_FAILURES_REMEMBERED_MAX: usize = 10_000;
+/// Accounts whose failures are written at once.
+pub const LOGIN_FAILURES_WRITTEN_AT_ONCE: usize = 16;
 /// How long an account waits after the first wrong one beyond; it doubles with each further one.
 pub const LOGIN_WAIT_FIRST: Duration = Duration::from_secs(1);
 /// The longest that an account waits.

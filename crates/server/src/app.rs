@@ -19,6 +19,7 @@ use crate::fhir::Conformance;
 use crate::former::{FormerSecretWatch, Watch};
 use crate::hashing::PasswordHasher;
 use crate::limiter::Limiter;
+use crate::login::Attempts;
 use crate::metrics::Metrics;
 use crate::oauth::{RemoteKeys, Renewal, TokenKeys};
 use crate::streams::Streams;
@@ -43,6 +44,7 @@ pub struct Inner {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) former: FormerSecretWatch,
     pub(crate) passwords: PasswordHasher,
+    pub(crate) attempts: Attempts,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) budget: Budget,
     pub(crate) webhooks: Deliverer,
@@ -102,6 +104,7 @@ impl App {
             conformance,
             usage,
             passwords: PasswordHasher::default(),
+            attempts: Attempts::start(store.clone()),
             limiter,
             budget: Budget::of(config.bytes_in_flight),
             streams: Streams::default(),
@@ -128,6 +131,7 @@ impl App {
 
     /// Writes down what was counted, and closes the store.
     pub async fn close(&self) {
+        self.attempts.settled().await;
         let complete = self.flush_usage().await;
         audit::record_refusals(self, true).await;
         if complete.is_some()

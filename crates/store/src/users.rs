@@ -178,29 +178,18 @@ impl Change {
         );
     }
 
-    /// Counts an attempt as a failure, if so many are counted as were read: of attempts at the same time, each
-    /// counts on what the one before left.
-    pub fn count_login_failure(&mut self, id: UserId, failures: u32, now: Timestamp) {
+    /// Writes how many failures in a row an account has, if so many are there as were known.
+    pub fn write_login_failures(
+        &mut self,
+        id: UserId,
+        known: u32,
+        failures: u32,
+        last_failure: Option<Timestamp>,
+    ) {
         self.push(
-            "UPDATE user_account SET failures = failures + 1, last_failure = $1 WHERE id = $2 AND failures = $3",
-            args![now, id, i64::from(failures)],
+            "UPDATE user_account SET failures = $1, last_failure = $2 WHERE id = $3 AND failures = $4",
+            args![i64::from(failures), last_failure, id, i64::from(known)],
             Some(Conflict::Version),
         );
-    }
-
-    /// Takes back the one failure that was counted for an attempt at the account as it was `before`. Others stay,
-    /// and if there was none since, so does the time of the last one.
-    pub fn take_back_login_failure(&mut self, before: &UserAccount) {
-        self.push(
-            "UPDATE user_account SET failures = failures - 1, \
-             last_failure = CASE WHEN failures = $1 + 1 THEN $2 ELSE last_failure END WHERE id = $3 AND failures > 0",
-            args![i64::from(before.failures), before.last_failure, before.row.id],
-            None,
-        );
-    }
-
-    /// Forgets failures.
-    pub fn forgive_login_failures(&mut self, id: UserId) {
-        self.push("UPDATE user_account SET failures = 0, last_failure = NULL WHERE id = $1", args![id], None);
     }
 }

@@ -14,7 +14,7 @@ use keyrelay_core::ticket::TicketKind;
 use keyrelay_core::totp::TotpKey;
 use keyrelay_store::{Change, Conflict, MembershipChoice, StoreError, UserAccount};
 
-use super::attempts;
+use super::attempts::{self, Look};
 use crate::App;
 use crate::error::Outcome;
 
@@ -93,23 +93,16 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     if let Some(wait) = app.limiter.blocks(from, now) {
         return Err(NotLoggedIn::Throttled(wait));
     }
-    let mut accounts = app.store.accounts_of(&request.email, request.project).await?;
-    if request.is_for_nobody {
-        accounts.clear();
-    }
-    let hashes = std::array::from_fn(|n| accounts.get(n).and_then(|account| account.password_hash.clone()));
-    // Counted while the password is hashed, so that only the hashes take time, which an unknown person's take too.
-    let counted = count_each(app, accounts);
-    let done = app.passwords.verify_each_while(from, hashes, request.password, counted).await;
-    let (right, counted) = done.map_err(|_| StoreError::Busy)?;
-    let counted = counted?;
-    if counted.iter().all(Option::is_none) {
-        return Err(refuse(app, from, "unknown person, account is off, or waits after failures"));
-    }
-    let fits = counted.into_iter().zip(right).filter_map(|(account, right)| account.filter(|_| right));
-    let mut fits: Vec<UserAccount> = fits.collect();
-    if fits.is_empty() {
-        return Err(refuse(app, from, "wrong password"));
+    let LoginRequest { password, .. } = request;
+    let (email, is_for_nobody) = (&request.email, request.is_for_nobody);
+    let mut fits = prove(app, email, request.project, is_for_nobody, password, from).await?;
+    for account in &fits {
+        if account.totp_confirmed {
+            // Earlier failures may be wrong codes, which the password alone forgives nobody.
+            app.attempts.take_back(account);
+        } else {
+            app.attempts.forgive(account);
+        }
     }
     if let Some(problem) = request.problem {
         return Err(NotLoggedIn::Bad(problem));
@@ -150,24 +143,52 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     };
     let session = Session { revision: 0, ..session };
     let mut change = Change::new();
-    for account in &fits {
-        if account.totp_confirmed {
-            // Earlier failures may be wrong codes, which the password alone forgives nobody.
-            change.take_back_login_failure(account);
-        } else {
-            change.forgive_login_failures(account.row.id);
-        }
-    }
     change.create_session(&session);
     app.store.commit(change).await?;
     Ok(session)
 }
 
+/// The accounts of an address that a password fits, at least one. Each other that it was checked against has had an
+/// attempt counted; so have these.
+async fn prove(
+    app: &App,
+    email: &str,
+    project: Option<ProjectId>,
+    is_for_nobody: bool,
+    password: PlainPassword,
+    from: IpAddr,
+) -> Result<Vec<UserAccount>, NotLoggedIn> {
+    let look = app.attempts.look();
+    let mut accounts = app.store.accounts_of(email, project).await?;
+    if is_for_nobody {
+        accounts.clear();
+    }
+    let hashes = std::array::from_fn(|n| accounts.get(n).and_then(|account| account.password_hash.clone()));
+    // Counted while the password is hashed, so that only the hashes take time, which an unknown person's take too.
+    let counted = count_each(app, accounts, look);
+    let done = app.passwords.verify_each_while(from, hashes, password, counted).await;
+    let (right, counted) = done.map_err(|_| StoreError::Busy)?;
+    let counted = counted?;
+    if counted.iter().all(Option::is_none) {
+        return Err(refuse(app, from, "unknown person, account is off, or waits after failures"));
+    }
+    let fits = counted.into_iter().zip(right).filter_map(|(account, right)| account.filter(|_| right));
+    let fits: Vec<UserAccount> = fits.collect();
+    if fits.is_empty() {
+        return Err(refuse(app, from, "wrong password"));
+    }
+    Ok(fits)
+}
+
 /// Counts an attempt at each of some accounts. `None` stands for one that still waits: its password is not judged.
-async fn count_each(app: &App, accounts: Vec<UserAccount>) -> Result<Vec<Option<UserAccount>>, StoreError> {
+async fn count_each(
+    app: &App,
+    accounts: Vec<UserAccount>,
+    look: Look,
+) -> Result<Vec<Option<UserAccount>>, StoreError> {
     let mut counted = Vec::with_capacity(accounts.len());
     for account in accounts {
-        counted.push(attempts::count(app, account).await?.ok());
+        counted.push(attempts::count(app, account, look).await?.ok());
     }
     Ok(counted)
 }
@@ -263,8 +284,9 @@ pub(super) async fn second_factor(
         return Err(NotLoggedIn::Throttled(wait));
     }
     let access = waiting(app, session, Stage::SecondFactor).await?;
+    let look = app.attempts.look();
     let account = app.store.user(access.user.id).await?.ok_or(NotLoggedIn::NoLogin)?;
-    let Ok(account) = attempts::count(app, account).await? else {
+    let Ok(account) = attempts::count(app, account, look).await? else {
         return Err(refuse(app, from, "account waits after failures"));
     };
     let Some(step) = accepted_step(app, &account, token) else {
@@ -282,6 +304,7 @@ pub(super) async fn second_factor(
     change.accept_second_factor(account.row.id, step);
     change.move_session(&next);
     app.store.commit(change).await?;
+    app.attempts.forgive(&account);
     Ok(next)
 }
 

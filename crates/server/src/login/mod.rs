@@ -10,6 +10,7 @@ mod request;
 mod second_factor;
 mod set_password;
 
+pub(crate) use attempts::Attempts;
 pub(crate) use authorize::authorize;
 pub(crate) use json::{login, profile, verify_second_factor};
 pub(crate) use second_factor::{disable, enroll, status};

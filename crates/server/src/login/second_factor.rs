@@ -104,8 +104,9 @@ async fn with_code(
     let (parts, body) = request.into_parts();
     let caller = auth::caller(app, &parts.headers, from).await?;
     let token = Members::read(&parts.headers, body, &["token"]).await?.needed("token")?;
+    let look = app.attempts.look();
     let (_, account) = account(app, &caller).await?;
-    let account = attempts::count(app, account).await?.map_err(Outcome::throttled)?;
+    let account = attempts::count(app, account, look).await?.map_err(Outcome::throttled)?;
     let Some(step) = accepted_step(app, &account, &token) else {
         return Err(Outcome::invalid_at("token", "The code is not valid"));
     };
@@ -113,5 +114,6 @@ async fn with_code(
     change.require(&caller, &app.config.secrets, app.now());
     let answer = then(&account, &mut change, step);
     app.store.commit(change).await?;
+    app.attempts.forgive(&account);
     Ok(told(answer.to_string()))
 }

@@ -96,6 +96,7 @@ async fn answer(app: &App, ticket: Option<PlainSecret>, request: Request) -> Res
     change.end_sessions_of(account.row.id, None);
     match app.store.commit(change).await {
         Ok(()) => {
+            app.attempts.forgive(&account);
             tracing::info!(user = %account.row.id, "a password was set by a link");
             let text = "Your password is set. You can close this page and sign in.";
             let template = ui::Message { base: app.config.base_url.as_str(), title: "Done", text };
@@ -164,11 +165,13 @@ async fn change(app: &App, from: IpAddr, request: Request) -> Result<Response, O
     let caller = auth::caller(app, &parts.headers, from).await?;
     let login = caller.login.ok_or_else(|| Outcome::forbidden("Only a person has a password"))?;
     let ChangeOfPassword { old, new } = ChangeOfPassword::read(&parts.headers, body).await?;
+    let look = app.attempts.look();
     let account = app.store.user(login.user).await?.ok_or_else(Outcome::login)?;
     let problem = new.check(&account.row.email);
     problem.map_err(|problem| Outcome::invalid_at("newPassword", format!("The new password {problem}")))?;
-    let account = attempts::count(app, account).await?.map_err(Outcome::throttled)?;
-    let right = app.passwords.verify(account.password_hash, old).await.map_err(|_| Outcome::busy())?;
+    let account = attempts::count(app, account, look).await?.map_err(Outcome::throttled)?;
+    let right =
+        app.passwords.verify(account.password_hash.clone(), old).await.map_err(|_| Outcome::busy())?;
     if !right {
         return Err(Outcome::invalid_at("oldPassword", "This is not your password"));
     }
@@ -177,6 +180,7 @@ async fn change(app: &App, from: IpAddr, request: Request) -> Result<Response, O
     change.set_password(login.user, hash(app, new).await?, None);
     change.end_sessions_of(login.user, Some(login.session));
     app.store.commit(change).await?;
+    app.attempts.forgive(&account);
     let body = json!({ "resourceType": "OperationOutcome", "id": "ok", "issue": [
         { "severity": "information", "code": "informational", "details": { "text": "All OK" } }
     ] });

@@ -170,3 +170,40 @@ async fn a_password_is_a_guess_at_each_account_that_it_does_not_fit() {
     test.clock.advance(Duration::from_mins(1));
     log_in(&test, PASSWORD, None).await.expect(200);
 }
+
+#[tokio::test]
+async fn a_refusal_waits_for_no_change_and_is_counted_all_the_same() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let nobody = json!({ "email": "nobody@example.test", "password": PASSWORD });
+    // Nothing can be written: what waited for that would be answered otherwise, or not in time.
+    test.app.refuse_changes();
+    let unknown = json_post(&test, As::Anonymous, "auth/login", &nobody).await;
+    unknown.refused(400, "invalid");
+    for _ in 0..LOGIN_FAILURES_FREE {
+        let known = log_in(&test, "not the password", None).await;
+        assert_eq!((known.status, &known.text), (unknown.status, &unknown.text));
+    }
+    let waits = log_in(&test, PASSWORD, None).await;
+    assert_eq!((waits.status, &waits.text), (unknown.status, &unknown.text));
+}
+
+#[tokio::test]
+async fn failures_outlive_the_server() {
+    let mut test = TestApp::start().await;
+    make_ann(&test, false).await;
+    for _ in 0..=LOGIN_FAILURES_FREE {
+        log_in(&test, "not the password", None).await.refused(400, "invalid");
+    }
+    let base_url = format!("http://{}/", test.address);
+    test = test.restart_as(&base_url).await;
+    log_in(&test, PASSWORD, None).await.refused(400, "invalid");
+    test.clock.advance(Duration::from_secs(2));
+    log_in(&test, PASSWORD, None).await.expect(200);
+    // And so does that they were forgiven.
+    test = test.restart_as(&base_url).await;
+    for _ in 1..LOGIN_FAILURES_FREE {
+        log_in(&test, "not the password", None).await.refused(400, "invalid");
+    }
+    log_in(&test, PASSWORD, None).await.expect(200);
+}
