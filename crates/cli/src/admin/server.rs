@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use keyrelay_core::id::ClientId;
 use keyrelay_core::limits::COMMAND_ANSWER_BYTES_MAX;
+use keyrelay_core::names::shown;
 use keyrelay_core::random::{Entropy, random_uuid};
 use keyrelay_core::secret::PlainSecret;
 use reqwest::header::IF_MATCH;
@@ -234,7 +235,7 @@ impl Server {
         }
         let said: Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = said["issue"][0]["details"]["text"].as_str().unwrap_or("no reason was given");
-        let text = text.chars().filter(|c| !c.is_control()).take(ERROR_CHARS_MAX).collect();
+        let text = shown(text).chars().take(ERROR_CHARS_MAX).collect();
         Err(ServerError::Refused { status, text })
     }
 

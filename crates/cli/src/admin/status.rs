@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyrelay_core::evidence::in_words;
 use keyrelay_core::fhir::schema::LIFETIME_MIN;
+use keyrelay_core::names::shown;
 use keyrelay_core::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -262,7 +263,7 @@ fn value_of(part: &Value) -> Option<&Value> {
 
 /// Callers choose some of it, and it goes to a terminal.
 fn text_of(value: &Value) -> Option<String> {
-    value.as_str().map(|text| text.chars().filter(|c| !c.is_control()).collect())
+    value.as_str().map(|text| shown(text).into_owned())
 }
 
 fn slot(parts: &Parts<'_>) -> Option<SlotStatus> {

@@ -29,7 +29,8 @@ use crate::App;
 use crate::auth;
 use crate::error::Outcome;
 use crate::fhir::{
-    Act, Content, Rendered, check_change, check_new, email, first_version, is_there, seen, stored_resource,
+    Act, Content, Rendered, check_change, check_names, check_new, email, first_version, is_there, seen,
+    stored_resource,
 };
 use crate::headers::{FHIR_JSON, NO_STORE};
 use crate::limiter::Attempt;
@@ -338,6 +339,7 @@ fn make_user(
 fn checked(resource: Value) -> Result<Map<String, Value>, Outcome> {
     let Value::Object(map) = resource else { return Err(Outcome::internal()) };
     validate(&map).map_err(Outcome::schema)?;
+    check_names(&map)?;
     Ok(map)
 }
 

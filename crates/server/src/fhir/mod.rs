@@ -9,6 +9,7 @@ mod conformance;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod membership;
+mod names;
 mod new_client;
 mod parameters;
 mod patch;
@@ -45,6 +46,7 @@ pub(crate) use access::{check_change, check_new, own, seen};
 pub(crate) use client_application::{fresh_secret, record_creation, record_move, row as client_row};
 pub(crate) use conformance::Conformance;
 pub(crate) use membership::is_there;
+pub(crate) use names::check_names;
 pub(crate) use new_client::{NewClient, create_with_secret};
 pub(crate) use parameters::Step;
 pub(crate) use render::{Rendered, ShownSecrets, stored_resource};

@@ -4,6 +4,7 @@
 use keyrelay_core::caller::Role;
 use keyrelay_core::id::{ProjectId, UserId};
 use keyrelay_core::limits::EMAIL_BYTES_MAX;
+use keyrelay_core::names::is_hidden;
 use keyrelay_store::UserRow;
 use serde_json::{Map, Value};
 
@@ -41,7 +42,7 @@ pub(crate) fn row(
 /// Reads an address that a person can log in with, in lower case.
 pub(crate) fn email(text: &str, expression: &'static str) -> Result<String, Outcome> {
     let text = text.trim().to_lowercase();
-    let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '"' | ',');
+    let odd = |c: char| c.is_whitespace() || is_hidden(c) || matches!(c, '<' | '>' | '"' | ',');
     let has_both_parts =
         text.rsplit_once('@').is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
     if text.len() > EMAIL_BYTES_MAX || text.contains(odd) || !has_both_parts {

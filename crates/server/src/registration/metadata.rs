@@ -3,6 +3,7 @@
 //! had is refused, and not silently replaced.
 
 use keyrelay_core::limits::{NAME_CHARS_MAX, REDIRECT_URIS_MAX};
+use keyrelay_core::names;
 use keyrelay_core::redirect_uri::RedirectUri;
 use keyrelay_core::registration::{AuthMethod, RegistrationBounds};
 use keyrelay_core::scope::Scope;
@@ -38,6 +39,7 @@ impl Metadata {
             if name.chars().count() > NAME_CHARS_MAX {
                 return Err(wrong(format!("client_name has at most {NAME_CHARS_MAX} characters")));
             }
+            names::check(name).map_err(|hidden| wrong(format!("client_name: {hidden}")))?;
             elements.push(("name", json!(name)));
         }
         let grant_types = grant_types(body, bounds)?;

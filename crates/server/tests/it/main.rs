@@ -29,6 +29,7 @@ mod login_grants;
 mod logins;
 mod matrix;
 mod mtls;
+mod names;
 mod network;
 mod nodes;
 mod openapi;

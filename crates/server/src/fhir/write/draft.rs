@@ -11,6 +11,7 @@ use crate::error::Outcome;
 use crate::fhir::access::{self, SECRETS, not_to_write};
 use crate::fhir::bundle::Links;
 use crate::fhir::client_application::{self, WrittenSecrets};
+use crate::fhir::names::check_names;
 use crate::fhir::versions::Act;
 
 /// A resource as it is to be stored, and the secrets that came with it.
@@ -98,6 +99,7 @@ pub(crate) fn check_resource(
 ) -> Result<(), Outcome> {
     refuse_foreign_credentials(resource_type, resource)?;
     validate(resource).map_err(Outcome::schema)?;
+    check_names(resource)?;
     let name = resource.get("name").and_then(Value::as_str);
     if name.is_some_and(|name| name.chars().count() > NAME_CHARS_MAX) {
         let text = format!("A name has at most {NAME_CHARS_MAX} characters");

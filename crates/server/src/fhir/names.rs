@@ -1,0 +1,67 @@
+//! The elements of resources that are people's names and names of things, which pages and terminals show.
+
+use keyrelay_core::names;
+use serde_json::{Map, Value};
+
+use crate::error::Outcome;
+
+/// The path to each, by type; what is a list on the way is looked through.
+const NAMES: [(&str, &[&[&str]]); 6] = [
+    ("ClientApplication", &[&["name"]]),
+    ("Project", &[&["name"]]),
+    ("AccessPolicy", &[&["name"]]),
+    ("User", &[&["firstName"], &["lastName"], &["email"]]),
+    (
+        "Practitioner",
+        &[
+            &["name", "text"],
+            &["name", "family"],
+            &["name", "given"],
+            &["name", "prefix"],
+            &["name", "suffix"],
+        ],
+    ),
+    ("ProjectMembership", &[&["userName"], &["user", "display"], &["profile", "display"]]),
+];
+
+/// Refuses names that would be read as others. What was stored before stays readable.
+pub(crate) fn check_names(resource: &Map<String, Value>) -> Result<(), Outcome> {
+    let resource_type = resource.get("resourceType").and_then(Value::as_str).unwrap_or_default();
+    let paths = NAMES.iter().find(|(name, _)| *name == resource_type).map_or(&[][..], |(_, paths)| *paths);
+    for path in paths {
+        for (expression, text) in texts(resource_type, resource, path) {
+            if let Err(hidden) = names::check(text) {
+                return Err(Outcome::invalid_at(expression, hidden.to_string()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The texts at a path, each with its expression.
+fn texts<'a>(resource_type: &str, resource: &'a Map<String, Value>, path: &[&str]) -> Vec<(String, &'a str)> {
+    let [first, rest @ ..] = path else { return Vec::new() };
+    let mut found: Vec<(String, &Value)> = Vec::new();
+    found.extend(resource.get(*first).map(|value| (format!("{resource_type}.{first}"), value)));
+    found = each(found);
+    for name in rest {
+        let inner =
+            found.into_iter().filter_map(|(at, value)| Some((format!("{at}.{name}"), value.get(name)?)));
+        found = each(inner.collect());
+    }
+    found.into_iter().filter_map(|(at, value)| Some((at, value.as_str()?))).collect()
+}
+
+/// The items of what is a list.
+fn each(values: Vec<(String, &Value)>) -> Vec<(String, &Value)> {
+    let mut all = Vec::with_capacity(values.len());
+    for (at, value) in values {
+        match value {
+            Value::Array(items) => {
+                all.extend(items.iter().enumerate().map(|(n, item)| (format!("{at}[{n}]"), item)));
+            }
+            one => all.push((at, one)),
+        }
+    }
+    all
+}
