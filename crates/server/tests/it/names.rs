@@ -36,13 +36,13 @@ async fn no_way_of_writing_takes_a_name_with_hidden_characters() {
         let put = json!({ "resourceType": "ClientApplication", "id": id, "name": name });
         let path = format!("ClientApplication/{id}");
         refused_at(&test.put(&test.admin, &path, &put).await, "ClientApplication.name");
-        let patch = json!([{ "op": "replace", "path": "/name", "value": name }]);
-        refused_at(&test.patch(&test.admin, &path, &patch).await, "ClientApplication.name");
+        let renamed = json!([{ "op": "replace", "path": "/name", "value": name }]);
+        refused_at(&test.patch(&test.admin, &path, &renamed).await, "ClientApplication.name");
         let made = test.request(&test.admin, Method::POST, &client_path).json(&json!({ "name": name }));
         refused_at(&made.send().await, "ClientApplication.name");
         let project = json!({ "resourceType": "Project", "name": name });
         refused_at(&test.post(&test.super_admin, "Project", &project).await, "Project.name");
-        let patch_project = test.patch(&test.admin, &format!("Project/{}", test.project), &patch).await;
+        let patch_project = test.patch(&test.admin, &format!("Project/{}", test.project), &renamed).await;
         refused_at(&patch_project, "Project.name");
         let person = json!({ "resourceType": "Practitioner", "name": [{}, { "given": ["Ann", name] }] });
         let person = test.post(&test.admin, "Practitioner", &person).await;
