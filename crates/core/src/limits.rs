@@ -314,7 +314,8 @@ pub const CONFLICT_RETRIES_MAX: usize = 100;
 pub const LOGIN_ATTEMPTS_PER_ADDRESS_MAX: u32 = 100;
 /// How long it takes until one of them is forgotten.
 pub const LOGIN_ATTEMPT_FORGIVEN_AFTER: Duration = Duration::from_millis(500);
-/// Failed proofs that one address may send in a burst before it is answered 429.
+/// Failed proofs that one address may send in a burst before it is answered 429. Those of clients and those of people
+/// are counted apart: neither keeps the other out.
 pub const FAILURES_PER_ADDRESS_MAX: u32 = 100;
 /// Failed proofs for one client id before further *failures* are answered 429; a correct secret still works.
 pub const FAILURES_PER_CLIENT_MAX: u32 = 100;

@@ -25,8 +25,11 @@ use crate::error::Outcome;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
-    /// Failures from an address.
+    /// Failures of clients from an address.
     Address(IpAddr),
+    /// Failures of people from an address. They are counted apart, so that people who mistype their passwords and a
+    /// client that guesses block only their own kind behind one address.
+    Person(IpAddr),
     /// Failures for a client id.
     Client(ClientId),
     /// Attempts of people to log in from an address.
@@ -37,7 +40,7 @@ impl Key {
     /// How much may be counted at once, and how long it takes until one is forgotten.
     const fn bound(self) -> (u32, Duration) {
         match self {
-            Self::Address(_) => (FAILURES_PER_ADDRESS_MAX, FAILURE_FORGIVEN_AFTER),
+            Self::Address(_) | Self::Person(_) => (FAILURES_PER_ADDRESS_MAX, FAILURE_FORGIVEN_AFTER),
             Self::Client(_) => (FAILURES_PER_CLIENT_MAX, FAILURE_FORGIVEN_AFTER),
             Self::Login(_) => (LOGIN_ATTEMPTS_PER_ADDRESS_MAX, LOGIN_ATTEMPT_FORGIVEN_AFTER),
         }
@@ -102,16 +105,33 @@ pub(crate) struct Counted([Option<Key>; 2]);
 pub(crate) struct Limiter(Mutex<Debts>);
 
 impl Limiter {
-    /// How long an address that has failed too often is not heard; `None` if it is.
+    /// How long clients of an address that have failed too often are not heard; `None` if they are.
     pub(crate) fn blocks(&self, from: IpAddr, now: Timestamp) -> Option<Duration> {
+        self.wait(Key::Address(network(from)), now)
+    }
+
+    /// The same of people.
+    pub(crate) fn blocks_people(&self, from: IpAddr, now: Timestamp) -> Option<Duration> {
+        self.wait(Key::Person(network(from)), now)
+    }
+
+    fn wait(&self, key: Key, now: Timestamp) -> Option<Duration> {
         let debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if debts.0.is_empty() {
             return None;
         }
-        debts.wait(Key::Address(network(from)), now)
+        debts.wait(key, now)
     }
 
-    /// Counts a failure. If this client id has been guessed at too often, for how long it has.
+    /// Counts a failed login of a person.
+    pub(crate) fn count_person(&self, from: IpAddr, now: Timestamp) {
+        let mut debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        debts.make_room(1, now);
+        // One more than the bound is past it either way.
+        let _ = debts.add(Key::Person(network(from)), now);
+    }
+
+    /// Counts a failure of a client. If this client id has been guessed at too often, for how long it has.
     pub(crate) fn count(
         &self,
         from: IpAddr,
@@ -249,6 +269,18 @@ mod tests {
         assert_eq!(limiter.attempt(from, START), Some(wait));
         assert_eq!(limiter.attempt(from, START.plus(wait)), None);
         assert_eq!(limiter.attempt(from, START.plus(wait)), Some(wait));
+    }
+
+    #[test]
+    fn failures_of_people_and_of_clients_block_their_own_kind() {
+        let limiter = Limiter::default();
+        let (people, clients) = (address("192.0.2.1"), address("192.0.2.2"));
+        for _ in 0..FAILURES_PER_ADDRESS_MAX {
+            limiter.count_person(people, START);
+            limiter.count(clients, ClientId::NIL, START);
+        }
+        assert!(limiter.blocks_people(people, START).is_some() && limiter.blocks(clients, START).is_some());
+        assert_eq!((limiter.blocks(people, START), limiter.blocks_people(clients, START)), (None, None));
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub(super) fn code(app: &App, session: &Session) -> PlainSecret {
 /// The first step: the password.
 pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Result<Session, NotLoggedIn> {
     let now = app.now();
-    if let Some(wait) = app.limiter.blocks(from, now) {
+    if let Some(wait) = app.limiter.blocks_people(from, now) {
         return Err(NotLoggedIn::Throttled(wait));
     }
     let LoginRequest { password, .. } = request;
@@ -196,7 +196,7 @@ async fn count_each(
 /// Counts against the address, logs, and says the one thing that is said.
 fn refuse(app: &App, from: IpAddr, why: &'static str) -> NotLoggedIn {
     app.metrics.refused.inc();
-    let _ = app.limiter.count(from, ClientId::NIL, app.now());
+    app.limiter.count_person(from, app.now());
     tracing::info!(%from, why, "a person was not let in");
     NotLoggedIn::Refused
 }
@@ -280,7 +280,7 @@ pub(super) async fn second_factor(
     consent: bool,
     from: IpAddr,
 ) -> Result<Session, NotLoggedIn> {
-    if let Some(wait) = app.limiter.blocks(from, app.now()) {
+    if let Some(wait) = app.limiter.blocks_people(from, app.now()) {
         return Err(NotLoggedIn::Throttled(wait));
     }
     let access = waiting(app, session, Stage::SecondFactor).await?;

@@ -10,6 +10,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::app::{Answer, As, TestApp};
+use crate::people::{PASSWORD, log_in, make_ann};
 
 fn throttled(answer: &Answer) {
     assert_eq!(answer.status, 429, "{}", answer.text);
@@ -62,6 +63,21 @@ async fn a_client_that_others_guess_at_still_gets_in_from_elsewhere() {
     // Of the other clients nothing has changed.
     test.grant_elsewhere(&test.admin.id, "a guess").await.expect(401);
     test.grant_elsewhere(&test.admin.id, &test.admin.secret).await.expect(200);
+}
+
+#[tokio::test]
+async fn people_who_fail_block_no_client_of_their_address_and_clients_no_people() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    // One less than blocks the address, and one failure of a person.
+    for _ in 1..FAILURES_PER_ADDRESS_MAX {
+        test.grant(&test.member.id, "a guess").await.expect(401);
+    }
+    log_in(&test, "not the password").await.refused(400, "invalid");
+    test.grant(&test.stranger.id, &test.stranger.secret).await.expect(200);
+    test.grant(&test.member.id, "a guess").await.expect(401);
+    throttled(&test.grant(&test.stranger.id, &test.stranger.secret).await);
+    log_in(&test, PASSWORD).await.expect(200);
 }
 
 #[tokio::test]
