@@ -339,7 +339,7 @@ fn make_user(
 fn checked(resource: Value) -> Result<Map<String, Value>, Outcome> {
     let Value::Object(map) = resource else { return Err(Outcome::internal()) };
     validate(&map).map_err(Outcome::schema)?;
-    check_names(&map)?;
+    check_names(&map, None)?;
     Ok(map)
 }
 

@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 
 use crate::error::Outcome;
 
-pub(super) fn check(resource: &Map<String, Value>) -> Result<(), Outcome> {
+pub(super) fn check(
+    resource: &Map<String, Value>,
+    before: Option<&Map<String, Value>>,
+) -> Result<(), Outcome> {
     let bytes: usize = serde_json::to_vec(resource).map_or(usize::MAX, |json| json.len());
     if bytes > POLICY_BYTES_MAX {
         return Err(Outcome::invalid(format!(
@@ -17,7 +20,9 @@ pub(super) fn check(resource: &Map<String, Value>) -> Result<(), Outcome> {
     let policy = AccessPolicy::from_resource(resource)
         .map_err(|error| Outcome::not_supported(error.to_string()).at(error.expression))?;
     // Not where a policy is read: one that was stored before there was this bound stays in force.
-    if policy.scans() > SEARCH_SCANS_MAX {
+    let stored = before.and_then(|before| AccessPolicy::from_resource(before).ok());
+    let stored = stored.map_or(0, |stored| stored.scans());
+    if policy.scans() > SEARCH_SCANS_MAX.max(stored) {
         let text = format!(
             "The criteria have more than {SEARCH_SCANS_MAX} values that are looked for everywhere, by :contains or \
              by a system alone, and each is part of every search: take fewer, or whole values"

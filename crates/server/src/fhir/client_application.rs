@@ -2,6 +2,7 @@
 //! resource. They are taken out of what a client sends, compared with the slots, and a write that
 //! would bring an old secret back or blank a current one changes nothing.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use keyrelay_core::audit::{Recorded, SecretAction, SecretsOf};
@@ -106,18 +107,22 @@ pub(crate) fn row(
             "This is the client you are logged in with: this change would lock you out",
         ));
     }
+    let is_new = |name: &str| before.and_then(|before| before.get(name)) != resource.get(name);
     let default_scope = list("defaultScope").map(|scopes| scopes.join(" "));
-    if let Some(Err(error)) = default_scope.as_deref().map(Scope::parse) {
+    if is_new("defaultScope")
+        && let Some(Err(error)) = default_scope.as_deref().map(Scope::parse)
+    {
         return Err(Outcome::invalid_at("ClientApplication.defaultScope", error.to_string()));
     }
     let grant_types = list("grantType");
-    if grant_types.as_ref().is_some_and(|types| types.concat().len() > SCOPE_BYTES_MAX) {
+    let are_too_long = |types: &Vec<String>| types.concat().len() > SCOPE_BYTES_MAX;
+    if is_new("grantType") && grant_types.as_ref().is_some_and(are_too_long) {
         let text = format!("The grant types are longer than {SCOPE_BYTES_MAX} bytes together");
         return Err(Outcome::invalid_at("ClientApplication.grantType", text));
     }
     check_keys(app, id, resource, before)?;
-    check_redirects(resource)?;
-    check_origins(resource)?;
+    check_redirects(resource, before)?;
+    check_origins(resource, before)?;
     Ok(ClientRow {
         id,
         project,
@@ -142,7 +147,7 @@ fn check_keys(
     let changed = |name: &str| {
         text(name).filter(|text| before.and_then(|before| before.get(name)?.as_str()) != Some(*text))
     };
-    if let Some(keys) = changed("jwks") {
+    if let Some(keys) = changed("jwks").filter(|keys| !is_same_json(before, "jwks", keys)) {
         check_jwks(id, keys).map_err(|text| Outcome::invalid_at("ClientApplication.jwks", text))?;
     }
     if let Some(certificates) = changed("certificateTrustStore") {
@@ -150,6 +155,9 @@ fn check_keys(
             .map_err(|text| Outcome::invalid_at("ClientApplication.certificateTrustStore", text))?;
     }
     let Some(uri) = text("jwksUri") else { return Ok(()) };
+    if changed("jwksUri").is_none() && changed("jwks").is_none() {
+        return Ok(());
+    }
     let refused = |text: String| Outcome::invalid_at("ClientApplication.jwksUri", text);
     if text("jwks").is_some() {
         return Err(refused("Give jwks or jwksUri, not both (RFC 7591 §2)".to_owned()));
@@ -157,12 +165,35 @@ fn check_keys(
     OutboundUri::parse(uri, app.config.base_url.reach()).map_err(|error| refused(error.to_string())).map(drop)
 }
 
-/// Where codes are sent.
-fn check_redirects(resource: &Map<String, Value>) -> Result<(), Outcome> {
+/// Whether the JSON text of an element says what the stored one says. A client that registered itself sends its keys
+/// as JSON, whatever the spelling was.
+fn is_same_json(before: Option<&Map<String, Value>>, name: &str, text: &str) -> bool {
+    let stored = before.and_then(|before| before.get(name)?.as_str());
+    let read = |text: &str| serde_json::from_str::<Value>(text).ok();
+    stored.and_then(read).is_some_and(|stored| Some(stored) == read(text))
+}
+
+/// The redirect URIs of a client, with the element that each is in.
+fn redirects(resource: &Map<String, Value>) -> impl Iterator<Item = (String, &Value)> {
     let many = resource.get("redirectUris").and_then(Value::as_array).into_iter().flatten();
     let many = many.enumerate().map(|(n, uri)| (format!("redirectUris[{n}]"), uri));
-    let one = resource.get("redirectUri").map(|uri| ("redirectUri".to_owned(), uri));
-    for (element, uri) in many.chain(one) {
+    many.chain(resource.get("redirectUri").map(|uri| ("redirectUri".to_owned(), uri)))
+}
+
+/// The redirect URIs that were stored already. They stand in the way of no other change, whatever the rules were;
+/// no code is sent to one that the rules refuse.
+pub(crate) fn stored_redirects(before: Option<&Map<String, Value>>) -> HashSet<&str> {
+    before.into_iter().flat_map(redirects).filter_map(|(_, uri)| uri.as_str()).collect()
+}
+
+/// Where codes are sent.
+fn check_redirects(
+    resource: &Map<String, Value>,
+    before: Option<&Map<String, Value>>,
+) -> Result<(), Outcome> {
+    let stored = stored_redirects(before);
+    let new = |(_, uri): &(String, &Value)| uri.as_str().is_none_or(|uri| !stored.contains(uri));
+    for (element, uri) in redirects(resource).filter(new) {
         if let Err(error) = RedirectUri::parse(uri.as_str().unwrap_or_default()) {
             return Err(Outcome::invalid_at(format!("ClientApplication.{element}"), error.to_string()));
         }
@@ -171,9 +202,13 @@ fn check_redirects(resource: &Map<String, Value>) -> Result<(), Outcome> {
 }
 
 /// Origins are compared as texts, so each must be in the spelling of browsers.
-fn check_origins(resource: &Map<String, Value>) -> Result<(), Outcome> {
+fn check_origins(resource: &Map<String, Value>, before: Option<&Map<String, Value>>) -> Result<(), Outcome> {
+    let stored = before.and_then(|before| before.get("allowedOrigin")?.as_array());
+    let stored: HashSet<&str> = stored.into_iter().flatten().filter_map(Value::as_str).collect();
     let origins = resource.get("allowedOrigin").and_then(Value::as_array).into_iter().flatten();
-    for (n, origin) in origins.enumerate() {
+    for (n, origin) in
+        origins.enumerate().filter(|(_, origin)| origin.as_str().is_none_or(|text| !stored.contains(text)))
+    {
         if let Err(error) = Origin::parse(origin.as_str().unwrap_or_default()) {
             let at = format!("ClientApplication.allowedOrigin[{n}]");
             return Err(Outcome::invalid_at(at, error.to_string()));

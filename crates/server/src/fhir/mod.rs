@@ -43,7 +43,9 @@ use crate::auth::{self, ClientAddress};
 use crate::error::Outcome;
 use crate::router::FHIR_BASE;
 pub(crate) use access::{check_change, check_new, own, seen};
-pub(crate) use client_application::{fresh_secret, record_creation, record_move, row as client_row};
+pub(crate) use client_application::{
+    fresh_secret, record_creation, record_move, row as client_row, stored_redirects,
+};
 pub(crate) use conformance::Conformance;
 pub(crate) use membership::is_there;
 pub(crate) use names::check_names;

@@ -24,13 +24,21 @@ const NAMES: [(&str, &[&[&str]]); 6] = [
     ("ProjectMembership", &[&["userName"], &["user", "display"], &["profile", "display"]]),
 ];
 
-/// Refuses names that would be read as others. What was stored before stays readable.
-pub(crate) fn check_names(resource: &Map<String, Value>) -> Result<(), Outcome> {
+/// Refuses names that would be read as others. `before` is what the resource was, if it was anything: a name that was
+/// stored before there was this rule stands in the way of no other change.
+pub(crate) fn check_names(
+    resource: &Map<String, Value>,
+    before: Option<&Map<String, Value>>,
+) -> Result<(), Outcome> {
     let resource_type = resource.get("resourceType").and_then(Value::as_str).unwrap_or_default();
     let paths = NAMES.iter().find(|(name, _)| *name == resource_type).map_or(&[][..], |(_, paths)| *paths);
     for path in paths {
         for (expression, text) in texts(resource_type, resource, path) {
             if let Err(hidden) = names::check(text) {
+                let stored = before.map(|before| texts(resource_type, before, path)).unwrap_or_default();
+                if stored.iter().any(|(_, stored)| *stored == text) {
+                    continue;
+                }
                 return Err(Outcome::invalid_at(expression, hidden.to_string()));
             }
         }

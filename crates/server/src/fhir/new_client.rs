@@ -39,7 +39,7 @@ impl NewClient {
         change: &mut Change,
     ) -> Result<(ResourceVersion, Option<PlainSecret>), Outcome> {
         let Self { id, project, resource, policy, with_secret } = self;
-        check_resource(ResourceType::ClientApplication, &resource)?;
+        check_resource(ResourceType::ClientApplication, &resource, None)?;
         let row = row(act.app, act.caller, id, project, &resource, None)?;
         let is_itself = act.caller.client == Some(id);
         if !is_itself {

@@ -33,21 +33,33 @@ pub(crate) fn row(
     Ok(UserRow {
         id,
         project: (!is_for_all).then_some(own_project),
-        email: email(text("email"), "User.email")?,
+        email: address(text("email"), "User.email")?,
         name: Some(format!("{} {}", text("firstName"), text("lastName")).trim().to_owned()),
         active,
     })
 }
 
-/// Reads an address that a person can log in with, in lower case.
+/// Reads a new address that a person can log in with, in lower case.
 pub(crate) fn email(text: &str, expression: &'static str) -> Result<String, Outcome> {
+    if text.trim().contains(is_hidden) {
+        return Err(no_address(expression));
+    }
+    address(text, expression)
+}
+
+fn no_address(expression: &'static str) -> Outcome {
+    let problem = format!("An email address has the form name@host, and at most {EMAIL_BYTES_MAX} bytes");
+    Outcome::invalid_at(expression, problem)
+}
+
+/// Reads the address of a User. That it has no hidden characters is checked with the other names, where it is new.
+fn address(text: &str, expression: &'static str) -> Result<String, Outcome> {
     let text = text.trim().to_lowercase();
-    let odd = |c: char| c.is_whitespace() || is_hidden(c) || matches!(c, '<' | '>' | '"' | ',');
+    let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '"' | ',');
     let has_both_parts =
         text.rsplit_once('@').is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
     if text.len() > EMAIL_BYTES_MAX || text.contains(odd) || !has_both_parts {
-        let problem = format!("An email address has the form name@host, and at most {EMAIL_BYTES_MAX} bytes");
-        return Err(Outcome::invalid_at(expression, problem));
+        return Err(no_address(expression));
     }
     Ok(text)
 }

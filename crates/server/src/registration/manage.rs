@@ -307,7 +307,8 @@ impl Managed {
         let before = stored_resource(current).map_err(failed)?;
         let mut after = before.clone();
         update.metadata.apply(&mut after);
-        check_resource(ResourceType::ClientApplication, &after).map_err(failed)?;
+        update.metadata.check(Some(&before))?;
+        check_resource(ResourceType::ClientApplication, &after, Some(&before)).map_err(failed)?;
         let row = client_row(act.app, act.caller, self.id(), self.caller.project, &after, Some(&before))
             .map_err(failed)?;
 

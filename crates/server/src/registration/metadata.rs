@@ -10,6 +10,7 @@ use keyrelay_core::scope::Scope;
 use serde_json::{Map, Value, json};
 
 use crate::error::OAuthError;
+use crate::fhir::stored_redirects;
 use crate::oauth::GRANT_TYPES;
 
 /// The elements that a registration is about. All others of a ClientApplication are an admin's.
@@ -39,7 +40,6 @@ impl Metadata {
             if name.chars().count() > NAME_CHARS_MAX {
                 return Err(wrong(format!("client_name has at most {NAME_CHARS_MAX} characters")));
             }
-            names::check(name).map_err(|hidden| wrong(format!("client_name: {hidden}")))?;
             elements.push(("name", json!(name)));
         }
         let grant_types = grant_types(body, bounds)?;
@@ -61,6 +61,27 @@ impl Metadata {
         let auth_method = auth_method(body, keys.is_some(), by_code)?;
         elements.extend(keys);
         Ok(Self { auth_method, elements })
+    }
+
+    /// Checks names and redirect URIs. What was stored before a rule was made, in `before`, stands in the way of no
+    /// other change: the client sends all of it with each (RFC 7592 §2.2).
+    pub(super) fn check(&self, before: Option<&Map<String, Value>>) -> Result<(), OAuthError> {
+        let stored = before.and_then(|before| before.get("name"));
+        if let Some(name) = self.element("name").filter(|name| stored != Some(*name)) {
+            names::check(name.as_str().unwrap_or_default())
+                .map_err(|hidden| wrong(format!("client_name: {hidden}")))?;
+        }
+        let stored = stored_redirects(before);
+        let uris = self.element("redirectUris").and_then(Value::as_array).into_iter().flatten();
+        let mut new = uris.filter_map(Value::as_str).filter(|uri| !stored.contains(uri));
+        match new.find_map(|uri| RedirectUri::parse(uri).err()) {
+            Some(error) => Err(OAuthError::invalid_redirect_uri(error.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn element(&self, name: &str) -> Option<&Value> {
+        self.elements.iter().find(|(element, _)| *element == name).map(|(_, value)| value)
     }
 
     /// Puts the metadata in the place of what was registered before.
@@ -129,10 +150,7 @@ fn redirect_uris(body: &Map<String, Value>, by_code: bool) -> Result<Vec<String>
         let text = format!("A client has at most {REDIRECT_URIS_MAX} redirect_uris");
         return Err(OAuthError::invalid_redirect_uri(text));
     }
-    match uris.iter().find_map(|uri| RedirectUri::parse(uri).err()) {
-        Some(error) => Err(OAuthError::invalid_redirect_uri(error.to_string())),
-        None => Ok(uris),
-    }
+    Ok(uris)
 }
 
 fn scope(body: &Map<String, Value>, bounds: &RegistrationBounds) -> Result<Option<Scope>, OAuthError> {

@@ -43,6 +43,7 @@ async fn answer(app: &App, from: IpAddr, request: Request) -> Result<Response, O
     let (parts, body) = request.into_parts();
     let grant = grant(app, &parts.headers, from).await?;
     let metadata = Metadata::read(&read(&parts.headers, body).await?, &grant.bounds)?;
+    metadata.check(None)?;
     make(app, from, grant, metadata).await
 }
 

@@ -1,12 +1,13 @@
 //! Names with characters that cannot be seen: refused whichever way they are written, and shown apart where they
 //! were written before.
 
+use keyrelay_core::fhir::ResourceType;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::app::{Answer, As, TestApp};
 use crate::people::{EMAIL, PASSWORD, ann, authorize_path, invite, make_ann, make_app, submit};
-use crate::redirects::store_as_before;
+use crate::redirects::{store_as_before, store_resource_as_before};
 
 const HIDDEN: [char; 5] = ['\u{202e}', '\u{2066}', '\u{200f}', '\u{9b}', '\n'];
 
@@ -84,5 +85,33 @@ async fn what_was_named_before_is_read_and_stands_apart_on_pages() {
     let page = submit(&test, &path, "", &form).await.expect(200);
     for name in ["Viewer", "Ann Doe", "Clinic", "https://app.example.test/back"] {
         assert!(page.text.contains(&format!("<bdi>{name}</bdi>")), "{}", page.text);
+    }
+}
+
+#[tokio::test]
+async fn what_was_named_before_stands_in_the_way_of_no_other_change() {
+    let test = TestApp::start().await;
+    make_ann(&test, false).await;
+    let users = test.get(&test.admin, "User?email=ann@example.test").await.expect(200).resources();
+    let user = users[0]["id"].as_str().unwrap();
+    store_resource_as_before(&test, ResourceType::User, user, "\"Ann\"", "\"A\u{202e}nn\"").await;
+    store_resource_as_before(&test, ResourceType::User, user, EMAIL, "ann\u{200f}@example.test").await;
+    let app = make_app(&test).await;
+    store_as_before(&test, &app, "Viewer", "Vie\u{202e}wer").await;
+    let changes = [
+        (format!("User/{user}"), json!({ "op": "add", "path": "/active", "value": false }), "firstName"),
+        (
+            format!("ClientApplication/{app}"),
+            json!({ "op": "add", "path": "/status", "value": "off" }),
+            "name",
+        ),
+    ];
+    for (path, change, named) in changes {
+        test.patch(&test.admin, &path, &json!([change])).await.expect(200);
+        let whole = test.get(&test.admin, &path).await.expect(200).json();
+        test.put(&test.admin, &path, &whole).await.expect(200);
+        let other = json!([{ "op": "replace", "path": format!("/{named}"), "value": "A\u{202e}n" }]);
+        let expression = format!("{}.{named}", path.split('/').next().unwrap());
+        refused_at(&test.patch(&test.admin, &path, &other).await, &expression);
     }
 }

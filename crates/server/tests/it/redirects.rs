@@ -2,7 +2,7 @@
 //! used where it was registered before.
 
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::id::{ClientId, VersionId};
+use keyrelay_core::id::{ResourceId, VersionId};
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_store::{Change, ResourceVersion};
 use reqwest::Method;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::app::{As, TestApp};
 use crate::people::{EMAIL, PASSWORD, REDIRECT, authorize_path, json_post, make_ann, make_app};
+use crate::registration::{Registered, initial, refused, register};
 
 /// What a browser would hand to another program, or send elsewhere than it seems.
 const REFUSED: [&str; 10] = [
@@ -83,12 +84,17 @@ async fn no_way_of_writing_takes_a_redirect_that_could_lead_elsewhere() {
 
 /// Puts something into a stored resource that cannot be written any more.
 pub async fn store_as_before(test: &TestApp, client: &str, from: &str, to: &str) {
+    store_resource_as_before(test, ResourceType::ClientApplication, client, from, to).await;
+}
+
+pub async fn store_resource_as_before(test: &TestApp, kind: ResourceType, id: &str, from: &str, to: &str) {
     let store = test.store().await;
-    let id = ClientId::parse(client).unwrap();
-    let found = store.resource(ResourceType::ClientApplication, id.into()).await.unwrap().unwrap();
+    let id = ResourceId::parse(id).unwrap();
+    let found = store.resource(kind, id).await.unwrap().unwrap();
     let (previous, content) = (found.version, found.content.replace(from, to));
     assert_ne!(content, found.content);
-    let version = VersionId::random(&SeededEntropy::new(4711));
+    let version =
+        VersionId::random(&SeededEntropy::new(4711_u64.wrapping_add(found.revision.unsigned_abs())));
     let next = ResourceVersion { version, revision: found.revision + 1, content, ..found };
     let mut change = Change::new();
     change.update(next, previous, None);
@@ -111,6 +117,58 @@ async fn what_was_registered_before_is_read_and_not_used() {
     assert_eq!(page.text, unknown.text);
     let body = json!({ "email": EMAIL, "password": PASSWORD, "clientId": id, "redirectUri": "ms-msdt:/id" });
     json_post(&test, As::Anonymous, "auth/login", &body).await.refused(400, "invalid");
+}
+
+#[tokio::test]
+async fn what_was_stored_before_stands_in_the_way_of_no_other_change() {
+    let test = TestApp::start().await;
+    let id = make_app(&test).await;
+    let path = format!("ClientApplication/{id}");
+    store_as_before(&test, &id, REDIRECT, "ms-msdt:/id").await;
+    let mut whole = test.get(&test.admin, &path).await.expect(200).json();
+    whole["status"] = json!("off");
+    test.put(&test.admin, &path, &whole).await.expect(200);
+    let on = json!([{ "op": "replace", "path": "/status", "value": "active" }]);
+    test.patch(&test.admin, &path, &on).await.expect(200);
+    // It may move, but nothing else like it comes in.
+    let more = json!([{ "op": "add", "path": "/redirectUris/0", "value": "smb://server/share" }]);
+    let answer = test.patch(&test.admin, &path, &more).await;
+    answer.refused(400, "invalid");
+    assert_eq!(answer.text_at("/issue/0/expression/0"), "ClientApplication.redirectUris[0]");
+    let more = json!([{ "op": "add", "path": "/redirectUris/0", "value": REDIRECT }]);
+    let answer = test.patch(&test.admin, &path, &more).await.expect(200);
+    assert_eq!(answer.json()["redirectUris"], json!([REDIRECT, "ms-msdt:/id"]));
+    // Once it is gone, it is gone.
+    let gone = json!([{ "op": "remove", "path": "/redirectUris/1" }]);
+    test.patch(&test.admin, &path, &gone).await.expect(200);
+    let back = json!([{ "op": "add", "path": "/redirectUris/-", "value": "ms-msdt:/id" }]);
+    test.patch(&test.admin, &path, &back).await.refused(400, "invalid");
+}
+
+#[tokio::test]
+async fn a_client_that_registered_before_a_rule_rotates_its_secret() {
+    let test = TestApp::start().await;
+    let token = initial(&test, &json!({})).await;
+    let mut body = json!({ "client_name": "Viewer", "redirect_uris": [REDIRECT] });
+    let registered = Registered::of(&register(&test, &token, &body).await.expect(201));
+    store_as_before(&test, &registered.client.id, REDIRECT, "ms-msdt:/id").await;
+    store_as_before(&test, &registered.client.id, "Viewer", "Vie\u{202e}wer").await;
+    body["client_name"] = json!("Vie\u{202e}wer");
+    body["redirect_uris"] = json!(["ms-msdt:/id"]);
+    body["grant_types"] = json!(["authorization_code"]);
+    body["client_secret"] = json!(registered.client.secret);
+    body["rotate_secret"] = json!(true);
+    for (member, value, error) in [
+        ("redirect_uris", json!(["ms-msdt:/id", "smb://server/share"]), "invalid_redirect_uri"),
+        ("client_name", json!("Vie\u{202e}wer 2"), "invalid_client_metadata"),
+    ] {
+        let mut other = body.clone();
+        other[member] = value;
+        refused(&registered.put(&test, &other).await, 400, error);
+    }
+    let rotated = registered.put(&test, &body).await.expect(200);
+    assert_ne!(rotated.text_at("/client_secret"), registered.client.secret);
+    assert_eq!(rotated.json()["redirect_uris"], json!(["ms-msdt:/id"]));
 }
 
 /// A client that is switched off, one that has another redirect URI, one that people do not log in through, and ids

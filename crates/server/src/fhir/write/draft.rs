@@ -52,9 +52,19 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Checks that it can be stored.
+    /// Checks that it can be stored as a new resource.
     pub(super) fn check(&self, resource_type: ResourceType) -> Result<(), Outcome> {
-        check_resource(resource_type, &self.resource)
+        check_resource(resource_type, &self.resource, None)
+    }
+
+    /// Checks what does not depend on what is stored.
+    pub(super) fn check_form(&self, resource_type: ResourceType) -> Result<(), Outcome> {
+        check_form(resource_type, &self.resource)
+    }
+
+    /// Checks the names that an update writes.
+    pub(super) fn check_names(&self, before: &Map<String, Value>) -> Result<(), Outcome> {
+        check_names(&self.resource, Some(before))
     }
 
     /// Refuses a secret that the caller must not see: whether it is the right one would tell. What it may
@@ -92,14 +102,20 @@ impl Draft {
     }
 }
 
-/// What is asked of every resource that is to be stored, whoever put it together.
+/// What is asked of every resource that is to be stored, whoever put it together. `before` is what it was, if it was
+/// anything.
 pub(crate) fn check_resource(
     resource_type: ResourceType,
     resource: &Map<String, Value>,
+    before: Option<&Map<String, Value>>,
 ) -> Result<(), Outcome> {
+    check_form(resource_type, resource)?;
+    check_names(resource, before)
+}
+
+fn check_form(resource_type: ResourceType, resource: &Map<String, Value>) -> Result<(), Outcome> {
     refuse_foreign_credentials(resource_type, resource)?;
     validate(resource).map_err(Outcome::schema)?;
-    check_names(resource)?;
     let name = resource.get("name").and_then(Value::as_str);
     if name.is_some_and(|name| name.chars().count() > NAME_CHARS_MAX) {
         let text = format!("A name has at most {NAME_CHARS_MAX} characters");

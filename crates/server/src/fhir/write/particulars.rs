@@ -63,7 +63,9 @@ pub(super) async fn particulars(
             let is_same = before.is_some_and(|before| membership::is_of_same_member(before, resource));
             Ok(Particulars::Membership(row, if is_same { Member::Same } else { Member::Other }))
         }
-        ResourceType::AccessPolicy => access_policy::check(resource).map(|()| Particulars::Plain(project)),
+        ResourceType::AccessPolicy => {
+            access_policy::check(resource, before).map(|()| Particulars::Plain(project))
+        }
         ResourceType::User => {
             user::row(act, id.into(), project, resource).map(|row| Particulars::User(row, project))
         }

@@ -90,8 +90,9 @@ impl Edit {
             kept.restore(&mut draft.resource, &before.resource);
         }
         if !self.is_whole(caller, resource_type) {
-            draft.check(resource_type)?;
+            draft.check_form(resource_type)?;
         }
+        draft.check_names(&before.resource)?;
         Ok(draft)
     }
 }
@@ -101,7 +102,7 @@ impl Update {
     pub(super) fn check(&self, caller: &Caller) -> Result<(), Outcome> {
         match &self.edit {
             Edit::Put(draft) if self.edit.is_whole(caller, self.resource_type) => {
-                draft.check(self.resource_type)
+                draft.check_form(self.resource_type)
             }
             Edit::Put(_) | Edit::Patch(_) => Ok(()),
         }
