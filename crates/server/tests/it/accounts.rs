@@ -200,7 +200,17 @@ async fn failures_outlive_the_server() {
     log_in(&test, PASSWORD, None).await.refused(400, "invalid");
     test.clock.advance(Duration::from_secs(2));
     log_in(&test, PASSWORD, None).await.expect(200);
-    // And so does that they were forgiven.
+}
+
+#[tokio::test]
+async fn forgiven_failures_stay_forgiven_after_a_restart() {
+    let mut test = TestApp::start().await;
+    make_ann(&test, false).await;
+    for _ in 0..LOGIN_FAILURES_FREE {
+        log_in(&test, "not the password", None).await.refused(400, "invalid");
+    }
+    log_in(&test, PASSWORD, None).await.expect(200);
+    let base_url = format!("http://{}/", test.address);
     test = test.restart_as(&base_url).await;
     for _ in 1..LOGIN_FAILURES_FREE {
         log_in(&test, "not the password", None).await.refused(400, "invalid");
