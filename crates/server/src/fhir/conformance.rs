@@ -4,7 +4,9 @@
 use std::sync::OnceLock;
 
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::Method;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::fhir::conformance::{
     self, OauthEndpoint, operation_definitions, search_parameters, structure_definitions,
@@ -12,6 +14,7 @@ use keyrelay_core::fhir::conformance::{
 use keyrelay_core::fhir::search::{IndexEntry, index_entries, matches};
 use keyrelay_core::time::Timestamp;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::render::Rendered;
 use super::request::{FhirRequest, Reply};
@@ -20,24 +23,32 @@ use super::search::{bundle, plain_entry, read_query};
 use crate::App;
 use crate::config::BaseUrl;
 use crate::error::Outcome;
+use crate::headers::{FHIR_JSON, NO_STORE};
 
 struct Definition {
     resource_type: ResourceType,
     id: String,
-    resource: Value,
+    resource: Box<RawValue>,
     index: Vec<IndexEntry>,
 }
 
-/// The definitions, made when first asked for.
+/// The statement and the definitions, made when first asked for: they depend on nothing that changes while the server
+/// runs, and anybody may ask for the statement, as often as they like.
 pub(crate) struct Conformance {
     base_url: String,
     since: Timestamp,
+    statement: OnceLock<Bytes>,
     definitions: OnceLock<Vec<Definition>>,
 }
 
 impl Conformance {
     pub(crate) fn new(base_url: &BaseUrl, since: Timestamp) -> Self {
-        Self { base_url: base_url.as_str().to_owned(), since, definitions: OnceLock::new() }
+        Self {
+            base_url: base_url.as_str().to_owned(),
+            since,
+            statement: OnceLock::new(),
+            definitions: OnceLock::new(),
+        }
     }
 
     fn capability_statement(&self) -> Value {
@@ -54,6 +65,11 @@ impl Conformance {
         })
     }
 
+    /// The text of the statement, which all answers share.
+    fn statement_text(&self) -> Bytes {
+        self.statement.get_or_init(|| self.capability_statement().to_string().into()).clone()
+    }
+
     fn definitions(&self) -> &[Definition] {
         self.definitions.get_or_init(|| {
             let all = [
@@ -64,18 +80,19 @@ impl Conformance {
             all.into_iter()
                 .flatten()
                 .chain([self.capability_statement()])
-                .filter_map(Definition::of)
+                .filter_map(|resource| Definition::of(&resource))
                 .collect()
         })
     }
 }
 
 impl Definition {
-    fn of(resource: Value) -> Option<Self> {
+    fn of(resource: &Value) -> Option<Self> {
         let map = resource.as_object()?;
         let resource_type: ResourceType = map.get("resourceType")?.as_str()?.parse().ok()?;
         let id = map.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Some(Self { resource_type, id, index: index_entries(resource_type, map), resource })
+        let index = index_entries(resource_type, map);
+        Some(Self { resource_type, id, index, resource: to_raw_value(resource).ok()? })
     }
 }
 
@@ -84,7 +101,8 @@ pub(super) fn capability_statement(app: &App, method: &Method) -> Response {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Outcome::method_not_allowed(READ_METHODS).into_response();
     }
-    Reply::ok(Rendered::value(&app.conformance.capability_statement())).into_response()
+    let headers = [(CONTENT_TYPE, FHIR_JSON), (CACHE_CONTROL, NO_STORE)];
+    (headers, app.conformance.statement_text()).into_response()
 }
 
 pub(super) fn dispatch(
@@ -122,5 +140,19 @@ pub(super) fn dispatch(
             .ok_or_else(Outcome::not_found)
             .and_then(|definition| Rendered::serialize(&definition.resource).map(Reply::ok)),
         _ => Err(Outcome::not_found()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statement_is_written_once_for_all_answers() {
+        let base_url = BaseUrl::parse("https://keyrelay.example.test").unwrap();
+        let conformance = Conformance::new(&base_url, Timestamp::from_epoch_ms(0));
+        let (first, second) = (conformance.statement_text(), conformance.statement_text());
+        assert_eq!((first.as_ptr(), first.len()), (second.as_ptr(), second.len()));
+        assert_eq!(serde_json::from_slice::<Value>(&first).unwrap(), conformance.capability_statement());
     }
 }

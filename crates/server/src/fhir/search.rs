@@ -229,7 +229,7 @@ pub(crate) fn bundle(
 }
 
 /// An entry for a resource that is written already.
-pub(crate) fn plain_entry(full_url: String, resource: &Value) -> Result<SearchEntry, Outcome> {
+pub(crate) fn plain_entry(full_url: String, resource: &impl Serialize) -> Result<SearchEntry, Outcome> {
     Ok(SearchEntry {
         full_url,
         search: json!({ "mode": "match" }),
