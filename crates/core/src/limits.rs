@@ -32,11 +32,15 @@ pub const SMALL_REQUEST_BYTES_MAX: usize = 128 * 1024;
 pub const RESOURCE_BYTES_DEFAULT: usize = 64 * 1024;
 /// The lowest bound of resources that may be set; the highest is [`DOCUMENT_BYTES_MAX`].
 pub const RESOURCE_BYTES_MIN: usize = 16 * 1024;
-/// Largest request head (request line and headers), in bytes.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a head that every connection may have in its buffer; a larger head is paid for from the bytes in flight until
-/// its connection ends.
-pub const HEAD_BYTES_FREE: usize = 8 * 1024;
+/// Largest request head (request line and headers), in bytes. Every connection may send one before anyone is known, so
+/// this protects memory. A client certificate with its chain, forwarded by a proxy, fits.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a head that every connection may send without paying. A connection with a larger head pays for all of its
+/// buffer, from the bytes in flight, until it ends.
+pub const HEAD_BYTES_FREE: usize = 4 * 1024;
+/// Bytes that are read from a connection at once. The buffer of a connection doubles whenever one read fills what is
+/// free in it (8 KiB at first), so this keeps it as large as what was sent.
+pub const READ_BYTES_MAX: usize = 4 * 1024;
 /// Largest body of a token request, in bytes: it is read before anyone is known.
 pub const TOKEN_FORM_BYTES_MAX: usize = 16 * 1024;
 /// Largest body of a route below `/auth/`, in bytes: an address, a password and what an application asks for. Most of

@@ -152,9 +152,18 @@ impl Budget {
 
     /// Begins a request. The address is that of whoever asks, where it speaks for itself only.
     pub(crate) fn open(&self, address: Option<IpAddr>) -> Result<Account, Refused> {
-        let held = Held { payer: Payer { address, project: None }, ..Held::default() };
+        self.open_for(address, Claim::BySize, 0)
+    }
+
+    /// Pays for the buffer of a connection, which is none of what is kept for small requests.
+    pub(crate) fn open_for_buffer(&self, address: Option<IpAddr>, bytes: usize) -> Result<Account, Refused> {
+        self.open_for(address, Claim::Large, bytes)
+    }
+
+    fn open_for(&self, address: Option<IpAddr>, claim: Claim, bytes: usize) -> Result<Account, Refused> {
+        let held = Held { payer: Payer { address, project: None }, claim, ..Held::default() };
         let account = Account(Arc::new(Inner { shared: Arc::clone(&self.0), held: Mutex::new(held) }));
-        account.take(0)?;
+        account.take(bytes)?;
         Ok(account)
     }
 
@@ -174,13 +183,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Which part of the budget an account may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// What is kept for small requests, while it is small.
+    BySize,
+    /// What is kept for small requests, however large it is.
+    Urgent,
+    /// Nothing of what is kept for small requests.
+    Large,
+}
+
 /// What an account has of the budget.
 #[derive(Debug)]
 struct Held {
     payer: Payer,
     size: Size,
-    /// Whether it may have more of what is kept for small requests than they may.
-    is_urgent: bool,
+    claim: Claim,
     /// What is used now.
     used: usize,
     /// What is held: the most that was used, in whole steps of [`REQUEST_BYTES`].
@@ -189,7 +208,7 @@ struct Held {
 
 impl Default for Held {
     fn default() -> Self {
-        Self { payer: Payer::default(), size: Size::Small, is_urgent: false, used: 0, bytes: 0 }
+        Self { payer: Payer::default(), size: Size::Small, claim: Claim::BySize, used: 0, bytes: 0 }
     }
 }
 
@@ -211,7 +230,11 @@ impl Inner {
     fn hold(&self, held: &mut Held, payer: Payer, bytes: usize) -> Result<(), Refused> {
         let mut pools = lock(&self.shared.pools);
         pools.of(held.size).give_back(held.payer, held.bytes);
-        let is_small = held.is_urgent || bytes <= SMALL_REQUEST_BYTES_MAX;
+        let is_small = match held.claim {
+            Claim::BySize => bytes <= SMALL_REQUEST_BYTES_MAX,
+            Claim::Urgent => true,
+            Claim::Large => false,
+        };
         let given = if is_small && pools.small.take(payer, bytes).is_ok() {
             Ok(Size::Small)
         } else {
@@ -254,7 +277,7 @@ impl Account {
     }
 
     /// Takes so many bytes more.
-    pub(crate) fn take(&self, bytes: usize) -> Result<(), Refused> {
+    fn take(&self, bytes: usize) -> Result<(), Refused> {
         let mut held = lock(&self.0.held);
         let used = held.used.saturating_add(bytes);
         self.0.at_least(&mut held, used)?;
@@ -411,7 +434,7 @@ pub(crate) fn pay_from(project: ProjectId) -> Result<(), Refused> {
 
 /// Lets this request have what is kept for small requests, although it may become larger: it ends a secret.
 pub(crate) fn is_urgent() {
-    let _ = ACCOUNT.try_with(|account| lock(&account.0.held).is_urgent = true);
+    let _ = ACCOUNT.try_with(|account| lock(&account.0.held).claim = Claim::Urgent);
 }
 
 /// Reads JSON, and takes the bytes of what comes of it while it comes to be.

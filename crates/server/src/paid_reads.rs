@@ -1,31 +1,53 @@
 //! A stream that pays for the buffer that its connection reads into. Heads are read before there is a request, and a
-//! buffer that has grown stays as large until the connection ends: so a connection pays for the largest head that it
-//! has sent, beyond a first part that every connection has.
+//! buffer that has grown stays as large until the connection ends: so a connection that has sent more of a head than
+//! every connection may pays for all of its buffer until it ends. Bodies pay for themselves.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use keyrelay_core::limits::{HEAD_BYTES_FREE, HEAD_BYTES_MAX};
+use keyrelay_core::limits::{HEAD_BYTES_FREE, HEAD_BYTES_MAX, READ_BYTES_MAX};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::budget::{Account, Budget};
 
-/// How many requests a connection has begun. What comes after the head of one is its body, which pays for itself.
+/// What a connection reads now: a head, or what belongs to a request.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Begun(Arc<AtomicUsize>);
+pub(crate) struct Heads(Arc<Counts>);
 
-impl Begun {
+#[derive(Debug, Default)]
+struct Counts {
+    read: AtomicUsize,
+    answered: AtomicUsize,
+}
+
+/// A request whose head has been read. Dropped when it is answered.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<Counts>);
+
+impl Heads {
     /// A head has been read.
-    pub(crate) fn request(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.0.read.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(&self.0))
     }
 
-    fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+    fn read(&self) -> usize {
+        self.0.read.load(Ordering::Relaxed)
+    }
+
+    fn are_answered(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed) == self.read()
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -35,51 +57,44 @@ pub(crate) struct PaidReads<S> {
     stream: S,
     budget: Budget,
     address: Option<IpAddr>,
-    begun: Begun,
-    /// Bytes that came since that many requests had begun.
+    heads: Heads,
+    /// Bytes that came since that many heads had been read.
     received: usize,
     since: usize,
-    /// What was paid for.
-    paid: usize,
     account: Option<Account>,
+    is_refused: bool,
 }
 
 impl<S> PaidReads<S> {
     /// The address is that of the other end, where it speaks for itself only.
-    pub(crate) const fn new(stream: S, budget: Budget, address: Option<IpAddr>, begun: Begun) -> Self {
-        Self { stream, budget, address, begun, received: 0, since: 0, paid: 0, account: None }
+    pub(crate) const fn new(stream: S, budget: Budget, address: Option<IpAddr>, heads: Heads) -> Self {
+        Self { stream, budget, address, heads, received: 0, since: 0, account: None, is_refused: false }
     }
 
-    pub(crate) fn into_inner(self) -> S {
-        self.stream
+    /// The stream, and whether an answer must still say that there were not enough bytes for the first head.
+    pub(crate) fn into_inner(self) -> (S, bool) {
+        (self.stream, self.is_refused && self.heads.read() == 0)
     }
 
-    /// Pays for what has come.
+    /// Pays for the buffer, if what has come is a large head.
     fn pay(&mut self, bytes: usize) -> Result<()> {
-        let begun = self.begun.count();
-        if begun != self.since {
-            (self.since, self.received) = (begun, 0);
+        let read = self.heads.read();
+        if self.since != read {
+            (self.since, self.received) = (read, 0);
         }
-        self.received = self.received.saturating_add(bytes).min(HEAD_BYTES_MAX);
-        let due = self.received.saturating_sub(HEAD_BYTES_FREE);
-        let Some(more) = due.checked_sub(self.paid).filter(|more| *more > 0) else { return Ok(()) };
-        let paid = match &self.account {
-            Some(account) => account.take(more),
-            None => self.budget.open(self.address).and_then(|account| {
-                let paid = account.take(more);
-                self.account = Some(account);
-                paid
-            }),
-        };
-        match paid {
-            Ok(()) => {
-                self.paid = due;
-                Ok(())
-            }
-            Err(_) => {
-                Err(Error::new(ErrorKind::OutOfMemory, "too many bytes are in flight for a head as large"))
-            }
+        if !self.heads.are_answered() || self.account.is_some() {
+            return Ok(());
         }
+        self.received = self.received.saturating_add(bytes);
+        if self.received <= HEAD_BYTES_FREE {
+            return Ok(());
+        }
+        if let Ok(account) = self.budget.open_for_buffer(self.address, HEAD_BYTES_MAX - HEAD_BYTES_FREE) {
+            self.account = Some(account);
+            return Ok(());
+        }
+        self.is_refused = true;
+        Err(Error::new(ErrorKind::OutOfMemory, "too many bytes are in flight for a large head"))
     }
 }
 
@@ -89,10 +104,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for PaidReads<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let bytes = buffer.filled().len() - before;
-        Poll::Ready(self.pay(bytes))
+        let mut space = [const { MaybeUninit::uninit() }; READ_BYTES_MAX];
+        let mut part = ReadBuf::uninit(&mut space[..READ_BYTES_MAX.min(buffer.remaining())]);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut part))?;
+        buffer.put_slice(part.filled());
+        Poll::Ready(self.pay(part.filled().len()))
     }
 }
 
@@ -124,40 +140,43 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PaidReads<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
 
     const KIB: usize = 1024;
 
-    async fn read(
-        stream: &mut PaidReads<tokio::io::DuplexStream>,
-        other: &mut tokio::io::DuplexStream,
-    ) -> Result<usize> {
-        other.write_all(&[b'x'; KIB]).await.unwrap();
-        stream.read(&mut [0; KIB]).await
+    /// Sends so many kibibytes through a stream.
+    async fn send(kib: usize, stream: &mut PaidReads<DuplexStream>, other: &mut DuplexStream) -> Result<()> {
+        for _ in 0..kib {
+            other.write_all(&[b'x'; KIB]).await.unwrap();
+            stream.read_exact(&mut [0; KIB]).await?;
+        }
+        Ok(())
     }
 
     #[tokio::test]
     async fn a_large_head_is_paid_for_until_the_connection_ends() {
         let budget = Budget::of(1024 * KIB);
         let (ours, mut other) = tokio::io::duplex(KIB);
-        let begun = Begun::default();
-        let mut stream = PaidReads::new(ours, budget.clone(), None, begun.clone());
-        for _ in 0..HEAD_BYTES_FREE / KIB {
-            read(&mut stream, &mut other).await.unwrap();
-        }
+        let heads = Heads::default();
+        let mut stream = PaidReads::new(ours, budget.clone(), None, heads.clone());
+        send(HEAD_BYTES_FREE / KIB, &mut stream, &mut other).await.unwrap();
         assert_eq!(budget.used(), 0);
-        for _ in 0..8 {
-            read(&mut stream, &mut other).await.unwrap();
-        }
-        assert_eq!(budget.used(), 8 * KIB);
-        // Another request of the same connection reads into the same buffer.
-        begun.request();
-        for _ in 0..(HEAD_BYTES_FREE / KIB) + 8 {
-            read(&mut stream, &mut other).await.unwrap();
-        }
-        assert_eq!(budget.used(), 8 * KIB);
+        // Neither a body nor the head of the request before counts.
+        let request = heads.begin();
+        send(64, &mut stream, &mut other).await.unwrap();
+        drop(request);
+        send(HEAD_BYTES_FREE / KIB, &mut stream, &mut other).await.unwrap();
+        drop(heads.begin());
+        send(HEAD_BYTES_FREE / KIB, &mut stream, &mut other).await.unwrap();
+        assert_eq!(budget.used(), 0);
+        send(1, &mut stream, &mut other).await.unwrap();
+        assert_eq!(budget.used(), HEAD_BYTES_MAX - HEAD_BYTES_FREE);
+        // Another large head of the same connection is read into the same buffer.
+        drop(heads.begin());
+        send(HEAD_BYTES_MAX / KIB, &mut stream, &mut other).await.unwrap();
+        assert_eq!(budget.used(), HEAD_BYTES_MAX - HEAD_BYTES_FREE);
         drop(stream);
         assert_eq!(budget.used(), 0);
     }
@@ -169,18 +188,12 @@ mod tests {
         let mut open = Vec::new();
         loop {
             let (ours, mut other) = tokio::io::duplex(KIB);
-            let mut stream = PaidReads::new(ours, budget.clone(), address, Begun::default());
-            let mut last = Ok(0);
-            for _ in 0..HEAD_BYTES_MAX / KIB {
-                last = read(&mut stream, &mut other).await;
-                if last.is_err() {
-                    break;
-                }
-            }
-            open.push((stream, other));
-            if last.is_err() {
+            let mut stream = PaidReads::new(ours, budget.clone(), address, Heads::default());
+            if send(HEAD_BYTES_MAX / KIB, &mut stream, &mut other).await.is_err() {
+                assert!(stream.into_inner().1, "the first head is answered");
                 break;
             }
+            open.push((stream, other));
         }
         assert!(budget.used() <= 256 * KIB && open.len() > 3, "{} by {}", budget.used(), open.len());
     }

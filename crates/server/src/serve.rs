@@ -32,7 +32,7 @@ use crate::budget::Refused;
 use crate::client_certificate::{Presented, settle};
 use crate::error::{Outcome, ServeError, StartError};
 use crate::jobs::keep_running;
-use crate::paid_reads::{Begun, PaidReads};
+use crate::paid_reads::{Heads, PaidReads};
 use crate::places::{Kind, Place, Places};
 use crate::write_timeout::WriteTimeout;
 use crate::{App, Tls, cors, host, router, streams, webhooks};
@@ -42,6 +42,10 @@ const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// What is answered when all connections are taken.
 const HEALTH_ROUTES: [&str; 3] = ["/livez", "/readyz", "/healthcheck"];
+
+/// What is answered to a large head for which there are not enough bytes: no request has come of it.
+const NO_ROOM_FOR_HEAD: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// A server that has its socket.
 #[derive(Debug)]
@@ -229,15 +233,16 @@ impl Connection {
     /// Speaks HTTP until the end of the connection, or until the server drains.
     async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S, presented: Option<Presented>) {
         let kind = self.place.kind;
-        let begun = Begun::default();
+        let heads = Heads::default();
         let payer = self.app.config.trusted_proxies.payer(self.peer.ip());
-        let stream = PaidReads::new(stream, self.app.budget.clone(), payer, begun.clone());
+        let stream = PaidReads::new(stream, self.app.budget.clone(), payer, heads.clone());
         let service = service_fn(move |mut request: http::Request<Incoming>| {
-            begun.request();
+            let under_way = heads.begin();
             settle(&self.app.config, self.peer.ip(), presented.as_ref(), request.headers_mut());
             let (routes, app) = (self.routes.clone(), self.app.clone());
             // Boxed, because only a connection of an unpinned service gives its stream back.
             Box::pin(async move {
+                let _under_way = under_way;
                 let (parts, body) = request.into_parts();
                 let (body, is_read) = watched(body);
                 let request = http::Request::from_parts(parts, body);
@@ -272,8 +277,13 @@ impl Connection {
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended early");
         }
+        let (mut stream, is_refused) = http.into_parts().io.into_inner().into_inner().into_inner();
+        if is_refused {
+            // It fits into what the socket takes at once.
+            let _ = tokio::time::timeout(limits::LINGER_TIMEOUT, stream.write_all(NO_ROOM_FOR_HEAD)).await;
+        }
         // Boxed: its buffer is larger than all that an open connection needs.
-        Box::pin(linger(http.into_parts().io.into_inner().into_inner().into_inner())).await;
+        Box::pin(linger(stream)).await;
     }
 }
 

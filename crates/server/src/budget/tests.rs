@@ -89,7 +89,7 @@ fn run(budget: &Budget, steps: Vec<Step>) {
                 account.0.hold(&mut held, payer, bytes)
             })),
             Step::Answer(n, bytes) => drop(at(n).map(|account| account.answer(bytes))),
-            Step::Urgent(n) => drop(at(n).map(|account| lock(&account.0.held).is_urgent = true)),
+            Step::Urgent(n) => drop(at(n).map(|account| lock(&account.0.held).claim = Claim::Urgent)),
             Step::Piece(n, bytes) => {
                 pieces.extend(at(n).and_then(|account| account.piece("x".repeat(bytes)).ok()));
             }
@@ -160,9 +160,21 @@ fn large_requests_leave_room_for_small_ones_of_the_same_project() {
     small.0.hold(&mut held, payer, bytes).unwrap();
     drop(held);
     small = budget.open(Some(address(1))).unwrap();
-    lock(&small.0.held).is_urgent = true;
+    lock(&small.0.held).claim = Claim::Urgent;
     small.take(TOTAL / 16 - REQUEST_BYTES).unwrap();
     drop((of_project, of_all));
+}
+
+#[test]
+fn buffers_of_connections_leave_room_for_small_requests() {
+    let budget = Budget::of(TOTAL);
+    let buffers: Vec<_> =
+        std::iter::from_fn(|| budget.open_for_buffer(None, 3 * REQUEST_BYTES).ok()).collect();
+    assert!(budget.used() > TOTAL / 2);
+    let small = budget.open(Some(address(1))).unwrap();
+    small.take(SMALL_REQUEST_BYTES_MAX / 4).unwrap();
+    drop((buffers, small));
+    assert_eq!(budget.used(), 0);
 }
 
 #[test]
