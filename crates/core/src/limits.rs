@@ -210,6 +210,13 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub const USAGE_SECRETS_MAX: usize = 100_000;
 /// Callers that are told apart for each secret, in memory and in the database; others are summed.
 pub const USAGE_CALLERS_PER_SECRET_MAX: usize = 1024;
+/// Callers that are told apart in the database, over all projects. Above it, the project that has most has those
+/// summed that were not seen for longest: one project cannot fill the disk, nor take another's evidence.
+pub const USAGE_CALLERS_STORED_MAX: i64 = 4_000_000;
+/// Callers that are told apart in the database for one project: a quarter of all.
+pub const USAGE_CALLERS_STORED_PER_PROJECT_MAX: i64 = USAGE_CALLERS_STORED_MAX / 4;
+/// How often callers past these bounds are summed.
+pub const USAGE_CALLERS_SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 /// Callers that are told apart in memory, over all secrets, between two flushes.
 pub const USAGE_CALLERS_MAX: usize = 50_000;
 /// Minutes that are told apart for each secret until they are written down; older ones would be forgotten at once.

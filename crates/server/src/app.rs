@@ -8,7 +8,7 @@ use keyrelay_core::limits::SWEEP_CHANGES_MAX;
 use keyrelay_core::random::Entropy;
 use keyrelay_core::secret_rules::{SecretRules, SecretSettings};
 use keyrelay_core::time::{Clock, Timestamp};
-use keyrelay_store::{Change, EventBounds, Resealed, Store, StoreError};
+use keyrelay_store::{CallerBounds, Change, EventBounds, Resealed, Store, StoreError};
 
 use crate::audit;
 use crate::budget::Budget;
@@ -196,6 +196,18 @@ impl App {
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "failed to delete old events; will retry"),
+        }
+    }
+
+    /// Sums callers of secrets past the bounds.
+    pub async fn sweep_callers(&self, bounds: CallerBounds) {
+        if self.store.refuses_changes() {
+            return;
+        }
+        match self.store.sweep_callers(bounds).await {
+            Ok(0) => {}
+            Ok(callers) => tracing::info!(callers, "summed callers of secrets past the bound of a project"),
+            Err(error) => tracing::warn!(%error, "failed to sum callers of secrets; will retry"),
         }
     }
 

@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use keyrelay_core::limits;
-use keyrelay_store::EventBounds;
+use keyrelay_store::{CallerBounds, EventBounds};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -99,6 +99,7 @@ impl Server {
         let mut flush = tokio::time::interval(limits::USAGE_FLUSH_INTERVAL);
         let mut sweep = tokio::time::interval(limits::SWEEP_INTERVAL);
         let mut events = tokio::time::interval(limits::EVENTS_SWEEP_INTERVAL);
+        let mut callers = tokio::time::interval(limits::USAGE_CALLERS_SWEEP_INTERVAL);
         let mut keys = tokio::time::interval(limits::SIGNING_KEYS_INTERVAL);
         let mut deadlines = tokio::time::interval(limits::EXPIRY_INTERVAL);
         // The files were read just now, so the first look at them is a whole interval away.
@@ -125,6 +126,10 @@ impl Server {
                 _ = events.tick() => {
                     let app = app.clone();
                     tokio::spawn(async move { app.sweep_events(EventBounds::default()).await });
+                }
+                _ = callers.tick() => {
+                    let app = app.clone();
+                    tokio::spawn(async move { app.sweep_callers(CallerBounds::default()).await });
                 }
                 _ = keys.tick() => {
                     let app = app.clone();

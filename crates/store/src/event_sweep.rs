@@ -72,7 +72,9 @@ impl Store {
                 changes -= 1;
             }
         }
-        for (project, mut over) in self.projects_over(bounds).await? {
+        let sql = "SELECT project_id, COUNT(*) FROM event GROUP BY project_id";
+        let counts = self.0.database.fetch(sql, Vec::new()).await?;
+        for (project, mut over) in projects_over(&counts, bounds.per_project, bounds.all)? {
             self.number_events().await?;
             let sql = format!(
                 "SELECT id, project_id, seq FROM event WHERE project_id = $1 AND {NOT_THE_LAST} ORDER BY seq LIMIT $2"
@@ -102,18 +104,6 @@ impl Store {
     pub async fn events_dropped_up_to(&self, project: ProjectId) -> Result<i64, StoreError> {
         let sql = "SELECT seq FROM event_gap WHERE project_id = $1";
         self.0.database.fetch(sql, args![project]).await?.first().map_or(Ok(0), |row| row.int(0))
-    }
-
-    /// The projects with too many events, and by how many.
-    async fn projects_over(&self, bounds: EventBounds) -> Result<Vec<(ProjectId, i64)>, StoreError> {
-        let sql = "SELECT project_id, COUNT(*) FROM event GROUP BY project_id";
-        let read = |row: &Row| Ok((row.id(0, ProjectId::parse, "event.project_id")?, row.int(1)?));
-        let rows = self.0.database.fetch(sql, Vec::new()).await?;
-        let counts: Vec<(ProjectId, i64)> = rows.iter().map(read).collect::<Result<_, StoreError>>()?;
-        let kept: Vec<i64> = counts.iter().map(|(_, count)| (*count).min(bounds.per_project)).collect();
-        let bound = fair_bound(&kept, bounds.all).min(bounds.per_project);
-        let over = counts.into_iter().map(|(project, count)| (project, count - bound));
-        Ok(over.filter(|(_, over)| *over > 0).collect())
     }
 
     async fn surplus(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Surplus>, StoreError> {
@@ -176,6 +166,20 @@ impl Store {
         swept.undelivered += u64::try_from(pending).unwrap_or_default();
         Ok(())
     }
+}
+
+/// The projects that have too many rows of a table, and by how many. `counts` are of each project that has any.
+pub(crate) fn projects_over(
+    counts: &[Row],
+    per_project: i64,
+    all: i64,
+) -> Result<Vec<(ProjectId, i64)>, StoreError> {
+    let read = |row: &Row| Ok((row.id(0, ProjectId::parse, "the project of a row")?, row.int(1)?));
+    let counts: Vec<(ProjectId, i64)> = counts.iter().map(read).collect::<Result<_, StoreError>>()?;
+    let kept: Vec<i64> = counts.iter().map(|(_, count)| (*count).min(per_project)).collect();
+    let bound = fair_bound(&kept, all).min(per_project);
+    let over = counts.into_iter().map(|(project, count)| (project, count - bound));
+    Ok(over.filter(|(_, over)| *over > 0).collect())
 }
 
 fn at_once(over: i64) -> i64 {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use keyrelay_core::id::{ClientId, NodeId, SecretId};
+use keyrelay_core::id::{ClientId, NodeId, ProjectId, SecretId};
 use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_SILENCE_MAX};
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{CallerUsage, Minute, Presenter, SecretUsage, Tally, UsageKey};
@@ -270,22 +270,22 @@ impl Change {
         callers.sort_unstable_by_key(|(by, _)| *by);
         callers.extend(usage.others.as_ref().map(|others| (None, others)));
         for some in callers.chunks(CALLERS_CHUNK) {
-            self.add_callers(key, some);
+            self.add_callers(key, usage.project, some);
         }
         self.fold_callers(key);
     }
 
     /// Callers of one secret; without a presenter, those that are no longer told apart.
-    fn add_callers(&mut self, key: UsageKey, callers: &[(Option<&Presenter>, &Tally)]) {
+    fn add_callers(&mut self, key: UsageKey, project: ProjectId, callers: &[(Option<&Presenter>, &Tally)]) {
         let mut sql = String::from(
             "INSERT INTO secret_caller \
-             (client_id, secret_id, address, agent, instance, uses, refused, first_seen, last_seen) VALUES ",
+             (client_id, secret_id, address, agent, instance, uses, refused, first_seen, last_seen, project_id) VALUES ",
         );
         let mut args = args![key.client, key.secret];
         for (n, (by, tally)) in callers.iter().enumerate() {
             let separator = if n == 0 { "($1, $2" } else { ", ($1, $2" };
             sql.push_str(separator);
-            for n in 1..=7 {
+            for n in 1..=8 {
                 // Writing to a String cannot fail.
                 let _ = write!(sql, ", ${}", args.len() + n);
             }
@@ -299,7 +299,8 @@ impl Change {
                 tally.accepted,
                 tally.refused,
                 tally.first,
-                tally.last
+                tally.last,
+                by.map(|_| project)
             ]);
         }
         sql.push_str(

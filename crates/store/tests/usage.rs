@@ -8,7 +8,7 @@ use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, US
 use keyrelay_core::random::SeededEntropy;
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{Outcome, PresenterRef, Tally, UsageCounts, UsageKey};
-use keyrelay_store::{Change, Conflict, Store, StoreError, TestDatabase};
+use keyrelay_store::{CallerBounds, Change, Conflict, Store, StoreError, TestDatabase};
 use tempfile::TempDir;
 
 /// An empty store. Counts name clients and secrets, and need none to be there.
@@ -163,4 +163,53 @@ async fn callers_of_a_secret_are_bounded_and_the_rest_is_summed() {
     stage.store.commit(change).await.unwrap();
     let found = stage.store.usage(key.client, [key.secret, SecretId::NIL, SecretId::NIL], now).await.unwrap();
     assert!(found.is_empty(), "nor is the sum kept of a secret that no client has: {found:?}");
+}
+
+#[tokio::test]
+async fn a_project_with_too_many_callers_has_its_own_oldest_summed() {
+    let stage = Stage::open().await;
+    let [flooder, other] = [(); 2].map(|()| ProjectId::random(&stage.entropy));
+    let key = |client| UsageKey { client, secret: SecretId::random(&stage.entropy) };
+    let keys = [key(stage.client), key(ClientId::random(&stage.entropy))];
+    let third = key(ClientId::random(&stage.entropy));
+    let at = Timestamp::from_epoch_ms;
+    let mut counts = UsageCounts::default();
+    // The other project was there first: what is oldest of all is not what goes.
+    for n in 0..5 {
+        let agent = format!("other {n}");
+        let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), &agent, "");
+        counts.count(other, third, Outcome::Accepted, by, at(n));
+    }
+    for n in 0..40 {
+        let agent = format!("agent {n}");
+        let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), &agent, "");
+        let key = keys[usize::try_from(n % 2).unwrap()];
+        counts.count(flooder, key, Outcome::Accepted, by, at(100 + n));
+    }
+    let mark = stage.store.begin_usage(NodeId::random(&stage.entropy), at(0), at(0)).await.unwrap();
+    stage.store.add_usage(&counts.into_ordered(), mark, at(200)).await.unwrap();
+    let found = async |key: UsageKey| {
+        let secrets = [key.secret, SecretId::NIL, SecretId::NIL];
+        let mut found = stage.store.usage(key.client, secrets, at(1_000)).await.unwrap();
+        found.remove(&key.secret).unwrap().callers
+    };
+    let named = async |key| found(key).await.iter().filter(|by| by.caller.is_some()).count();
+    let sweep =
+        async |per_project, all| stage.store.sweep_callers(CallerBounds { per_project, all }).await.unwrap();
+
+    assert_eq!(sweep(40, 45).await, 0);
+    assert_eq!(sweep(40, 25).await, 20, "the other has less than its share");
+    assert_eq!(sweep(10, 25).await, 10);
+    assert_eq!((named(keys[0]).await, named(keys[1]).await, named(third).await), (5, 5, 5));
+    for (n, key) in keys.into_iter().enumerate() {
+        let callers = found(key).await;
+        assert_eq!(callers[0].caller.as_ref().unwrap().agent, format!("agent {}", 38 + n), "seen last");
+        let first = i64::try_from(100 + n).unwrap();
+        let sum = callers.iter().find(|by| by.caller.is_none()).unwrap();
+        assert_eq!(sum.tally, Tally { accepted: 15, refused: 0, first: at(first), last: at(first + 28) });
+    }
+    assert_eq!(sweep(10, 15).await, 0, "sums count as no callers");
+    // Both are over: each keeps those that were seen last.
+    assert_eq!(sweep(2, 4).await, 11);
+    assert_eq!((named(keys[0]).await, named(keys[1]).await, named(third).await), (1, 1, 2));
 }
