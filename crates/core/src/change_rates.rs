@@ -176,12 +176,17 @@ impl ChangeBuckets {
                 return Err(OverRate { of: *of, wait: Duration::from_millis(wait_ms) });
             }
         }
-        for (key, _, rate, _) in buckets.iter().flatten() {
+        self.owe(rates, payer, bytes);
+        Ok(())
+    }
+
+    /// Fills the buckets of a payer by a change of so many bytes, also where there is no room.
+    pub fn owe(&mut self, rates: ChangeRates, payer: Payer, bytes: u64) {
+        for (key, _, rate, _) in buckets(rates, payer).iter().flatten() {
             self.make_room(rates, payer.at);
             let level = self.level(*key, *rate, payer.at).saturating_add(bytes);
             self.levels.insert(*key, Level { bytes: level, at: payer.at });
         }
-        Ok(())
     }
 
     /// Takes back what a change was charged that was not made.
@@ -272,6 +277,18 @@ mod tests {
         let much_later = Payer { at: START.plus(CHANGE_BURST * 2), ..one };
         assert_eq!(buckets.charge(RATES, much_later, FULL * 2), Ok(()), "larger than the bucket");
         assert!(buckets.charge(RATES, much_later, 1).is_err());
+    }
+
+    #[test]
+    fn what_is_owed_is_never_refused_and_makes_others_wait() {
+        let entropy = SeededEntropy::new(1);
+        let one = member(&entropy, ProjectId::random(&entropy));
+        let mut buckets = ChangeBuckets::default();
+        buckets.charge(RATES, one, FULL).unwrap();
+        buckets.owe(RATES, one, 2048);
+        let refused = OverRate { of: RateOf::Client, wait: Duration::from_secs(3) };
+        assert_eq!(buckets.charge(RATES, one, 1024), Err(refused));
+        assert_eq!(buckets.charge(RATES, Payer { at: START.plus(refused.wait), ..one }, 1024), Ok(()));
     }
 
     #[test]

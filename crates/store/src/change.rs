@@ -122,6 +122,8 @@ pub struct Change {
     pub(crate) payer: Option<Payer>,
     /// What it writes, in bytes, as far as it counts against a rate.
     pub(crate) weight: u64,
+    /// What it writes that counts against the rate without being refused by it, in bytes.
+    pub(crate) owed: u64,
     is_free: bool,
     /// What is done once it is durable, a few rows at a time.
     pub(crate) later: Vec<Later>,
@@ -160,6 +162,7 @@ impl Change {
         self.author = self.author.take().or(other.author);
         self.payer = self.payer.or(other.payer);
         self.weight += other.weight;
+        self.owed += other.owed;
         self.conditions.extend(other.conditions);
         for (project, made) in other.resources {
             *self.resources.entry(project).or_default() += made;
@@ -233,6 +236,12 @@ impl Change {
     /// from. Each such change undoes one that was counted, so they are bounded all the same.
     pub fn let_pass(&mut self) {
         (self.is_free, self.weight) = (true, 0);
+    }
+
+    /// Counts what was added so far against the rates, but lets no rate refuse it: for what shuts somebody out. Undoing
+    /// it waits until there is room again, so it cannot be repeated to pass the rates.
+    pub fn owe(&mut self) {
+        self.owed += std::mem::take(&mut self.weight);
     }
 
     fn weigh(&mut self, args: &[Arg]) {

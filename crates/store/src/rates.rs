@@ -23,15 +23,19 @@ pub(crate) struct Charged(Option<(Payer, u64)>);
 
 impl Rates {
     pub(crate) fn charge(&self, change: &Change) -> Result<Charged, StoreError> {
-        let (Some(rates), Some(payer), 1..) = (self.set.get(), change.payer, change.weight) else {
+        let bytes = change.weight.saturating_add(change.owed);
+        let (Some(rates), Some(payer), 1..) = (self.set.get(), change.payer, bytes) else {
             return Ok(Charged(None));
         };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.charge(*rates, payer, change.weight).map_err(|over| {
-            self.refused(over.of).fetch_add(1, Ordering::Relaxed);
-            StoreError::OverRate(over)
-        })?;
-        Ok(Charged(Some((payer, change.weight))))
+        if change.weight > 0 {
+            buckets.charge(*rates, payer, change.weight).map_err(|over| {
+                self.refused(over.of).fetch_add(1, Ordering::Relaxed);
+                StoreError::OverRate(over)
+            })?;
+        }
+        buckets.owe(*rates, payer, change.owed);
+        Ok(Charged(Some((payer, bytes))))
     }
 
     pub(crate) fn refund(&self, Charged(charged): Charged) {

@@ -80,6 +80,7 @@ pub(crate) async fn revoke_registration(
         let mut change = Change::new();
         change.require(&caller, &app.config.secrets, app.now());
         change.delete_registration_grant(grant, project);
+        change.let_pass();
         match app.store.commit(change).await {
             Err(StoreError::Conflict(Conflict::Version)) => return Err(Outcome::not_found()),
             done => done?,

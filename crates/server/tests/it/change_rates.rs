@@ -109,6 +109,50 @@ async fn a_project_that_writes_too_much_can_still_end_secrets_and_takes_nothing_
     test.post(&test.admin, "ClientApplication", &made).await.expect(201);
 }
 
+#[tokio::test]
+async fn no_rate_keeps_anybody_from_being_shut_out() {
+    let test = start(None, Some(1024)).await;
+    let grant = crate::registration::initial(&test, &json!({})).await;
+    let grants = format!("admin/projects/{}/registration", test.project);
+    let issued = test.request(&test.admin, Method::GET, &grants).send().await.expect(200).json();
+    let user = json!({
+        "resourceType": "User", "firstName": "Ann", "lastName": "Example", "email": "ann@example.test",
+    });
+    let user = test.post(&test.admin, "User", &user).await.expect(201).text_at("/id");
+    let leaked = test.make_client(&test.project, "Leaked").await;
+    let member = test.make_client(&test.project, "Member").await;
+    let membership = test.membership_of(&member).await["id"].as_str().unwrap().to_owned();
+    let mut client = test.make_client(&test.project, "Nightly export").await;
+    until_refused(async || rotate(&test, &mut client).await).await.refused(429, "throttled");
+
+    let membership = format!("ProjectMembership/{membership}");
+    let user = format!("User/{user}");
+    let set =
+        |element: &str, value: Value| json!([{ "op": "add", "path": format!("/{element}"), "value": value }]);
+    let (off, inactive) = (set("status", json!("off")), set("active", json!(false)));
+    for (path, change) in [(&leaked.path(), &off), (&membership, &inactive), (&user, &inactive)] {
+        test.patch(&test.admin, path, change).await.expect(200);
+    }
+    for client in [&leaked, &member] {
+        assert!(!test.lets_in(&client.id, &client.secret).await);
+    }
+    let grant_path = format!("{grants}/{}", issued["registrations"][0]["id"].as_str().unwrap());
+    test.request(&test.admin, Method::DELETE, &grant_path).send().await.expect(204);
+    crate::registration::register(&test, &grant, &crate::registration::robot()).await.expect(401);
+
+    // All of it counts: what lets in again waits, and so does more of what is off already.
+    let (on, active) = (set("status", json!("active")), set("active", json!(true)));
+    let named = set("name", json!("Leaked once"));
+    for (path, change) in
+        [(&leaked.path(), &on), (&leaked.path(), &named), (&membership, &active), (&user, &active)]
+    {
+        test.patch(&test.admin, path, change).await.refused(429, "throttled");
+    }
+    test.clock.advance(Duration::from_mins(5));
+    test.patch(&test.admin, &leaked.path(), &on).await.expect(200);
+    assert!(test.lets_in(&leaked.id, &leaked.secret).await);
+}
+
 async fn versions(test: &TestApp, path: &str) -> Vec<Value> {
     test.get(&test.admin, &format!("{path}/_history")).await.expect(200).resources()
 }

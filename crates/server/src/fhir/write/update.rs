@@ -202,8 +202,23 @@ async fn decide(
     if !is_moved {
         seen(act, client.as_ref(), &shown).record(act, Recorded::Read, &mut change);
     }
+    if shuts_out(resource_type, &before.resource, &resource) {
+        change.owe();
+    }
     let reply = written(act.caller, &next, resource, &shown, extended)?;
     Ok(Decision { reply, change: Some(change), fate: Some(Fate::Changed(particulars)) })
+}
+
+/// Whether a change sets inactive what was active: nobody must be kept from that.
+fn shuts_out(resource_type: ResourceType, before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
+    let lets_in = |resource: &Map<String, Value>| match resource_type {
+        ResourceType::ClientApplication => resource.get("status").is_none_or(|status| status == "active"),
+        ResourceType::Project | ResourceType::ProjectMembership | ResourceType::User => {
+            resource.get("active").and_then(Value::as_bool).unwrap_or(true)
+        }
+        _ => false,
+    };
+    lets_in(before) && !lets_in(after)
 }
 
 /// What the answer shows of a client's secrets.
