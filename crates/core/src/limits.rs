@@ -444,8 +444,9 @@ pub const REGISTRATION_GRANT_LIFETIME_DEFAULT: Duration = Duration::from_hours(2
 pub const REGISTRATION_GRANT_LIFETIME_MAX: Duration = Duration::from_hours(90 * 24);
 /// Most clients that one initial access token may register.
 pub const REGISTRATION_GRANT_USES_MAX: i64 = 1000;
-/// Initial access tokens that one answer lists.
-pub const REGISTRATION_GRANTS_LISTED_MAX: i64 = 100;
+/// Initial access tokens of one project that work at a time; one answer lists them all. They stay in the database for
+/// up to 90 days.
+pub const REGISTRATION_GRANTS_PER_PROJECT_MAX: usize = 1000;
 /// Largest body of a client registration, in bytes: a key set and some metadata.
 pub const REGISTRATION_BYTES_MAX: usize = JWKS_BYTES_MAX + 64 * 1024;
 /// Most redirect URIs of a client that registers itself.

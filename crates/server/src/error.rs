@@ -165,6 +165,11 @@ impl Outcome {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)
     }
 
+    /// 403: a project has as much of something as it may have.
+    pub(crate) fn over_quota(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "too-costly", text)
+    }
+
     /// 403: a search that takes more of the database than one request may.
     pub(crate) fn search_too_costly(text: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "too-costly", text)

@@ -2,7 +2,7 @@
 //! client. Neither has a token in it: a token names a row and bears a digest of its own.
 
 use keyrelay_core::id::{ClientId, ProjectId, RegistrationGrantId, ResourceId};
-use keyrelay_core::limits::REGISTRATION_GRANTS_LISTED_MAX;
+use keyrelay_core::limits::REGISTRATION_GRANTS_PER_PROJECT_MAX;
 use keyrelay_core::registration::{AuthMethod, Registration, RegistrationBounds};
 use keyrelay_core::time::Timestamp;
 
@@ -76,7 +76,8 @@ impl Store {
             "SELECT {GRANT_COLUMNS} FROM registration_grant WHERE project_id = $1 AND expires > $2 AND uses_left > 0 \
              ORDER BY expires, id LIMIT $3"
         );
-        let rows = self.0.database.fetch(sql, args![project, now, REGISTRATION_GRANTS_LISTED_MAX]).await?;
+        let most = i64::try_from(REGISTRATION_GRANTS_PER_PROJECT_MAX).unwrap_or(i64::MAX);
+        let rows = self.0.database.fetch(sql, args![project, now, most]).await?;
         rows.iter().map(read_grant).collect()
     }
 

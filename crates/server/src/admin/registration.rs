@@ -15,6 +15,7 @@ use keyrelay_core::fhir::schema::parse_lifetime;
 use keyrelay_core::id::{ProjectId, RegistrationGrantId};
 use keyrelay_core::limits::{
     REGISTRATION_GRANT_LIFETIME_DEFAULT, REGISTRATION_GRANT_LIFETIME_MAX, REGISTRATION_GRANT_USES_MAX,
+    REGISTRATION_GRANTS_PER_PROJECT_MAX,
 };
 use keyrelay_core::policy::Interaction;
 use keyrelay_core::registration::RegistrationBounds;
@@ -113,6 +114,13 @@ async fn make(
         && !is_there(app, ResourceType::AccessPolicy, policy, project).await?
     {
         return Err(Outcome::invalid_at("accessPolicy", "There is no such AccessPolicy in the project"));
+    }
+    if app.store.registration_grants(project, app.now()).await?.len() >= REGISTRATION_GRANTS_PER_PROJECT_MAX {
+        let text = format!(
+            "The project has {REGISTRATION_GRANTS_PER_PROJECT_MAX} initial access tokens that work: delete some, or \
+             make one with more uses"
+        );
+        return Err(Outcome::over_quota(text));
     }
     let grant = RegistrationGrant {
         id: RegistrationGrantId::random(app.entropy.as_ref()),

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use keyrelay_core::change_rates::{ChangeRate, ChangeRates, ResourcesMax};
-use keyrelay_core::limits::{HISTORY_KEPT, HISTORY_TRIM_INTERVAL, HISTORY_VERSIONS_KEPT};
+use keyrelay_core::limits::{
+    HISTORY_KEPT, HISTORY_TRIM_INTERVAL, HISTORY_VERSIONS_KEPT, REGISTRATION_GRANTS_PER_PROJECT_MAX,
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -224,4 +226,27 @@ async fn a_project_with_as_many_resources_as_it_may_makes_no_more_and_can_still_
     test.post(&test.admin, "AccessPolicy", &made).await.refused(403, "too-costly");
     let metrics = test.request(As::Anonymous, Method::GET, "metrics").send().await.text;
     assert!(metrics.lines().any(|line| line == "keyrelay_changes_over_quota_total 4"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_project_has_so_many_initial_access_tokens_and_each_is_listed() {
+    let test = TestApp::start().await;
+    let body = json!({ "lifetime": "1h" });
+    for _ in 0..REGISTRATION_GRANTS_PER_PROJECT_MAX {
+        crate::registration::initial(&test, &body).await;
+    }
+    let path = format!("admin/projects/{}/registration", test.project);
+    let one_more = async || test.request(&test.admin, Method::POST, &path).json(&body).send().await;
+    let said = one_more().await.refused(403, "too-costly");
+    assert!(said.contains("1000 initial access tokens"), "{said}");
+    let listed = test.request(&test.admin, Method::GET, &path).send().await.expect(200).json();
+    let listed = listed["registrations"].as_array().unwrap();
+    assert_eq!(listed.len(), REGISTRATION_GRANTS_PER_PROJECT_MAX);
+
+    let one = format!("{path}/{}", listed[0]["id"].as_str().unwrap());
+    test.request(&test.admin, Method::DELETE, &one).send().await.expect(204);
+    one_more().await.expect(201);
+    one_more().await.refused(403, "too-costly");
+    test.clock.advance(Duration::from_hours(1));
+    one_more().await.expect(201);
 }
