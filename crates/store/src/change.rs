@@ -124,6 +124,8 @@ pub struct Change {
     pub(crate) weight: u64,
     /// What it writes that counts against the rate without being refused by it, in bytes.
     pub(crate) owed: u64,
+    /// Whether it keeps that an assertion was used, which counts apart from other changes.
+    pub(crate) is_assertion: bool,
     is_free: bool,
     /// What is done once it is durable, a few rows at a time.
     pub(crate) later: Vec<Later>,

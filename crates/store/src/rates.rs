@@ -2,7 +2,7 @@
 //! own buckets: with several servers, a tenant may write as many times as much.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use keyrelay_core::change_rates::{ChangeBuckets, ChangeRates, Payer, RateOf};
 
@@ -13,13 +13,14 @@ use crate::{Change, Store, StoreError};
 pub(crate) struct Rates {
     /// None until they are set: the commands that work on a database are bound by no rate.
     set: OnceLock<ChangeRates>,
-    buckets: Mutex<ChangeBuckets>,
+    changes: Mutex<ChangeBuckets>,
+    assertions: Mutex<ChangeBuckets>,
     refused_of_clients: AtomicU64,
     refused_of_projects: AtomicU64,
 }
 
-/// What a change was charged.
-pub(crate) struct Charged(Option<(Payer, u64)>);
+/// What a change was charged, and whether it was for an assertion.
+pub(crate) struct Charged(Option<(Payer, u64, bool)>);
 
 impl Rates {
     pub(crate) fn charge(&self, change: &Change) -> Result<Charged, StoreError> {
@@ -27,7 +28,7 @@ impl Rates {
         let (Some(rates), Some(payer), 1..) = (self.set.get(), change.payer, bytes) else {
             return Ok(Charged(None));
         };
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = self.buckets(change.is_assertion);
         if change.weight > 0 {
             buckets.charge(*rates, payer, change.weight).map_err(|over| {
                 self.refused(over.of).fetch_add(1, Ordering::Relaxed);
@@ -35,14 +36,18 @@ impl Rates {
             })?;
         }
         buckets.owe(*rates, payer, change.owed);
-        Ok(Charged(Some((payer, bytes))))
+        Ok(Charged(Some((payer, bytes, change.is_assertion))))
     }
 
     pub(crate) fn refund(&self, Charged(charged): Charged) {
-        if let (Some(rates), Some((payer, bytes))) = (self.set.get(), charged) {
-            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            buckets.refund(*rates, payer, bytes);
+        if let (Some(rates), Some((payer, bytes, is_assertion))) = (self.set.get(), charged) {
+            self.buckets(is_assertion).refund(*rates, payer, bytes);
         }
+    }
+
+    fn buckets(&self, of_assertions: bool) -> MutexGuard<'_, ChangeBuckets> {
+        let buckets = if of_assertions { &self.assertions } else { &self.changes };
+        buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     const fn refused(&self, of: RateOf) -> &AtomicU64 {

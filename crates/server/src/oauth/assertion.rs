@@ -97,7 +97,8 @@ pub(super) async fn prove(
         return no(why);
     }
     let jti = URL_SAFE_NO_PAD.encode(digest(&SHA256, claims.jti.as_bytes()));
-    if !app.store.use_assertion(client, jti, expires).await.map_err(NotProved::Store)? {
+    let used = app.store.use_assertion(client, access.project.id, jti, expires, app.now());
+    if !used.await.map_err(NotProved::Store)? {
         return no(Refused::Replayed);
     }
     let proof = Proof { id: key, kind: ProofKind::Key };

@@ -11,6 +11,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::app::{Answer, As, Credentials, TestApp};
+use crate::assertion::{Key, claims, header, present};
 use crate::registration::Registered;
 
 async fn start(client: Option<u64>, project: Option<u64>) -> TestApp {
@@ -249,4 +250,31 @@ async fn a_project_has_so_many_initial_access_tokens_and_each_is_listed() {
     one_more().await.refused(403, "too-costly");
     test.clock.advance(Duration::from_hours(1));
     one_more().await.expect(201);
+}
+
+#[tokio::test]
+async fn assertions_have_a_rate_of_their_own() {
+    let test = start(Some(64), None).await;
+    let [flooder, other] = [test.member.clone(), test.make_client(&test.project, "Another").await];
+    let key = Key::es384();
+    let set = json!({ "keys": [key.jwk("k1")] }).to_string();
+    let publish = json!([{ "op": "add", "path": "/jwks", "value": set }]);
+    for client in [&flooder, &other] {
+        test.patch(&test.admin, &client.path(), &publish).await.expect(200);
+    }
+    let sign = |client: &Credentials, jti: &str| key.sign(&header(&key), &claims(&test, &client.id, jti));
+    let mut n = 0;
+    let refused = until_refused(async || {
+        n += 1;
+        present(&test, &sign(&flooder, &format!("j{n}"))).await
+    })
+    .await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{}", refused.text);
+    assert_eq!(refused.text_at("/error"), "temporarily_unavailable");
+    let wait = refused.header("retry-after").parse().unwrap();
+
+    assert!(test.lets_in(&flooder.id, &flooder.secret).await, "by its secret");
+    present(&test, &sign(&other, "j1")).await.expect(200);
+    test.clock.advance(Duration::from_secs(wait));
+    present(&test, &sign(&flooder, "after")).await.expect(200);
 }
