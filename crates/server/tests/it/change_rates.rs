@@ -181,6 +181,11 @@ async fn of_the_past_of_a_resource_the_newest_is_kept_and_all_of_a_day() {
     let left = versions(&test, &client.path()).await;
     assert!((kept..=kept + slack + 1).contains(&left.len()), "{}", left.len());
     test.get(&test.admin, &first).await.refused(404, "not-found");
+    let statement = test.get(As::Anonymous, "metadata").await.expect(200).json();
+    for resource in statement["rest"][0]["resource"].as_array().unwrap() {
+        let rule = resource["documentation"].as_str().unwrap_or_default();
+        assert_eq!(rule.contains("newest 100"), resource["readHistory"] == true, "{resource}");
+    }
     let newest = left[0]["meta"]["versionId"].as_str().unwrap();
     test.get(&test.admin, &format!("{}/_history/{newest}", client.path())).await.expect(200);
     assert!(test.lets_in(&client.id, &client.secret).await);

@@ -3,6 +3,10 @@
 
 use serde_json::{Value, json};
 
+use crate::limits::{
+    HISTORY_BYTES_MAX, HISTORY_KEPT, HISTORY_VERSIONS_KEPT, HISTORY_VERSIONS_MAX, HISTORY_VERSIONS_MIN,
+};
+
 use super::super::schema::{ResourceType, definition};
 use super::super::search::{Field, parameters};
 use super::{FHIR_VERSION, Operation, definition_id, definition_url, fhir_base};
@@ -141,6 +145,9 @@ fn resource(base_url: &str, resource_type: ResourceType) -> Value {
     let Some(members) = statement.as_object_mut() else {
         return statement;
     };
+    if resource_type.is_writable() {
+        members.insert("documentation".to_owned(), history_rule().into());
+    }
     let params: Vec<Value> = parameters(resource_type)
         .filter(|param| !param.code.starts_with('_'))
         .map(|param| {
@@ -161,6 +168,17 @@ fn resource(base_url: &str, resource_type: ResourceType) -> Value {
         members.insert("operation".to_owned(), operations.into());
     }
     statement
+}
+
+/// Which earlier versions a client can count on.
+fn history_rule() -> String {
+    let (hours, mib) = (HISTORY_KEPT.as_secs() / 3600, HISTORY_BYTES_MAX / (1024 * 1024));
+    format!(
+        "History is bounded. Of the earlier versions of a resource the newest {HISTORY_VERSIONS_KEPT} are kept, and all \
+         of the last {hours} hours up to {HISTORY_VERSIONS_MAX}. Large versions together take at most {mib} MiB, but \
+         at least {HISTORY_VERSIONS_MIN} are kept. Older versions are deleted: `_history` ends before them, and a \
+         vread of one is answered with 404."
+    )
 }
 
 /// The parameters of every type, whose names start with an underscore.
