@@ -160,6 +160,10 @@ async fn callers_of_a_secret_are_bounded_and_the_rest_is_summed() {
     assert_eq!(found[&key.secret].total.unwrap().accepted, all);
     let mut change = Change::new();
     change.sweep_usage(node, now.plus(USAGE_CALLERS_KEPT));
+    // More rows than one sweep takes.
+    for _ in 0..2 {
+        change.sweep(now.plus(USAGE_CALLERS_KEPT));
+    }
     stage.store.commit(change).await.unwrap();
     let found = stage.store.usage(key.client, [key.secret, SecretId::NIL, SecretId::NIL], now).await.unwrap();
     assert!(found.is_empty(), "nor is the sum kept of a secret that no client has: {found:?}");
