@@ -59,6 +59,11 @@ pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// The largest `_offset` of a history.
 pub const HISTORY_OFFSET_MAX: u32 = 1_000_000;
+/// Lines of the log that wait to be written, in bytes; a line past it is lost and counted. It protects requests from
+/// a log that nobody reads, and memory from the lines.
+pub const LOG_QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// How long the end of the process waits for the last lines of the log to be written.
+pub const LOG_FLUSH_MAX: Duration = Duration::from_secs(2);
 /// How long a client may take none of what is sent to it.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Fewest bytes that it must take meanwhile: whoever takes one at a time would hold an answer for ever.
@@ -136,8 +141,8 @@ const _: () = assert!(
 );
 /// Longest access token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// How many bytes the cache of tokens whose signature has been verified holds. Callers choose how large their scopes
-/// are, so their number is no bound.
+/// How many bytes one cache holds: tokens whose signature has been verified, and policies that have been parsed.
+/// Callers choose how large these are, so their number is no bound.
 pub const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest `scope` of a token request, in bytes.
 pub const SCOPE_BYTES_MAX: usize = 2048;

@@ -1,15 +1,14 @@
 //! The narrow read of the token path: everything that decides whether a client gets in, for many
 //! clients in one query.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use keyrelay_core::client::{ClientAccess, MembershipAccess, ProjectAccess};
 use keyrelay_core::id::{ClientId, MembershipId, ProjectId, VersionId};
 use keyrelay_core::policy::AccessPolicy;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::time::Timestamp;
+use keyrelay_core::weighed_cache::{Weighed, WeighedCache};
 use serde_json::Value;
 
 use crate::StoreError;
@@ -18,9 +17,6 @@ use crate::database::{Arg, Row};
 use crate::group::{GroupQuery, placeholders};
 use crate::projects::age;
 use crate::sessions::{lifetime, profile};
-
-/// Parsed policies that are remembered.
-const POLICIES_MAX: usize = 1000;
 
 /// Reads many clients; those that are not there are not in the answer.
 pub(crate) const QUERY: GroupQuery<ClientId, ClientAccess> =
@@ -89,28 +85,107 @@ pub(crate) fn membership(row: &Row, at: usize) -> Result<Option<MembershipAccess
     }))
 }
 
-thread_local! {
-    /// Policies as they were parsed, by version. A version never changes, and which one is current is
-    /// read anew for every request.
-    static PARSED: RefCell<HashMap<VersionId, Arc<AccessPolicy>>> = RefCell::default();
+/// A policy beside the text that was parsed.
+struct Parsed {
+    text: Box<str>,
+    policy: Arc<AccessPolicy>,
 }
+
+impl Weighed for Parsed {
+    fn heap_bytes(&self) -> usize {
+        self.text.len() + size_of::<AccessPolicy>() + self.policy.heap_bytes()
+    }
+}
+
+/// Parsed policies of all threads, by version. Every request reads anew which version is current, and its text. A
+/// version never changes within a database; but a process may open several, and copies of one may differ. So a policy
+/// is used only for the very text that it was parsed from.
+static PARSED: LazyLock<WeighedCache<VersionId, Parsed>> = LazyLock::new(WeighedCache::default);
 
 /// The policy of a membership. One that is named but cannot be read allows nothing.
 fn policy(row: &Row, at: usize) -> Result<Arc<AccessPolicy>, StoreError> {
-    let Some(version) = row.opt_id(at, VersionId::parse, "resource.version_id")? else {
-        return Ok(Arc::new(AccessPolicy::deny_all()));
-    };
-    if let Some(parsed) = PARSED.with_borrow(|parsed| parsed.get(&version).cloned()) {
-        return Ok(parsed);
+    let version = row.opt_id(at, VersionId::parse, "resource.version_id")?;
+    match (version, row.opt_str(at + 1)?) {
+        (Some(version), Some(text)) => Ok(parsed(version, text)),
+        (Some(version), None) => Ok(Arc::new(AccessPolicy::deny_all().of_version(version))),
+        (None, _) => Ok(Arc::new(AccessPolicy::deny_all())),
     }
-    let resource = row.opt_text(at + 1)?.and_then(|json| serde_json::from_str::<Value>(&json).ok());
+}
+
+fn parsed(version: VersionId, text: &str) -> Arc<AccessPolicy> {
+    if let Some(found) = PARSED.get(&version).filter(|found| &*found.text == text) {
+        return Arc::clone(&found.policy);
+    }
+    let resource = serde_json::from_str::<Value>(text).ok();
     let policy = resource.and_then(|resource| AccessPolicy::from_resource(resource.as_object()?).ok());
     let policy = Arc::new(policy.unwrap_or_else(AccessPolicy::deny_all).of_version(version));
-    PARSED.with_borrow_mut(|parsed| {
-        if parsed.len() >= POLICIES_MAX {
-            parsed.clear();
+    PARSED.insert(version, Arc::new(Parsed { text: text.into(), policy: Arc::clone(&policy) }));
+    policy
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use keyrelay_core::fhir::ResourceType;
+    use keyrelay_core::limits::CACHE_BYTES_MAX;
+    use keyrelay_core::policy::Interaction;
+    use keyrelay_core::random::SeededEntropy;
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy_of(address: &str, rules: usize) -> String {
+        let rule = json!({
+            "resourceType": "ClientApplication",
+            "criteria": "ClientApplication?name=x,y",
+            "interaction": vec!["read"; 90],
+        });
+        let addresses = [json!({ "value": address, "action": "block" })];
+        json!({ "resourceType": "AccessPolicy", "ipAccessRule": addresses, "resource": vec![rule; rules] })
+            .to_string()
+    }
+
+    #[test]
+    fn all_threads_together_remember_policies_up_to_a_weight() {
+        let text = policy_of("10.0.0.1", 80);
+        assert!(text.len() > 50 * 1024 && text.len() < 64 * 1024, "{}", text.len());
+        let versions = |seed| {
+            let entropy = SeededEntropy::new(seed);
+            (0..250).map(|_| VersionId::random(&entropy)).collect::<Vec<_>>()
+        };
+        thread::scope(|scope| {
+            for seed in [1, 2] {
+                let text = &text;
+                scope.spawn(move || {
+                    for version in versions(seed) {
+                        drop(parsed(version, text));
+                    }
+                });
+            }
+        });
+        let bytes = PARSED.bytes();
+        assert!(bytes <= CACHE_BYTES_MAX as u64, "{bytes}");
+        assert!(bytes > CACHE_BYTES_MAX as u64 / 4, "{bytes}: it remembers some");
+        let version = VersionId::random(&SeededEntropy::new(3));
+        let first = parsed(version, &text);
+        let again = thread::spawn(move || parsed(version, &text)).join().unwrap();
+        assert!(Arc::ptr_eq(&first, &again), "threads share what was parsed");
+    }
+
+    #[test]
+    fn a_policy_is_used_for_its_own_text_only() {
+        let version = VersionId::random(&SeededEntropy::new(4));
+        let (here, there) = (policy_of("10.0.0.1", 1), policy_of("10.0.0.2", 1));
+        for _ in 0..2 {
+            for (text, blocked, allowed) in
+                [(&here, "10.0.0.1", "10.0.0.2"), (&there, "10.0.0.2", "10.0.0.1")]
+            {
+                let policy = parsed(version, text);
+                assert!(!policy.allows_address(blocked.parse().unwrap()));
+                assert!(policy.allows_address(allowed.parse().unwrap()));
+            }
         }
-        parsed.insert(version, Arc::clone(&policy));
-    });
-    Ok(policy)
+        assert!(!parsed(version, "{}").allows(Interaction::Read, ResourceType::Project));
+    }
 }

@@ -146,7 +146,8 @@ impl Row {
         Ok(self.opt_str(column)?.map(str::to_owned))
     }
 
-    fn opt_str(&self, column: usize) -> Result<Option<&str>, StoreError> {
+    /// Text that is not copied.
+    pub(crate) fn opt_str(&self, column: usize) -> Result<Option<&str>, StoreError> {
         match self.cell(column) {
             Cell::Null => Ok(None),
             Cell::Text(text) => Ok(Some(text)),
