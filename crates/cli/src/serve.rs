@@ -36,7 +36,7 @@ pub struct ServeArgs {
 /// Runs the server until `SIGTERM` or `SIGINT`.
 pub async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let settings = args.settings.or_file(args.config.as_deref())?;
-    logging::start(&settings)?;
+    let _log = logging::start(&settings)?;
     log_panics();
     let chosen = chosen_first_client(&settings)?;
     raise_file_limit();

@@ -1,37 +1,136 @@
-//! The log is beside every request, so it fails none of them: a line that cannot be written is lost and counted,
-//! and so is a panic. A process has one log, whatever number of servers it runs, so the counts are its own.
+//! The log is beside every request, so it fails none of them and holds up none: one thread writes it. Lines wait for
+//! that thread up to a number of bytes; a line past it, or one that cannot be written, is lost and counted, and so is
+//! a panic. A process has one log, whatever number of servers it runs, so the counts are its own.
 
-use std::io::{self, Stderr, Write};
+use std::collections::VecDeque;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
+use keyrelay_core::limits::{LOG_FLUSH_MAX, LOG_QUEUE_BYTES_MAX};
 use keyrelay_core::secret::without_secrets;
 
 static LINES_LOST: AtomicU64 = AtomicU64::new(0);
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// Standard error, as a place that never fails.
-#[derive(Debug)]
-pub struct LogWriter<W>(W);
+/// Lines on their way to the writer.
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: VecDeque<Box<[u8]>>,
+    /// What the lines take in memory, also the one that is being written.
+    bytes: usize,
+    /// No line comes after those that wait.
+    is_closed: bool,
+}
 
-impl LogWriter<Stderr> {
-    /// Writes to standard error.
-    #[must_use]
-    pub fn stderr() -> Self {
-        Self(io::stderr())
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// There is a line, or the queue was closed.
+    filled: Condvar,
+    /// All lines have been written.
+    emptied: Condvar,
+}
+
+/// What a line takes in memory.
+const fn weight(line: &[u8]) -> usize {
+    line.len() + size_of::<Box<[u8]>>() + 2 * size_of::<usize>()
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a line, if there is room for it.
+    fn push(&self, line: &[u8]) -> bool {
+        let bytes = weight(line);
+        let mut waiting = self.lock();
+        if waiting.is_closed || waiting.bytes + bytes > LOG_QUEUE_BYTES_MAX {
+            return false;
+        }
+        waiting.bytes += bytes;
+        waiting.lines.push_back(line.into());
+        self.filled.notify_one();
+        true
+    }
+
+    /// The next line; none once the queue is closed and empty.
+    fn next(&self) -> Option<Box<[u8]>> {
+        let is_idle = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_closed;
+        let waiting = self.filled.wait_while(self.lock(), is_idle);
+        waiting.unwrap_or_else(PoisonError::into_inner).lines.pop_front()
+    }
+
+    fn written(&self, line: &[u8]) {
+        let mut waiting = self.lock();
+        waiting.bytes -= weight(line);
+        if waiting.bytes == 0 {
+            self.emptied.notify_all();
+        }
+    }
+
+    /// Takes no more lines, and waits a while until all have been written.
+    fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.is_closed = true;
+        self.filled.notify_one();
+        drop(self.emptied.wait_timeout_while(waiting, LOG_FLUSH_MAX, |waiting| waiting.bytes > 0));
     }
 }
 
-impl<W: Write> Write for LogWriter<W> {
-    /// Takes all of a line, whether it can be written or not.
+/// A log that is written while this is kept. Dropped, it waits for the last lines, [`LOG_FLUSH_MAX`] at most.
+#[derive(Debug)]
+pub struct Log(Arc<Queue>);
+
+impl Log {
+    /// Starts the thread that writes the log.
+    ///
+    /// # Errors
+    ///
+    /// The system has no thread to give.
+    pub fn start(mut out: impl Write + Send + 'static) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let taken = Arc::clone(&queue);
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            while let Some(line) = taken.next() {
+                if out.write_all(&line).and_then(|()| out.flush()).is_err() {
+                    LINES_LOST.fetch_add(1, Ordering::Relaxed);
+                }
+                taken.written(&line);
+            }
+        })?;
+        Ok(Self(queue))
+    }
+
+    /// Where lines are put.
+    #[must_use]
+    pub fn writer(&self) -> LogWriter {
+        LogWriter(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The way into a [`Log`]. Each write is one line. It never fails, and never waits for who reads the log.
+#[derive(Clone, Debug)]
+pub struct LogWriter(Arc<Queue>);
+
+impl Write for LogWriter {
+    /// Takes all of a line, whether there is room for it or not.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.0.write_all(line).is_err() {
+        if !self.0.push(line) {
             LINES_LOST.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let _ = self.0.flush();
         Ok(())
     }
 }
@@ -59,6 +158,8 @@ pub(crate) fn panics() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Read, pipe};
+
     use super::*;
 
     /// Like a full disk.
@@ -77,13 +178,57 @@ mod tests {
     #[test]
     fn a_line_that_cannot_be_written_is_counted_and_fails_nothing() {
         let before = lines_lost();
-        let mut log = LogWriter(Full);
-        log.write_all(b"a line\n").unwrap();
-        log.flush().unwrap();
-        assert_eq!(lines_lost(), before + 1);
-        let mut log = LogWriter(Vec::new());
-        log.write_all(b"a line\n").unwrap();
-        assert_eq!(log.0, b"a line\n");
-        assert_eq!(lines_lost(), before + 1);
+        let log = Log::start(Full).unwrap();
+        log.writer().write_all(b"a line\n").unwrap();
+        log.writer().flush().unwrap();
+        drop(log);
+        assert!(lines_lost() > before);
+    }
+
+    #[test]
+    fn all_lines_are_written_in_order_before_the_log_ends() {
+        let (mut reader, out) = pipe().unwrap();
+        let log = Log::start(out).unwrap();
+        let mut late = log.writer();
+        for n in 0..1000 {
+            late.write_all(format!("{n}\n").as_bytes()).unwrap();
+        }
+        drop(log);
+        let before = lines_lost();
+        late.write_all(b"after the end").unwrap();
+        assert!(lines_lost() > before);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, (0..1000).map(|n| format!("{n}\n")).collect::<String>());
+    }
+
+    #[test]
+    fn lines_that_nobody_reads_wait_up_to_a_weight_and_hold_up_nobody() {
+        let (reader, out) = pipe().unwrap();
+        let log = Log::start(out).unwrap();
+        let line = |n: usize| format!("{n} {}\n", "x".repeat(1000));
+        // More than the pipe and the queue take; the number that both take depends on the pipe.
+        let kept: Vec<usize> =
+            (0..2 * LOG_QUEUE_BYTES_MAX / 1000).filter(|n| log.0.push(line(*n).as_bytes())).collect();
+        assert!(kept.len() < 2 * LOG_QUEUE_BYTES_MAX / 1000, "no bound");
+        assert!(kept.len() > LOG_QUEUE_BYTES_MAX / 1200, "{}", kept.len());
+        assert!(log.0.lock().bytes <= LOG_QUEUE_BYTES_MAX);
+        let mut lines = BufReader::new(reader).lines();
+        for n in &kept {
+            assert_eq!(format!("{}\n", lines.next().unwrap().unwrap()), line(*n), "kept lines come in order");
+        }
+        assert!(log.0.push(b"room again\n"));
+        assert_eq!(lines.next().unwrap().unwrap(), "room again");
+        assert!(!log.0.push(&vec![b'x'; LOG_QUEUE_BYTES_MAX]), "one line that is heavier than all");
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_ever_for_who_reads_the_log() {
+        let (reader, out) = pipe().unwrap();
+        let log = Log::start(out).unwrap();
+        let line = "x".repeat(1000);
+        while log.0.push(line.as_bytes()) {}
+        drop(log);
+        drop(reader);
     }
 }

@@ -1,6 +1,7 @@
 //! A log that cannot be written fails nothing, and a disk that is full fails changes only, until there is room.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -21,6 +22,15 @@ async fn lost_lines(http: &Client, base: &str) -> u64 {
     line.expect("the metric").parse().unwrap()
 }
 
+/// Asks until a line is lost: those that fit wait in the pipe, and in the server.
+async fn lose_lines(http: &Client, base: &str) {
+    let mut requests = 0;
+    while lost_lines(http, base).await == 0 {
+        requests += 1;
+        assert!(requests < 20_000, "no line is lost");
+    }
+}
+
 /// Everything that is logged, on a server whose log leads nowhere.
 async fn works_without_a_log(stderr: Stdio) {
     let dir = tempfile::tempdir().unwrap();
@@ -35,7 +45,7 @@ async fn works_without_a_log(stderr: Stdio) {
     let body: serde_json::Value = rotated.json().await.unwrap();
     let fresh = body["secret"].as_str().expect("the answer has the new secret");
     assert_eq!(grant(&http, base, &id, fresh).await, 200);
-    assert!(lost_lines(&http, base).await > 0);
+    lose_lines(&http, base).await;
     assert!(server.terminate().await.success());
 }
 
@@ -48,6 +58,39 @@ async fn a_log_on_a_full_disk_fails_no_request() {
 #[tokio::test]
 async fn a_log_that_nobody_reads_any_more_fails_no_request() {
     works_without_a_log(Stdio::piped()).await;
+}
+
+#[tokio::test]
+async fn a_log_that_is_open_but_not_read_holds_up_no_request() {
+    let (mut reader, stderr) = std::io::pipe().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = keyrelay();
+    command.env("KEYRELAY_LOG", "trace").stderr(stderr);
+    let server = Process::start_with(command, dir.path()).await;
+    let (id, secret) = bootstrap(dir.path());
+    let (http, base) = (http(), &server.base);
+    lose_lines(&http, base).await;
+    assert_eq!(grant(&http, base, &id, "krs_wrong").await, 401);
+    assert_eq!(rotate(&http, base, &id, &secret).await.status(), 200);
+    assert!(server.terminate().await.success(), "the end waits a bounded time for the log");
+    let mut log = Vec::new();
+    reader.read_to_end(&mut log).unwrap();
+    assert!(log.len() > 4096, "{}", log.len());
+    let first = log.split(|byte| *byte == b'\n').next().unwrap();
+    serde_json::from_slice::<serde_json::Value>(first).expect("whole lines");
+}
+
+#[tokio::test]
+async fn the_last_lines_of_the_log_are_written_before_the_end() {
+    let (mut reader, stderr) = std::io::pipe().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = keyrelay();
+    command.env("KEYRELAY_LOG", "info").stderr(stderr);
+    let server = Process::start_with(command, dir.path()).await;
+    assert!(server.terminate().await.success());
+    let mut log = String::new();
+    reader.read_to_string(&mut log).unwrap();
+    assert!(log.contains(r#""message":"stopped""#), "{log}");
 }
 
 #[tokio::test]
@@ -89,7 +132,8 @@ async fn a_full_disk_fails_changes_only_and_until_there_is_room() {
         assert_eq!(grant(&http, base, &id, &secret).await, 200, "clients are let in as before");
         assert_eq!(grant(&http, base, &id, "krs_wrong").await, 401);
     }
-    assert!(lost_lines(&http, base).await > 0, "the log is on the same disk");
+    // The log is on the same disk.
+    lose_lines(&http, base).await;
     limit_files(server.pid(), getrlimit(Resource::Fsize).maximum);
     let rotated = rotate(&http, base, &id, &secret).await;
     assert_eq!(rotated.status(), 200);
