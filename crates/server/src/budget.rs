@@ -405,6 +405,11 @@ pub(crate) fn take(bytes: usize) -> Result<(), Refused> {
     with(|account| account.take(bytes))
 }
 
+/// Gives back bytes that were taken, once what they were for is freed.
+pub(crate) fn give_back(bytes: usize) {
+    let _ = ACCOUNT.try_with(|account| account.give_back(bytes));
+}
+
 /// Sees that so many bytes more are held for a step of this request that frees them again.
 pub(crate) fn take_for_now(bytes: usize) -> Result<(), Refused> {
     with(|account| account.take_for_now(bytes))

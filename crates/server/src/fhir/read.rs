@@ -164,8 +164,9 @@ pub(crate) async fn history(
     let newest = app.store.resource(resource_type, id).await?.ok_or_else(Outcome::not_found)?;
     view(caller, Interaction::History, &newest)?;
     let turn = app.store.turn(caller.project).await?;
-    let page = app.store.history(resource_type, id, (asked.offset, asked.count), &turn).await?;
-    budget::take(page.versions.iter().map(|version| version.content.len()).sum())?;
+    let mut page = app.store.history(resource_type, id, (asked.offset, asked.count), &turn).await?;
+    let read_bytes = page.versions.iter().map(|version| version.content.len()).sum();
+    budget::take(read_bytes)?;
     let url = format!("{resource_type}/{id}");
     let full_url = format!("{}/{url}", app.config.base_url.fhir());
     let mut entry = Vec::with_capacity(page.versions.len());
@@ -176,10 +177,12 @@ pub(crate) async fn history(
         let Ok(seen) = view(caller, Interaction::History, version) else { continue };
         entry.push(history_entry(&seen, version, &url, &full_url, extended)?);
     }
+    let passed = u32::try_from(page.versions.len()).unwrap_or(u32::MAX);
+    drop(std::mem::take(&mut page.versions));
+    budget::give_back(read_bytes);
     let history_url = format!("{full_url}/_history");
     let mut link = vec![asked.link("self", &history_url)];
     if page.more && asked.count > 0 {
-        let passed = u32::try_from(page.versions.len()).unwrap_or(u32::MAX);
         let next = HistoryQuery { offset: asked.offset.saturating_add(passed), ..asked };
         link.push(next.link("next", &history_url));
     }

@@ -4,7 +4,7 @@
 use keyrelay_core::audit::Recorded;
 use keyrelay_core::caller::Caller;
 use keyrelay_core::fhir::ResourceType;
-use keyrelay_core::fhir::search::{Filter, Rule, SearchQuery, Summary, Total, parse_query};
+use keyrelay_core::fhir::search::{Filter, Rule, SearchError, SearchQuery, Summary, Total, parse_query};
 use keyrelay_core::id::ResourceId;
 use keyrelay_core::limits::{SEARCH_SCANS_MAX, SEARCH_VALUES_MAX};
 use keyrelay_core::policy::Interaction;
@@ -62,10 +62,15 @@ pub(crate) async fn search(
     if query.summary == Summary::Count {
         page.matches.clear();
     }
-    budget::take(page.matches.iter().map(|version| version.content.len()).sum())?;
+    let mut read_bytes = page.matches.iter().map(|version| version.content.len()).sum();
+    budget::take(read_bytes)?;
     let states = if resource_type == ResourceType::ClientApplication && caller.is_admin() {
         let ids: Vec<ResourceId> = page.matches.iter().map(|version| version.id).collect();
-        Some(app.store.clients(&ids, Some(&turn)).await?)
+        let states = app.store.clients(&ids, Some(&turn)).await?;
+        let bytes = states.values().map(|state| state.resource.content.len()).sum();
+        budget::take(bytes)?;
+        read_bytes += bytes;
+        Some(states)
     } else {
         None
     };
@@ -93,6 +98,8 @@ pub(crate) async fn search(
         }
         entry.push(next);
     }
+    drop((std::mem::take(&mut page.matches), states));
+    budget::give_back(read_bytes);
     let url = format!("{}/{resource_type}", app.config.base_url.fhir());
     let next = page.more.then_some(query.offset + page.passed);
     let bundle = bundle(&url, query_text, &query, next, page.total, entry);
@@ -104,7 +111,10 @@ pub(crate) async fn search(
 pub(crate) fn read_query(resource_type: ResourceType, text: &str) -> Result<SearchQuery, Outcome> {
     let pairs =
         form_urlencoded::parse(text.as_bytes()).map(|(name, value)| (name.into_owned(), value.into_owned()));
-    let query = parse_query(resource_type, pairs).map_err(|error| Outcome::invalid(error.to_string()))?;
+    let query = parse_query(resource_type, pairs).map_err(|error| match error {
+        SearchError::TooDeep => Outcome::search_too_costly(error.to_string()),
+        _ => Outcome::invalid(error.to_string()),
+    })?;
     let values = query.filters.iter().map(|filter| match &filter.rule {
         Rule::Any(tests) | Rule::None(tests) => tests.len(),
         Rule::Missing(_) => 1,

@@ -1,9 +1,12 @@
 //! Pages and histories end where they become heavy, and lead on to the rest.
 
-use keyrelay_core::limits::{DOCUMENT_BYTES_MAX, PAGE_BYTES_MAX};
+use keyrelay_core::change_rates::{ChangeRate, ChangeRates};
+use keyrelay_core::limits::{
+    BYTES_IN_FLIGHT_MIN, BYTES_IN_FLIGHT_SHARES, DOCUMENT_BYTES_MAX, PAGE_BYTES_MAX,
+};
 use serde_json::{Value, json};
 
-use crate::app::{Answer, TestApp};
+use crate::app::{Answer, As, TestApp};
 
 const LARGE: usize = 400 * 1024;
 
@@ -19,10 +22,14 @@ fn link(answer: &Answer, relation: &str) -> Option<String> {
 
 /// Follows the links to the next page from the first to the last.
 async fn all_pages(test: &TestApp, first: &str) -> Vec<Answer> {
+    pages_of(test, &As::from(&test.admin), first).await
+}
+
+async fn pages_of(test: &TestApp, who: &As, first: &str) -> Vec<Answer> {
     let (mut pages, mut next) = (Vec::new(), Some(first.to_owned()));
     while let Some(path) = next {
         assert!(pages.len() < 100, "the pages have no end");
-        let page = test.get(&test.admin, &path).await.expect(200);
+        let page = test.get(who, &path).await.expect(200);
         next = link(&page, "next");
         pages.push(page);
     }
@@ -100,4 +107,84 @@ async fn a_history_ends_likewise_and_can_be_asked_for_in_parts() {
         test.get(&test.admin, &format!("{path}?{bad}")).await.refused(400, "invalid");
     }
     test.get(&test.admin, &format!("{path}?_since=2026")).await.refused(400, "not-supported");
+}
+
+/// Almost as heavy as one resource may be.
+const WEIGHT: usize = 60 * 1024;
+/// So many are more than one project may have in flight.
+const HEAVY: usize = 110;
+const _: () = assert!(HEAVY * WEIGHT > BYTES_IN_FLIGHT_MIN * 3 / 4 / BYTES_IN_FLIGHT_SHARES);
+
+async fn with_few_bytes() -> TestApp {
+    TestApp::start_configured(|config| {
+        config.bytes_in_flight = BYTES_IN_FLIGHT_MIN;
+        config.change_rates = ChangeRates { client: ChangeRate(None), project: ChangeRate(None) };
+    })
+    .await
+}
+
+/// What pages show of one element, sorted.
+fn shown(pages: &[Answer], element: &str) -> Vec<Value> {
+    let resources = pages.iter().flat_map(Answer::resources);
+    let mut shown: Vec<Value> = resources.map(|resource| resource[element].clone()).collect();
+    shown.sort_by_key(ToString::to_string);
+    shown
+}
+
+#[tokio::test]
+async fn wide_searches_page_to_the_end_within_the_bytes_of_a_project() {
+    let test = with_few_bytes().await;
+    test.put_under_policy(&test.member, &json!({ "resource": [{ "resourceType": "ClientApplication" }] }))
+        .await;
+    let names: Vec<Value> = (0..HEAVY).map(|n| json!(format!("Heavy {n:03}"))).collect();
+    for names in names.chunks(10) {
+        let entry = |name| {
+            let client = json!({
+                "resourceType": "ClientApplication", "name": name, "description": "x".repeat(WEIGHT),
+            });
+            json!({ "resource": client, "request": { "method": "POST", "url": "ClientApplication" } })
+        };
+        let entries: Vec<Value> = names.iter().map(entry).collect();
+        let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": entries });
+        let answer = test.post(&test.admin, "", &batch).await.expect(200);
+        for entry in answer.json()["entry"].as_array().unwrap() {
+            assert_eq!(entry["response"]["status"], "201", "{entry}");
+        }
+    }
+    let search = "ClientApplication?name=Heavy&_count=1000";
+    let pages = all_pages(&test, search).await;
+    assert!(pages.len() > 5);
+    assert_eq!(shown(&pages, "name"), names, "none is lost, and none is there twice");
+
+    let (member, few) = (test.bearer(&test.member).await, format!("{search}&_elements=name"));
+    let (a, b, c, d, e, f, g, h) = tokio::join!(
+        pages_of(&test, &member, &few),
+        pages_of(&test, &member, &few),
+        pages_of(&test, &member, &few),
+        pages_of(&test, &member, &few),
+        pages_of(&test, &member, &few),
+        pages_of(&test, &member, &few),
+        pages_of(&test, &member, &few),
+        pages_of(&test, &member, &few),
+    );
+    for pages in [a, b, c, d, e, f, g, h] {
+        assert_eq!(shown(&pages, "name"), names);
+    }
+}
+
+#[tokio::test]
+async fn a_heavy_history_pages_to_the_end_within_the_bytes_of_a_project() {
+    let test = with_few_bytes().await;
+    let client = test.make_client(&test.project, "Changed").await;
+    let add = json!([{ "op": "add", "path": "/description", "value": "x".repeat(WEIGHT) }]);
+    test.patch(&test.admin, &client.path(), &add).await.expect(200);
+    for n in 0..HEAVY {
+        let name = json!([{ "op": "replace", "path": "/name", "value": format!("Heavy {n:03}") }]);
+        test.patch(&test.admin, &client.path(), &name).await.expect(200);
+    }
+    let pages = all_pages(&test, &format!("{}/_history", client.path())).await;
+    assert!(pages.len() > 5);
+    let mut names = vec![json!("Changed"); 2];
+    names.extend((0..HEAVY).map(|n| json!(format!("Heavy {n:03}"))));
+    assert_eq!(shown(&pages, "name"), names, "no version is lost, and none is there twice");
 }

@@ -157,7 +157,7 @@ async fn what_is_not_understood_is_refused_not_ignored() {
         "_count=1001",
         "_count=-1",
         "_count=x",
-        "_offset=10001",
+        "_offset=-1",
         "_count=1&_count=2",
         "_sort=secret",
         "_summary=short",
@@ -167,6 +167,9 @@ async fn what_is_not_understood_is_refused_not_ignored() {
     ] {
         test.get(&test.admin, &format!("ClientApplication?{query}")).await.refused(400, "invalid");
     }
+    test.get(&test.admin, "ClientApplication?_offset=10000").await.expect(200);
+    let said = test.get(&test.admin, "ClientApplication?_offset=10001").await.refused(403, "too-costly");
+    assert!(said.contains("at most 10000") && said.contains("_lastUpdated"), "{said}");
     let many = vec!["name=x"; 65].join("&");
     test.get(&test.admin, &format!("ClientApplication?{many}")).await.refused(400, "invalid");
     let found = test.get(&test.admin, "ClientApplication?nmae=x").await.refused(400, "invalid");

@@ -21,7 +21,7 @@ pub const COUNT_DEFAULT: u32 = 20;
 /// The largest `_count`.
 pub const COUNT_MAX: u32 = 1000;
 
-/// The largest `_offset`.
+/// The largest `_offset`. The link to a page behind it is shown, and refused with what to do instead.
 pub const OFFSET_MAX: u32 = 10_000;
 
 /// How many sort keys `_sort` may list.
@@ -170,6 +170,9 @@ pub enum SearchError {
         /// What it takes.
         expected: String,
     },
+    /// Over [`OFFSET_MAX`]: what is passed over is found all the same.
+    #[error("_offset is at most {OFFSET_MAX}: narrow the search by a filter, for example by _lastUpdated")]
+    TooDeep,
     /// A result parameter such as `_count` given twice.
     #[error("{code} may be given only once")]
     Repeated {
@@ -265,7 +268,10 @@ fn control(
     let expects = |expected: &str| SearchError::Value { code, expected: expected.to_owned() };
     match code {
         "_count" => query.count = number(value, COUNT_MAX).ok_or(expects("0 to 1000"))?,
-        "_offset" => query.offset = number(value, OFFSET_MAX).ok_or(expects("0 to 10000"))?,
+        "_offset" => {
+            let offset = number(value, u32::MAX).ok_or(expects("0 to 10000"))?;
+            query.offset = Some(offset).filter(|offset| *offset <= OFFSET_MAX).ok_or(SearchError::TooDeep)?;
+        }
         "_total" => {
             query.total = match value {
                 "none" => Total::None,
