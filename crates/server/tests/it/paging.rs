@@ -157,7 +157,7 @@ async fn wide_searches_page_to_the_end_within_the_bytes_of_a_project() {
     assert_eq!(shown(&pages, "name"), names, "none is lost, and none is there twice");
 
     let (member, few) = (test.bearer(&test.member).await, format!("{search}&_elements=name"));
-    let (a, b, c, d, e, f, g, h) = tokio::join!(
+    let at_once = tokio::join!(
         pages_of(&test, &member, &few),
         pages_of(&test, &member, &few),
         pages_of(&test, &member, &few),
@@ -167,7 +167,7 @@ async fn wide_searches_page_to_the_end_within_the_bytes_of_a_project() {
         pages_of(&test, &member, &few),
         pages_of(&test, &member, &few),
     );
-    for pages in [a, b, c, d, e, f, g, h] {
+    for pages in <[Vec<Answer>; 8]>::from(at_once) {
         assert_eq!(shown(&pages, "name"), names);
     }
 }
