@@ -344,6 +344,9 @@ pub const REFUSED_AFTER: Duration = Duration::from_millis(5);
 pub const FAILURE_KEYS_MAX: usize = 50_000;
 /// How long a login may take, from the password to the consent.
 pub const LOGIN_LIFETIME: Duration = Duration::from_mins(10);
+/// Logins of one person that are open, and as many that are not finished or have ended; the one that was used least
+/// recently ends for one more. Protects a new password, which ends them all in one change, from taking too long.
+pub const SESSIONS_PER_PERSON_MAX: i64 = 100;
 /// How long an authorization code can be redeemed (RFC 6749 §4.1.2 recommends ten minutes at most).
 pub const CODE_LIFETIME: Duration = Duration::from_mins(1);
 /// How long a refresh token that has passed gives its successor again: a reply may be lost.

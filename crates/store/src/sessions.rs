@@ -10,6 +10,7 @@ use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{
     ClientId, MembershipId, ProjectId, ResourceId, SecretId, SessionId, TokenId, UserId,
 };
+use keyrelay_core::limits::{SESSIONS_PER_PERSON_MAX, SWEEP_ROWS};
 use keyrelay_core::policy::AccessPolicy;
 use keyrelay_core::scope::Scope;
 use keyrelay_core::session::{Session, SessionAccess, SessionClient, Stage, UserAccess};
@@ -201,7 +202,8 @@ pub(crate) fn profile(row: &Row, at: usize) -> Result<Option<Profile>, StoreErro
 }
 
 impl Change {
-    /// Keeps a new login.
+    /// Keeps a new login. The person has at most [`SESSIONS_PER_PERSON_MAX`] that are not finished or have ended:
+    /// those that have ended go first, then the oldest.
     pub fn create_session(&mut self, session: &Session) {
         self.push(
             "INSERT INTO session (membership_id, stage, scope, nonce, redirect_uri, code_challenge, refreshable, \
@@ -210,9 +212,25 @@ impl Change {
             session_args(session),
             Some(Conflict::Id),
         );
+        self.push(
+            "DELETE FROM session WHERE id IN (SELECT id FROM session \
+             WHERE user_id = $1 AND stage <> $2 AND id <> $3 \
+             ORDER BY CASE WHEN stage = $4 THEN 1 ELSE 0 END, rotated DESC, id LIMIT $5 OFFSET $6)",
+            args![
+                session.user,
+                Stage::Granted.as_str(),
+                session.id,
+                Stage::Ended.as_str(),
+                SWEEP_ROWS,
+                SESSIONS_PER_PERSON_MAX - 1,
+            ],
+            None,
+        );
     }
 
-    /// Moves a login on, if it is still at the revision before. Whoever comes second changes nothing.
+    /// Moves a login on, if it is still at the revision before. Whoever comes second changes nothing. Of the open
+    /// ones of a person, the one that was used least recently ends for one more: unfinished ones, which need
+    /// no second factor, end none.
     pub fn move_session(&mut self, session: &Session) {
         let mut args = session_args(session);
         args.truncate(15);
@@ -224,6 +242,20 @@ impl Change {
             args,
             Some(Conflict::Version),
         );
+        if session.stage == Stage::Granted && session.generation == 0 {
+            self.push(
+                "DELETE FROM session WHERE id IN (SELECT id FROM session \
+                 WHERE user_id = $1 AND stage = $2 AND id <> $3 ORDER BY rotated DESC, id LIMIT $4 OFFSET $5)",
+                args![
+                    session.user,
+                    Stage::Granted.as_str(),
+                    session.id,
+                    SWEEP_ROWS,
+                    SESSIONS_PER_PERSON_MAX - 1
+                ],
+                None,
+            );
+        }
     }
 
     /// Ends a login, whatever has become of it meanwhile.
@@ -235,7 +267,7 @@ impl Change {
         );
     }
 
-    /// Ends all logins of a person, but for one.
+    /// Ends all logins of a person, but for one. How many that can be is bounded when they are made.
     pub fn end_sessions_of(&mut self, user: UserId, but: Option<SessionId>) {
         self.push(
             "UPDATE session SET stage = $1, revision = revision + 1 WHERE user_id = $2 AND id <> $3",

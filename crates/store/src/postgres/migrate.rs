@@ -22,7 +22,7 @@ struct Migration {
     needs: i64,
 }
 
-const MIGRATIONS: [Migration; 19] = [
+const MIGRATIONS: [Migration; 20] = [
     Migration { text: include_str!("../../migrations/postgres/0001_initial.sql"), needs: 1 },
     Migration { text: include_str!("../../migrations/postgres/0002_people.sql"), needs: 2 },
     Migration { text: include_str!("../../migrations/postgres/0003_registration.sql"), needs: 3 },
@@ -48,6 +48,7 @@ const MIGRATIONS: [Migration; 19] = [
     Migration { text: include_str!("../../migrations/postgres/0017_resources_of_project.sql"), needs: 16 },
     Migration { text: include_str!("../../migrations/postgres/0018_accounts_of_address.sql"), needs: 16 },
     Migration { text: include_str!("../../migrations/postgres/0019_callers_of_project.sql"), needs: 16 },
+    Migration { text: include_str!("../../migrations/postgres/0020_bounded_sessions.sql"), needs: 16 },
 ];
 
 /// Brings a database to what this program knows.
