@@ -259,7 +259,36 @@ mod tests {
     use keyrelay_core::random::SeededEntropy;
 
     use super::*;
-    use crate::sqlite;
+    use crate::{Change, TestDatabase, sqlite};
+
+    const SEARCHES: [&str; 13] = [
+        "user-name:contains=e",
+        "user-name=e",
+        "user-name:exact=e&_sort=user-name",
+        "user=ClientApplication/a",
+        "user=a",
+        "active=true&admin:not=true",
+        "identifier=system|",
+        "identifier=system|value",
+        "external-id:missing=true",
+        "external-id:missing=false&_sort=-_lastUpdated",
+        "_lastUpdated=gt2024",
+        "_tag=a,b,c&_offset=10000",
+        "_id:not=a",
+    ];
+
+    /// A search of a project, with what explains it in front.
+    fn explained(explain: &str, project: ProjectId, text: &str) -> Sql {
+        let resource_type = ResourceType::ProjectMembership;
+        let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let query = parse_query(resource_type, text.split('&').filter_map(pair)).unwrap();
+        let limit = vec![&query.filters[..]];
+        let search = Search { resource_type, project: Some(project), query: &query, limits: &[limit] };
+        let mut sql = Sql::new(&format!("{explain} SELECT r.id FROM resource r WHERE "));
+        sql.conditions(&search);
+        sql.order(&search);
+        sql
+    }
 
     /// Whatever is asked, no row of another project is looked at.
     #[test]
@@ -268,32 +297,9 @@ mod tests {
         let path = dir.path().join("plans.sqlite");
         sqlite::prepare(&path).unwrap();
         let connection = rusqlite::Connection::open(&path).unwrap();
-        let project = Some(ProjectId::random(&SeededEntropy::new(1)));
-        let resource_type = ResourceType::ProjectMembership;
-        for text in [
-            "user-name:contains=e",
-            "user-name=e",
-            "user-name:exact=e&_sort=user-name",
-            "user=ClientApplication/a",
-            "user=a",
-            "active=true&admin:not=true",
-            "identifier=system|",
-            "identifier=system|value",
-            "external-id:missing=true",
-            "external-id:missing=false&_sort=-_lastUpdated",
-            "_lastUpdated=gt2024",
-            "_tag=a,b,c&_offset=10000",
-            "_id:not=a",
-        ] {
-            let pair =
-                |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-            let pairs = text.split('&').filter_map(pair);
-            let query = parse_query(resource_type, pairs).unwrap();
-            let limit = vec![&query.filters[..]];
-            let search = Search { resource_type, project, query: &query, limits: &[limit] };
-            let mut sql = Sql::new("EXPLAIN QUERY PLAN SELECT r.id FROM resource r WHERE ");
-            sql.conditions(&search);
-            sql.order(&search);
+        let project = ProjectId::random(&SeededEntropy::new(1));
+        for text in SEARCHES {
+            let sql = explained("EXPLAIN QUERY PLAN", project, text);
             let plan = sqlite::fetch_once(&connection, &sql.text, &sql.args).unwrap();
             let steps: Vec<String> = plan.iter().map(|row| row.text(3).unwrap()).collect();
             let looks_at = |step: &&String| step.starts_with("SCAN") || step.starts_with("SEARCH");
@@ -303,6 +309,38 @@ mod tests {
                     || step.contains("(resource_id=?");
                 assert!(is_bounded, "{text}: {steps:#?}");
             }
+        }
+    }
+
+    /// On PostgreSQL, no search of a project reads a whole table, which is that of all projects.
+    #[tokio::test]
+    async fn no_search_of_a_project_reads_a_whole_table_of_postgresql() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = TestDatabase::new(dir.path()).await.open().await.unwrap();
+        if !store.is_shared() {
+            return;
+        }
+        let project = ProjectId::random(&SeededEntropy::new(1));
+        let mut change = Change::new();
+        let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)";
+        for insert in [
+            "INSERT INTO resource (id, resource_type, project_id, version_id, revision, last_updated, deleted, content) \
+             SELECT 'r' || i, $1, 'p' || (i % 100), 'v', 1, i, FALSE, '' FROM n",
+            "INSERT INTO search_index (resource_id, code, value, system, resource_type, project_id) \
+             SELECT 'r' || i, 'external-id', 'a', '', $1, 'p' || (i % 100) FROM n",
+        ] {
+            let resource_type = ResourceType::ProjectMembership.as_str();
+            change.push_text(format!("{numbers} {insert}"), vec![resource_type.into()]);
+        }
+        change.push("ANALYZE resource", Vec::new(), None);
+        change.push("ANALYZE search_index", Vec::new(), None);
+        store.commit(change).await.unwrap();
+        let turn = store.turn(project).await.unwrap();
+        for text in SEARCHES {
+            let sql = explained("EXPLAIN (COSTS OFF)", project, text);
+            let plan = store.0.database.fetch_in_turn(&turn, sql.text, sql.args).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|row| row.text(0).unwrap()).collect();
+            assert!(!steps.iter().any(|step| step.contains("Seq Scan")), "{text}: {steps:#?}");
         }
     }
 }

@@ -131,12 +131,17 @@ impl PostgresConfig {
         self.sizes
     }
 
-    /// What makes connections like this, on which a statement may take that long.
+    /// What makes connections for searches, on which a statement may take that long. A search of a project reads by
+    /// indexes that start with the project, even where all of a small table takes less time: what it costs is not to
+    /// grow with others. It has one process.
     pub(super) fn connector_within(&self, statement: Duration) -> Connect {
         let mut config = self.clone();
         for host in &mut config.hosts {
             let given = host.get_options().unwrap_or_default().to_owned();
-            host.options(format!("{given} -c statement_timeout={}", statement.as_millis().max(1)));
+            host.options(format!(
+                "{given} -c statement_timeout={} -c enable_seqscan=off -c max_parallel_workers_per_gather=0",
+                statement.as_millis().max(1)
+            ));
         }
         config.connector()
     }
