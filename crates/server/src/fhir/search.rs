@@ -22,6 +22,9 @@ use crate::audit::Seen;
 use crate::budget;
 use crate::error::Outcome;
 
+#[cfg(test)]
+mod tests;
+
 #[derive(Serialize)]
 pub(crate) struct SearchBundle {
     #[serde(rename = "resourceType")]

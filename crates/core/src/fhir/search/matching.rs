@@ -4,6 +4,8 @@
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 
+use memchr::memmem;
+
 use super::query::{Field, Filter, Rule};
 use super::value::Test;
 use super::{IndexEntry, ParamKind};
@@ -41,6 +43,33 @@ pub struct IndexRows {
     rows: Vec<IndexEntry>,
     /// Positions in `rows`, by code and system.
     by_system: OnceCell<Vec<usize>>,
+    texts: OnceCell<Texts>,
+}
+
+/// The values of rows in one text, each before a NUL, and where each ends. What may be anywhere in a value is looked
+/// for once in all of them: a policy that was stored before that was bounded may look for hundreds of texts.
+#[derive(Debug)]
+struct Texts {
+    all: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    fn of(rows: &[IndexEntry]) -> Self {
+        let mut texts = Self { all: Vec::new(), ends: Vec::with_capacity(rows.len()) };
+        for row in rows {
+            texts.all.extend_from_slice(row.value.as_bytes());
+            texts.all.push(0);
+            texts.ends.push(texts.all.len());
+        }
+        texts
+    }
+
+    /// The texts of some rows that follow each other.
+    fn between(&self, first: usize, end: usize) -> &[u8] {
+        let start_of = |row: usize| row.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
+        self.all.get(start_of(first).unwrap_or(0)..start_of(end).unwrap_or(0)).unwrap_or_default()
+    }
 }
 
 impl IndexRows {
@@ -48,7 +77,7 @@ impl IndexRows {
     #[must_use]
     pub fn new(mut rows: Vec<IndexEntry>) -> Self {
         rows.sort_unstable_by(|a, b| (a.code, &a.value).cmp(&(b.code, &b.value)));
-        Self { rows, by_system: OnceCell::new() }
+        Self { rows, by_system: OnceCell::new(), texts: OnceCell::new() }
     }
 
     fn of(&self, code: &str) -> &[IndexEntry] {
@@ -65,6 +94,16 @@ impl IndexRows {
         sorted.binary_search_by(|at| of_row(at).cmp(&Some((code, Some(system))))).is_ok()
     }
 
+    fn contain(&self, code: &str, part: &str) -> bool {
+        if part.is_empty() || part.contains('\0') {
+            return self.of(code).iter().any(|row| row.value.contains(part));
+        }
+        let first = self.rows.partition_point(|row| row.code < code);
+        let end = self.rows.partition_point(|row| row.code <= code);
+        let texts = self.texts.get_or_init(|| Texts::of(&self.rows)).between(first, end);
+        memmem::find(texts, part.as_bytes()).is_some()
+    }
+
     fn meets(&self, code: &str, test: &Test) -> bool {
         let of = self.of(code);
         let equal = |value: &String| range(of, |row| row.value.cmp(value)).iter();
@@ -77,7 +116,8 @@ impl IndexRows {
                 let first = of.partition_point(|row| row.value < *start);
                 of.get(first).is_some_and(|row| test.accepts(row))
             }
-            Test::Contains(_) | Test::Date { .. } => of.iter().any(|row| test.accepts(row)),
+            Test::Contains(part) => self.contain(code, part),
+            Test::Date { .. } => of.iter().any(|row| test.accepts(row)),
         }
     }
 }
@@ -225,6 +265,41 @@ mod tests {
             assert!(!ask(&[bad]), "{bad:?}");
         }
         assert!(!ask(&[("user", "c"), ("active", "true")]), "filters are joined by AND");
+    }
+
+    #[test]
+    fn a_text_is_found_within_one_value_of_its_parameter() {
+        let row = |code, value: &str| IndexEntry {
+            code,
+            value: value.to_owned(),
+            system: None,
+            at_ms: None,
+            until_ms: None,
+        };
+        let rows = IndexRows::new(vec![
+            row("a", "first"),
+            row("b", "ab"),
+            row("b", "cd"),
+            row("b", "x\0y"),
+            row("c", "last"),
+        ]);
+        for (code, part, found) in [
+            ("a", "irs", true),
+            ("a", "ab", false),
+            ("b", "a", true),
+            ("b", "cd", true),
+            ("b", "bc", false),
+            ("b", "b\0c", false),
+            ("b", "\0", true),
+            ("b", "", true),
+            ("b", "last", false),
+            ("b", "first", false),
+            ("c", "last", true),
+            ("none", "a", false),
+            ("none", "", false),
+        ] {
+            assert_eq!(rows.contain(code, part), found, "{code} {part:?}");
+        }
     }
 
     fn event(recorded_s: u32) -> Map<String, Value> {
