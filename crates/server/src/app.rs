@@ -161,13 +161,11 @@ impl App {
         }
         // Each by itself: one that fails keeps no other from being made.
         let (node, _) = self.usage.reach().await;
-        let (mut usage, mut told) = (Change::new(), Change::new());
-        usage.sweep_usage(node, self.now());
-        told.sweep_told(self.now());
-        for change in [usage, told] {
-            if let Err(error) = self.store.commit(change).await {
-                tracing::warn!(%error, "failed to delete expired rows; the next sweep retries");
-            }
+        if let Err(error) = self.store.sweep_usage(node, self.now()).await {
+            tracing::warn!(%error, "failed to delete old sums of use; the next sweep retries");
+        }
+        if let Err(error) = self.store.forget_lost_deliveries().await {
+            tracing::warn!(%error, "failed to delete deliveries of deleted webhooks; the next sweep retries");
         }
     }
 

@@ -374,11 +374,6 @@ impl Change {
     fn deliver(&mut self, event: &Event) {
         self.push(DELIVER, delivery_args(event), None);
     }
-
-    /// Deletes the notes of what was told once that need not be known any more.
-    pub fn sweep_told(&mut self, now: Timestamp) {
-        self.push("DELETE FROM event_told WHERE until < $1", args![now], None);
-    }
 }
 
 /// Adds a delivery of an event for each webhook that wants it.

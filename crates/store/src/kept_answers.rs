@@ -10,6 +10,7 @@ use keyrelay_core::time::Timestamp;
 
 use crate::change::args;
 use crate::database::Arg;
+use crate::later::Later;
 use crate::{Change, Conflict, Store, StoreError};
 
 /// An answer that is kept.
@@ -30,7 +31,9 @@ impl Store {
         id: KeptAnswerId,
         now: Timestamp,
     ) -> Result<Option<KeptAnswer>, StoreError> {
-        let sql = "SELECT client_id, sealed FROM kept_answer WHERE id = $1 AND expires > $2";
+        let sql = "SELECT k.client_id, k.sealed FROM kept_answer k JOIN client c ON c.id = k.client_id \
+                   JOIN project p ON p.id = c.project_id \
+                   WHERE k.id = $1 AND k.expires > $2 AND k.epoch = p.answers_epoch";
         let rows = self.0.database.fetch_access(sql, args![id.to_string(), now]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(KeptAnswer {
@@ -47,9 +50,14 @@ impl Change {
     /// it than is to be kept.
     pub fn keep_answer(&mut self, answer: &KeptAnswer, settings: &SecretSettings, now: Timestamp) {
         let id = answer.id.to_string();
-        self.push("DELETE FROM kept_answer WHERE id = $1 AND expires <= $2", args![id.clone(), now], None);
         self.push(
-            "INSERT INTO kept_answer (id, client_id, expires, sealed) SELECT $1, $2, $3, $4 \
+            "DELETE FROM kept_answer WHERE id = $1 AND (expires <= $2 OR epoch <> (SELECT p.answers_epoch \
+             FROM client c JOIN project p ON p.id = c.project_id WHERE c.id = kept_answer.client_id))",
+            args![id.clone(), now],
+            None,
+        );
+        self.push(
+            "INSERT INTO kept_answer (id, client_id, expires, sealed, epoch) SELECT $1, $2, $3, $4, p.answers_epoch \
              FROM client c JOIN project p ON p.id = c.project_id WHERE c.id = $2 AND p.secret_once = $5",
             args![
                 id,
@@ -69,13 +77,14 @@ impl Change {
     }
 
     /// Forgets the answers that were kept while a project's secrets could be read again. Belongs before the
-    /// change of the project; those that are kept in one that shows them once already stay.
+    /// change of the project; those that are kept in one that shows them once already stay. However many they are,
+    /// none is given again from this change on; their rows are deleted after it.
     pub fn forget_kept_answers(&mut self, project: ProjectId) {
         self.push(
-            "DELETE FROM kept_answer WHERE client_id IN (SELECT c.id FROM client c \
-             JOIN project p ON p.id = c.project_id WHERE p.id = $1 AND NOT p.secret_once)",
+            "UPDATE project SET answers_epoch = answers_epoch + 1 WHERE id = $1 AND NOT secret_once",
             args![project],
             None,
         );
+        self.later.push(Later::AnswersOf(project));
     }
 }

@@ -36,7 +36,7 @@ const CHECKPOINT_PAGES: u32 = 8000;
 /// Page cache per connection, in KiB.
 const CACHE_KIB: u32 = 8192;
 /// The schema, version by version. A version that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 20] = [
+pub(crate) const MIGRATIONS: [&str; 21] = [
     include_str!("../migrations/sqlite/0001_initial.sql"),
     include_str!("../migrations/sqlite/0002_people.sql"),
     include_str!("../migrations/sqlite/0003_registration.sql"),
@@ -57,6 +57,7 @@ pub(crate) const MIGRATIONS: [&str; 20] = [
     include_str!("../migrations/sqlite/0018_accounts_of_address.sql"),
     include_str!("../migrations/sqlite/0019_callers_of_project.sql"),
     include_str!("../migrations/sqlite/0020_bounded_sessions.sql"),
+    include_str!("../migrations/sqlite/0021_answers_epoch.sql"),
 ];
 
 /// What a connection may do.

@@ -10,12 +10,13 @@ use crate::database::Arg;
 use crate::{Change, Store, StoreError};
 
 /// Rows that die at a time that is one of their columns: the table, its key, the column.
-const MORTAL: [(&str, &str, &str); 7] = [
+const MORTAL: [(&str, &str, &str); 8] = [
     ("session", "id", "expires"),
     ("revoked_token", "id", "expires"),
     ("used_assertion", "client_id, jti", "expires"),
     ("registration_grant", "id", "expires"),
     ("kept_answer", "id", "expires"),
+    ("event_told", "secret_id, what", "until"),
     ("secret_caller", "client_id, secret_id, address, agent, instance", "last_seen"),
     ("secret_minute", "client_id, secret_id, minute", "minute"),
 ];
@@ -30,8 +31,8 @@ fn alive_from(table: &str, now: Timestamp) -> i64 {
 }
 
 impl Change {
-    /// Forgets logins, revocations, assertions, kept answers, callers and minutes of use that are dead, the
-    /// oldest [`SWEEP_ROWS`] of each.
+    /// Forgets logins, revocations, assertions, kept answers, notes of events, callers and minutes of use
+    /// that are dead, the oldest [`SWEEP_ROWS`] of each.
     pub fn sweep(&mut self, now: Timestamp) {
         for (table, key, dies) in MORTAL {
             let sql = format!(

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use keyrelay_core::id::{ClientId, NodeId, ProjectId, SecretId};
-use keyrelay_core::limits::{USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_SILENCE_MAX};
+use keyrelay_core::limits::{
+    SWEEP_ROWS, USAGE_CALLERS_KEPT, USAGE_CALLERS_PER_SECRET_MAX, USAGE_SILENCE_MAX,
+};
 use keyrelay_core::time::Timestamp;
 use keyrelay_core::usage::{CallerUsage, Minute, Presenter, SecretUsage, Tally, UsageKey};
 
@@ -355,25 +357,58 @@ impl Change {
         self.later.push(Later::UsesOf(client));
     }
 
-    /// Forgets the sums of secrets that were not seen for long and that no client has any more, not even as a
-    /// former one; and servers that ended out of order once nothing
-    /// that they counted matters any more. Of a server other than `node` that has been
-    /// silent for too long it is written down that it has ended.
-    pub fn sweep_usage(&mut self, node: NodeId, now: Timestamp) {
-        let kept = now.minus(USAGE_CALLERS_KEPT);
+    /// Forgets servers that ended out of order once nothing that they counted matters any more, and records that
+    /// a server other than `node` has ended that has been silent for too long.
+    fn sweep_marks(&mut self, node: NodeId, now: Timestamp) {
         self.push(
-            "DELETE FROM secret_usage WHERE last_used < $1 AND NOT EXISTS (SELECT 1 FROM client c \
-             WHERE c.id = secret_usage.client_id AND (c.active_id = secret_usage.secret_id \
-             OR c.retiring_id = secret_usage.secret_id OR EXISTS (SELECT 1 FROM former_secret f \
-             WHERE f.client_id = c.id AND f.secret_id = secret_usage.secret_id)))",
-            args![kept],
+            "DELETE FROM usage_mark WHERE node IN (SELECT node FROM usage_mark WHERE ended < $1 LIMIT $2)",
+            args![now.minus(USAGE_CALLERS_KEPT), SWEEP_ROWS],
             None,
         );
-        self.push("DELETE FROM usage_mark WHERE ended < $1", args![kept], None);
         self.push(
-            "UPDATE usage_mark SET ended = $1 WHERE ended IS NULL AND node <> $2 AND complete_until < $3",
-            args![now, node, now.minus(USAGE_SILENCE_MAX)],
+            "UPDATE usage_mark SET ended = $1 WHERE node IN (SELECT node FROM usage_mark \
+             WHERE ended IS NULL AND node <> $2 AND complete_until < $3 LIMIT $4)",
+            args![now, node, now.minus(USAGE_SILENCE_MAX), SWEEP_ROWS],
             None,
         );
+    }
+}
+
+/// Whether no client has the secret of a sum `u` any more, not even as a former one.
+const IS_LEFT: &str = "NOT EXISTS (SELECT 1 FROM client c WHERE c.id = u.client_id AND (c.active_id = u.secret_id \
+     OR c.retiring_id = u.secret_id OR EXISTS (SELECT 1 FROM former_secret f \
+     WHERE f.client_id = c.id AND f.secret_id = u.secret_id)))";
+
+impl Store {
+    /// Forgets the sums of secrets that were not seen for long and that no client has any more; and servers, as
+    /// `sweep_marks` says. What is looked at grows with all secrets, so that is done outside the changes,
+    /// and a few rows at a time.
+    pub async fn sweep_usage(&self, node: NodeId, now: Timestamp) -> Result<(), StoreError> {
+        let mut marks = Change::new();
+        marks.sweep_marks(node, now);
+        self.commit(marks).await?;
+        let page = format!(
+            "SELECT u.last_used, u.secret_id, {IS_LEFT} FROM secret_usage u \
+             WHERE u.last_used < $1 AND u.last_used >= $2 AND (u.last_used > $2 OR u.secret_id > $3) \
+             ORDER BY u.last_used, u.secret_id LIMIT $4"
+        );
+        let delete = format!(
+            "DELETE FROM secret_usage WHERE secret_id IN (SELECT u.secret_id FROM secret_usage u \
+             WHERE u.last_used >= $1 AND u.last_used <= $2 AND (u.last_used > $1 OR u.secret_id > $3) \
+             AND (u.last_used < $2 OR u.secret_id <= $4) AND {IS_LEFT})"
+        );
+        let (mut at, mut after) = (i64::MIN, String::new());
+        loop {
+            let args = args![now.minus(USAGE_CALLERS_KEPT), at, after.clone(), SWEEP_ROWS];
+            let rows = self.0.database.fetch(page.clone(), args).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            let (until_at, until) = (last.int(0)?, last.text(1)?);
+            if rows.iter().any(|row| row.boolean(2).unwrap_or(true)) {
+                let mut change = Change::new();
+                change.push_text(delete.clone(), args![at, until_at, after, until.clone()]);
+                self.commit(change).await?;
+            }
+            (at, after) = (until_at, until);
+        }
     }
 }

@@ -11,6 +11,7 @@ use keyrelay_core::time::Timestamp;
 
 use crate::change::args;
 use crate::database::{Arg, Row};
+use crate::later::Later;
 use crate::{Change, Conflict, Store, StoreError};
 
 /// Where events of a project are sent.
@@ -250,18 +251,18 @@ impl Change {
             Some(Conflict::Version),
         );
         self.push("DELETE FROM webhook_state WHERE webhook_id = $1", args![id], None);
-        self.push("DELETE FROM webhook_delivery WHERE webhook_id = $1", args![id], None);
+        self.later.push(Later::DeliveriesOf(id));
     }
 
     /// Ends the webhooks of a project.
     pub(crate) fn delete_webhooks_of(&mut self, project: ProjectId) {
         for sql in [
             "DELETE FROM webhook_state WHERE webhook_id IN (SELECT id FROM webhook WHERE project_id = $1)",
-            "DELETE FROM webhook_delivery WHERE webhook_id IN (SELECT id FROM webhook WHERE project_id = $1)",
             "DELETE FROM webhook WHERE project_id = $1",
         ] {
             self.push(sql, args![project], None);
         }
+        self.later.push(Later::LostDeliveries);
     }
 
     /// Takes a webhook to oneself, if nobody else has since it was found.
@@ -321,9 +322,9 @@ impl Change {
         );
     }
 
-    /// Sends everything to a webhook of a project that was not delivered, now and as often as at first, and what
-    /// comes, if its receiver was gone. A conflict if there is no such webhook.
-    pub fn resend(&mut self, id: WebhookId, project: ProjectId, now: Timestamp) {
+    /// Sends to a webhook of a project again, also if its receiver was gone. A conflict if there is no such webhook.
+    /// [`Store::resend_deliveries`] then sends what was not delivered.
+    pub fn resend(&mut self, id: WebhookId, project: ProjectId) {
         self.push(
             "UPDATE webhook SET disabled = NULL WHERE id = $1 AND project_id = $2",
             args![id, project],
@@ -334,16 +335,11 @@ impl Change {
             args![id],
             None,
         );
-        self.push(
-            "UPDATE webhook_delivery SET due = $1, attempts = 0 WHERE webhook_id = $2",
-            args![now, id],
-            None,
-        );
     }
 
     /// Sends nothing to a webhook any more.
     pub fn disable_webhook(&mut self, id: WebhookId, now: Timestamp) {
         self.push("UPDATE webhook SET disabled = $1 WHERE id = $2", args![now, id], None);
-        self.push("UPDATE webhook_delivery SET due = NULL WHERE webhook_id = $1", args![id], None);
+        self.later.push(Later::StopDeliveriesOf(id));
     }
 }

@@ -107,9 +107,7 @@ async fn of_a_server_that_ended_without_a_word_it_is_kept_when_that_was_found() 
     let mark = stage.store.add_usage(&[], mark, at(20)).await.unwrap();
     assert_eq!(ended(killed).await, Some(None));
     let sweep = async |node, now| {
-        let mut change = Change::new();
-        change.sweep_usage(node, now);
-        stage.store.commit(change).await.unwrap();
+        stage.store.sweep_usage(node, now).await.unwrap();
     };
     let silent = at(21).plus(USAGE_SILENCE_MAX);
     for (node, now, found) in [
@@ -158,13 +156,13 @@ async fn callers_of_a_secret_are_bounded_and_the_rest_is_summed() {
     let all = i64::try_from(rounds * 100).unwrap();
     assert_eq!(callers.iter().map(|by| by.tally.accepted).sum::<i64>(), all);
     assert_eq!(found[&key.secret].total.unwrap().accepted, all);
-    let mut change = Change::new();
-    change.sweep_usage(node, now.plus(USAGE_CALLERS_KEPT));
-    // More rows than one sweep takes.
-    for _ in 0..2 {
-        change.sweep(now.plus(USAGE_CALLERS_KEPT));
+    let later = now.plus(USAGE_CALLERS_KEPT);
+    stage.store.sweep_usage(node, later).await.unwrap();
+    while !stage.store.is_swept(later).await.unwrap() {
+        let mut change = Change::new();
+        change.sweep(later);
+        stage.store.commit(change).await.unwrap();
     }
-    stage.store.commit(change).await.unwrap();
     let found = stage.store.usage(key.client, [key.secret, SecretId::NIL, SecretId::NIL], now).await.unwrap();
     assert!(found.is_empty(), "nor is the sum kept of a secret that no client has: {found:?}");
 }

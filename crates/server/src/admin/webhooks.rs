@@ -139,9 +139,10 @@ pub(crate) async fn resend(
         let (webhook, _) = named(&app, &caller, path).await?;
         let act = Act::now(&app, &caller, from);
         let mut change = act.change();
-        change.resend(webhook.id, webhook.project, act.now);
+        change.resend(webhook.id, webhook.project);
         record_webhook(act, WebhookAction::Resend, &webhook, &mut change);
         app.store.commit(change).await?;
+        app.store.resend_deliveries(webhook.id, act.now).await?;
         let (webhook, health) = find(&app, webhook.project, webhook.id).await?;
         Ok((StatusCode::OK, Some(Rendered::serialize(&shown(&app, &webhook, &health))?)))
     };
