@@ -5,68 +5,70 @@ use std::time::Duration;
 
 /// Largest request body, in bytes; a larger one is answered 413.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Levels of objects and arrays in one JSON document, whoever builds it: values are visited, copied and dropped by
-/// recursion, so this protects the stack. Lower than the limit inside `serde_json` (128), so that what is stored
-/// can be read.
+/// Levels of objects and arrays in one JSON document, from a body or built by a patch. Values are visited, copied and
+/// dropped by recursion, so this protects the stack. Lower than the limit inside `serde_json` (128), so that stored
+/// documents can be read.
 pub const DOCUMENT_DEPTH_MAX: usize = 64;
-/// Values in one JSON document: each takes memory and time, however short its text is.
+/// Values in one JSON document. Protects memory and time: even a short text can hold many values.
 pub const DOCUMENT_NODES_MAX: usize = 100_000;
-/// Largest JSON document, in bytes of its text; it protects memory from what a patch or a merge builds.
+/// Largest JSON document, in bytes of its text. Protects memory from documents that a patch or a merge builds.
 pub const DOCUMENT_BYTES_MAX: usize = BODY_BYTES_MAX;
-/// Bytes in flight for all requests of one server, where nothing is set: bodies, what is parsed from them, and answers
-/// on their way out. One more byte is answered 503.
+/// Default bound of the bytes in flight of all requests of one server: bodies, the values parsed from them, and
+/// answers being sent. Protects the memory of the server. A request that would exceed it is answered 503.
 pub const BYTES_IN_FLIGHT_DEFAULT: usize = 64 * 1024 * 1024;
-/// Fewest that may be set: a quarter of three quarters of it must hold the largest body and what it is parsed to.
+/// Lowest value that may be set. Large requests have three quarters of it, and one address has a share of that, which
+/// must hold the largest body and the values parsed from it.
 pub const BYTES_IN_FLIGHT_MIN: usize = 32 * 1024 * 1024;
-/// Of the bytes in flight one address, and one project, has no more than one in so many. As much is kept for small
-/// requests.
+/// Divisor of the bytes in flight. A quarter is reserved for small requests; of either part, one address and one
+/// project may hold a quarter each, so that neither can take all of it.
 pub const BYTES_IN_FLIGHT_SHARES: usize = 4;
-/// The bytes that each request takes at its beginning, for its head, a small body and a small answer; others are taken
-/// in steps of as many.
+/// The bytes that each request takes when it begins, for its head, a small body and a small answer. More bytes are
+/// taken in steps of this size.
 pub const REQUEST_BYTES: usize = 4 * 1024;
 /// Most bytes that a small request takes: enough to rotate, revoke or retire a secret.
 pub const SMALL_REQUEST_BYTES_MAX: usize = 128 * 1024;
-/// Largest resource, in bytes of its JSON without what the server adds, where nothing else is set. Versions are kept,
-/// listed and copied, so this protects the disk and the memory. Existing larger ones stay readable, and may change
-/// where they do not grow.
+/// Default bound of a resource, in bytes of its JSON without the elements that the server adds. Versions are kept,
+/// listed and copied, so this protects disk and memory. A larger resource that is stored already stays readable, and
+/// may change if it does not grow.
 pub const RESOURCE_BYTES_DEFAULT: usize = 64 * 1024;
-/// The lowest bound of resources that may be set; the highest is [`DOCUMENT_BYTES_MAX`].
+/// The lowest bound of a resource that may be set; the highest is [`DOCUMENT_BYTES_MAX`].
 pub const RESOURCE_BYTES_MIN: usize = 16 * 1024;
-/// Largest request head (request line and headers), in bytes. Every connection may send one before anyone is known, so
-/// this protects memory. A client certificate with its chain, forwarded by a proxy, fits.
+/// Largest request head (request line and headers), in bytes. A connection may send one before its caller is
+/// authenticated, so this protects memory. A client certificate with its chain, forwarded by a proxy, fits.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// Bytes of a head that every connection may send without paying. A connection with a larger head pays for all of its
+/// Bytes of a head that each connection may send without paying. A connection with a larger head pays for its whole
 /// buffer, from the bytes in flight, until it ends.
 pub const HEAD_BYTES_FREE: usize = 4 * 1024;
-/// Bytes that are read from a connection at once. The buffer of a connection doubles whenever one read fills what is
-/// free in it (8 KiB at first), so this keeps it as large as what was sent.
+/// Bytes that one read takes from a connection. The buffer of a connection doubles when one read fills its free part
+/// (8 KiB at first), so this keeps the buffer as small as the data that was sent.
 pub const READ_BYTES_MAX: usize = 4 * 1024;
-/// Largest body of a token request, in bytes: it is read before anyone is known.
+/// Largest body of a token request, in bytes. It is read before the caller is authenticated.
 pub const TOKEN_FORM_BYTES_MAX: usize = 16 * 1024;
-/// Largest body of a route below `/auth/`, in bytes: an address, a password and what an application asks for. Most of
-/// them are read before anyone is known.
+/// Largest body of a route below `/auth/`, in bytes: an address, a password and the parameters of an application.
+/// Most of them are read before the caller is authenticated.
 pub const AUTH_BODY_BYTES_MAX: usize = 16 * 1024;
-/// Largest body of a route below `/admin/`, in bytes: the names, addresses and settings of one thing.
+/// Largest body of a route below `/admin/`, in bytes: the names, addresses and settings of one object.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
-/// Largest body of an operation that moves secrets, in bytes: two secrets, and how they are to be moved.
+/// Largest body of an operation on secrets, in bytes: two secrets and some parameters.
 pub const SECRET_MOVE_BYTES_MAX: usize = 16 * 1024;
-/// Largest form of a search, in bytes: as much as fits into a query.
+/// Largest form of a search, in bytes: as large as a query can be.
 pub const SEARCH_FORM_BYTES_MAX: usize = HEAD_BYTES_MAX;
-/// About how large the answer to a Bundle may become, in bytes; then further entries are refused.
+/// Approximate bound of the answer to a Bundle, in bytes. Entries after it are refused.
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// How many bytes of stored resources one page of a search or of a history reads, before anything is left out of
-/// them. A page that would be heavier ends early, with a link to the next; it has one resource at least.
+/// Bytes of stored resources that one page of a search or a history reads, including elements that the answer leaves
+/// out. Protects memory. A heavier page ends early, with a link to the next one; each page has at least one resource.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
-/// The largest `_offset` of a history.
+/// The largest `_offset` of a history. Protects the time of the database, which passes over the skipped versions.
 pub const HISTORY_OFFSET_MAX: u32 = 1_000_000;
-/// Lines of the log that wait to be written, in bytes; a line past it is lost and counted. It protects requests from
-/// a log that nobody reads, and memory from the lines.
+/// Log lines that wait to be written, in bytes. Protects memory, and protects requests from a log that nobody reads;
+/// lines above it are lost and counted.
 pub const LOG_QUEUE_BYTES_MAX: usize = 1024 * 1024;
-/// How long the end of the process waits for the last lines of the log to be written.
+/// How long the process waits at its end for the last log lines to be written.
 pub const LOG_FLUSH_MAX: Duration = Duration::from_secs(2);
-/// How long a client may take none of what is sent to it.
+/// How long a client may take to read [`WRITE_TIMEOUT_BYTES_MIN`] of an answer. Protects the memory of the answer.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Fewest bytes that it must take meanwhile: whoever takes one at a time would hold an answer for ever.
+/// Fewest bytes that a client must read in [`WRITE_TIMEOUT`]: a client that reads byte by byte could hold an answer
+/// without end.
 pub const WRITE_TIMEOUT_BYTES_MIN: usize = 64 * 1024;
 /// Most headers in one request.
 pub const HEADERS_MAX: usize = 100;
@@ -82,26 +84,26 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests may take to finish after `SIGTERM`.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long, and how much, of what a client still sends after the last answer is read and thrown away.
+/// How long the server reads and discards what a client still sends after the last answer.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// See [`LINGER_TIMEOUT`], in bytes.
+/// How many bytes it discards then.
 pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Characters of a member's name that an error repeats: protects answers from what somebody sent.
+/// Characters of a member's name that an error repeats. Protects the size of answers from names that a caller chose.
 pub const MEMBER_NAME_CHARS_SHOWN: usize = 64;
 
 /// Most connections open at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Most of them from one address, unless it is this machine or a trusted proxy.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 500;
-/// Of all connections, how many parts of a hundred this machine, or one trusted proxy, may have: each speaks for
-/// many, and leaves the rest to others.
+/// Percentage of all connections that this machine, or one trusted proxy, may have. Each forwards for many clients;
+/// the rest stays free for other addresses.
 pub const CONNECTIONS_OF_MANY_PERCENT: usize = 90;
-/// Connections beyond those, which are asked once and closed: they keep the health routes reachable for a probe, and
-/// tell others that the server is full, instead of leaving them without an answer.
+/// Connections beyond those bounds. Each gets one answer and is closed: health routes stay reachable for a probe, and
+/// other requests are answered 503 instead of getting no answer.
 pub const CONNECTION_RESERVE_MAX: usize = 64;
-/// Most of the reserve for one address.
+/// Most connections of the reserve for one address.
 pub const CONNECTION_RESERVE_PER_ADDRESS_MAX: usize = 8;
-/// How long a connection of the reserve may take, with its TLS handshake: protects the places of the reserve.
+/// How long a connection of the reserve may take, including its TLS handshake, so that its place becomes free again.
 pub const CONNECTION_RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest secret that is looked at, in bytes.
@@ -137,12 +139,12 @@ pub const SIGNING_KEYS_INTERVAL: Duration = Duration::from_mins(1);
 pub const METADATA_MAX_AGE: Duration = Duration::from_mins(5);
 const _: () = assert!(
     METADATA_MAX_AGE.as_secs() + SIGNING_KEYS_INTERVAL.as_secs() <= SIGNING_KEY_PUBLISH_AHEAD.as_secs() / 2,
-    "whoever keeps the published keys has the next one before it signs"
+    "a cache of the published keys has the next key before it signs"
 );
 /// Longest access token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// How many bytes one cache holds: tokens whose signature has been verified, and policies that have been parsed.
-/// Callers choose how large these are, so their number is no bound.
+/// Bytes that one cache holds: of verified tokens, or of parsed policies. Callers choose their size, so a number of
+/// entries would not bound the memory.
 pub const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest `scope` of a token request, in bytes.
 pub const SCOPE_BYTES_MAX: usize = 2048;
@@ -164,24 +166,25 @@ pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long one group read from PostgreSQL may take: half of what a request waits, so that whoever waits
 /// behind one that hangs still has time to be read by the next.
 pub const DATABASE_READ_MAX: Duration = Duration::from_millis(2_500);
-/// How long one search, count or history may take in the database. What takes longer is refused as `too-costly`:
-/// a caller chooses its cost, and others wait for the same few connections.
+/// How long one search, count or history may take in the database. Callers choose its cost and share few connections,
+/// so a longer one is refused as `too-costly`.
 pub const SEARCH_MAX: Duration = Duration::from_secs(2);
-/// How long the statements of one change may take in SQLite. Everybody else's changes wait meanwhile.
+/// How long the statements of one change may take in SQLite. All other changes wait for it.
 pub const CHANGE_MAX: Duration = Duration::from_secs(1);
-/// Searches and histories of one project under way at once on one server, so that those of other projects find
-/// a connection free.
+/// Searches and histories of one project that run at the same time on one server, so that other projects find a free
+/// connection.
 pub const SEARCHES_PER_PROJECT_MAX: usize = 2;
-/// Searches and histories of one project that wait for their turn on one server; one more is refused with 429.
+/// Searches and histories of one project that wait for their turn on one server. Protects memory; one more is refused
+/// with 429.
 pub const SEARCHES_WAITING_PER_PROJECT_MAX: usize = 64;
-/// Connections to SQLite that search, for each server: more than one project may have under way.
+/// Connections to SQLite that search, for each server: more than one project may use at the same time.
 pub const SQLITE_SEARCHES_MAX: usize = 4;
 const _: () = assert!(SEARCHES_PER_PROJECT_MAX < SQLITE_SEARCHES_MAX, "one project leaves room for others");
 /// Connections to SQLite for each of the two other kinds of reads outside the group reads.
 pub const SQLITE_READERS_MAX: usize = 2;
 /// Connections to PostgreSQL that read, for each server, where nothing is set.
 pub const DATABASE_READ_CONNECTIONS_DEFAULT: usize = 12;
-/// Fewest of them: one for each kind of read.
+/// Lowest value that may be set: one connection for each kind of read.
 pub const DATABASE_READ_CONNECTIONS_MIN: usize = 6;
 /// Connections to PostgreSQL that write, for each server, where nothing is set.
 pub const DATABASE_WRITE_CONNECTIONS_DEFAULT: usize = 8;
@@ -204,30 +207,32 @@ pub const RESEAL_STATEMENTS: usize = 32;
 pub const RESEAL_WALKS_MAX: usize = 10;
 /// Longest line of an export, in bytes: one resource, with every character of it escaped.
 pub const EXPORT_LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// How long a job that stopped waits until it starts again, so that one that always stops takes no core.
+/// Pause before a job that stopped restarts, so that a job that fails each time does not use up a core.
 pub const JOB_RESTART_PAUSE: Duration = Duration::from_secs(1);
-/// How often a server checks that everything it needs of the store is at work.
+/// How often a server checks that every task of the store still runs.
 pub const STORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// `Retry-After` of a 503.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Secrets whose use is counted in memory between two flushes; what is above is summed as one.
 pub const USAGE_SECRETS_MAX: usize = 100_000;
-/// Callers that are told apart for each secret, in memory and in the database; others are summed.
+/// Callers that are counted separately for each secret, in memory and in the database; others are summed.
 pub const USAGE_CALLERS_PER_SECRET_MAX: usize = 1024;
-/// Callers that are told apart in the database, over all projects. Above it, the project that has most has those
-/// summed that were not seen for longest: one project cannot fill the disk, nor take another's evidence.
+/// Callers that are counted separately in the database, over all projects. Protects the disk. Above it, those callers
+/// of the project with the most that were seen longest ago are summed, so that one project cannot delete the evidence
+/// of another.
 pub const USAGE_CALLERS_STORED_MAX: i64 = 4_000_000;
-/// Callers that are told apart in the database for one project: a quarter of all.
+/// Callers that are counted separately in the database for one project: a quarter of all.
 pub const USAGE_CALLERS_STORED_PER_PROJECT_MAX: i64 = USAGE_CALLERS_STORED_MAX / 4;
 /// How often callers past these bounds are summed.
 pub const USAGE_CALLERS_SWEEP_INTERVAL: Duration = Duration::from_mins(1);
-/// Callers that are told apart in memory, over all secrets, between two flushes.
+/// Callers that are counted separately in memory, over all secrets, between two flushes. Protects memory.
 pub const USAGE_CALLERS_MAX: usize = 50_000;
-/// Minutes that are told apart for each secret until they are written down; older ones would be forgotten at once.
+/// Minutes that are counted separately for each secret until they are recorded; older ones would be deleted at once.
 pub const USAGE_MINUTES_PER_SECRET_MAX: usize = 25 * 60;
 const _: () = assert!(USAGE_MINUTES_PER_SECRET_MAX as u64 * 60 == USAGE_MINUTES_KEPT.as_secs());
-/// Minutes that are told apart in memory, over all secrets; past it, each secret has one that moves on.
+/// Minutes that are counted separately in memory, over all secrets. Protects memory; above it, each secret has one
+/// minute, which moves on.
 pub const USAGE_MINUTES_MAX: usize = 3 * USAGE_SECRETS_MAX;
 /// How much of a `User-Agent` and an `X-Client-Instance` is kept, in bytes.
 pub const PRESENTER_TEXT_BYTES_MAX: usize = 128;
@@ -241,13 +246,13 @@ pub const EVIDENCE_NAMED_MAX: usize = 5;
 pub const USAGE_CALLERS_KEPT: Duration = Duration::from_hours(30 * 24);
 /// How long the counts of single minutes are kept.
 pub const USAGE_MINUTES_KEPT: Duration = Duration::from_hours(25);
-/// After how long without a word the counts of a server are taken for incomplete.
+/// A server that has recorded nothing for this long counts as incomplete.
 pub const USAGE_SILENCE_MAX: Duration = Duration::from_secs(30);
-/// How often counted use is written down.
+/// How often counted use is recorded.
 pub const USAGE_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
-/// How long whoever decides by the uses waits for other servers to write down what they counted before.
+/// How long a decision that depends on the uses waits for other servers to record what they counted before.
 pub const USAGE_SETTLED_WITHIN: Duration = Duration::from_secs(8);
-/// How often it is looked whether they have.
+/// How often that decision checks whether they have recorded it.
 pub const USAGE_LOOKS_APART: Duration = Duration::from_millis(250);
 
 /// Longest `Idempotency-Key`, in bytes.
@@ -265,8 +270,8 @@ pub const TRANSACTION_STATEMENTS_MAX: usize = 2000;
 pub const INDEX_ROWS_MAX: usize = 500;
 /// Values in one search, over all its parameters.
 pub const SEARCH_VALUES_MAX: usize = 200;
-/// Values of a search that are looked for in the midst of texts (`:contains`), or by their system alone: for each,
-/// every row of the parameter is looked at.
+/// Values of one search that are matched inside texts (`:contains`) or by their system alone. Protects the database:
+/// for each of them every row of the parameter is read.
 pub const SEARCH_SCANS_MAX: usize = 8;
 /// Longest name of a client application or project, in characters: it is read with every token.
 pub const NAME_CHARS_MAX: usize = 256;
@@ -292,36 +297,40 @@ pub const MAXIMUM_AGE_MIN: Duration = Duration::from_hours(1);
 pub const MAXIMUM_AGE_MAX: Duration = Duration::from_hours(3650 * 24);
 /// How many warnings a deadline has at most.
 pub const WARN_BEFORE_TIMES_MAX: usize = 8;
-/// Bytes a second that the changes of one member that is no admin may write, where nothing is set: what is written
-/// stays on the disk for long. A rotation takes some 5 KiB.
+/// Default rate of the changes of one member that is not an admin, in bytes a second. Protects the disk, where
+/// written data stays long. A rotation writes about 5 KiB.
 pub const CLIENT_CHANGE_RATE_DEFAULT: u64 = 16 * 1024;
-/// Bytes a second that the changes of one project may write, where nothing is set. Members take at most half of its
-/// burst, so an admin can act while a client floods the project.
+/// Default rate of the changes of one project, in bytes a second. Members that are not admins may use half of its
+/// burst, so that an admin can act while a client floods the project.
 pub const PROJECT_CHANGE_RATE_DEFAULT: u64 = 256 * 1024;
-/// Most resources of a project, where nothing is set: without audit records and deleted ones.
+/// Default bound of the resources of a project, without audit records and deleted resources. Protects the disk.
 pub const PROJECT_RESOURCES_MAX_DEFAULT: i64 = 1_000_000;
-/// How long the number of a project's resources is remembered.
+/// How long a count of a project's resources is used before it is counted again.
 pub const PROJECT_RESOURCES_COUNTED_EVERY: Duration = Duration::from_mins(1);
-/// How long one may write at such a rate at once: 4 MiB for a client, 64 MiB for a project, where nothing is set.
+/// How much may be written at once, as the time in which the rate allows as much: 4 MiB for a client and 64 MiB for a
+/// project by default.
 pub const CHANGE_BURST: Duration = Duration::from_secs(256);
-/// Clients and projects whose changes are remembered for these rates; above it, those that wrote least are forgotten.
+/// Clients and projects whose changes are remembered for these rates. Protects memory; above it, those that wrote
+/// least are forgotten.
 pub const CHANGE_RATE_KEYS_MAX: usize = 20_000;
-/// What a statement of a change weighs beside its values, in bytes.
+/// Bytes that each statement of a change counts for, in addition to its values.
 pub const STATEMENT_BYTES: u64 = 64;
-/// Earlier versions of a resource that are kept, newest first; and all of the last [`HISTORY_KEPT`], up to
-/// [`HISTORY_VERSIONS_MAX`]. It bounds the disk that changes to one resource take.
+/// Earlier versions of a resource that are kept, newest first. All versions of the last [`HISTORY_KEPT`] are kept
+/// too, up to [`HISTORY_VERSIONS_MAX`]. Protects the disk from many changes to one resource.
 pub const HISTORY_VERSIONS_KEPT: i64 = 100;
 /// See [`HISTORY_VERSIONS_KEPT`].
 pub const HISTORY_KEPT: Duration = Duration::from_hours(24);
-/// Most earlier versions of a resource.
+/// Most earlier versions of a resource that are kept.
 pub const HISTORY_VERSIONS_MAX: i64 = 1000;
-/// Bytes that the earlier versions of a resource may take, by the size of its latest; fewer are kept of a large one.
+/// Bytes that the earlier versions of a resource may take, estimated by the size of its latest version. Fewer
+/// versions of a large resource are kept.
 pub const HISTORY_BYTES_MAX: i64 = 16 * 1024 * 1024;
-/// Fewest earlier versions that are kept, however large they are.
+/// Fewest earlier versions that are kept, whatever their size.
 pub const HISTORY_VERSIONS_MIN: i64 = 10;
-/// Every how many versions older ones are deleted; as many may be above the bounds.
+/// Earlier versions are deleted at every so many changes of a resource, so that many versions more than the bounds
+/// may exist meanwhile.
 pub const HISTORY_TRIM_INTERVAL: i64 = 16;
-/// Versions that one change deletes at most, so that it never takes long.
+/// Most versions that one change deletes, so that no change takes long.
 pub const HISTORY_TRIMMED_AT_ONCE: i64 = 200;
 /// Times a change is decided again after somebody else was faster.
 pub const CONFLICT_RETRIES_MAX: usize = 100;
@@ -330,17 +339,17 @@ pub const CONFLICT_RETRIES_MAX: usize = 100;
 pub const LOGIN_ATTEMPTS_PER_ADDRESS_MAX: u32 = 100;
 /// How long it takes until one of them is forgotten.
 pub const LOGIN_ATTEMPT_FORGIVEN_AFTER: Duration = Duration::from_millis(500);
-/// Failed proofs that one address may send in a burst before it is answered 429. Those of clients and those of people
-/// are counted apart: neither keeps the other out.
+/// Failed proofs that one address may send in a burst before it is answered 429. Failures of clients and failures of
+/// people are counted separately, so that neither blocks the other.
 pub const FAILURES_PER_ADDRESS_MAX: u32 = 100;
 /// Failed proofs for one client id before further *failures* are answered 429; a correct secret still works.
 pub const FAILURES_PER_CLIENT_MAX: u32 = 100;
 /// How long it takes to be forgiven one failure.
 pub const FAILURE_FORGIVEN_AFTER: Duration = Duration::from_secs(1);
-/// When the proof of a client that is refused is answered, from its beginning: longer than any of the ways to a
-/// refusal takes, so that the time does not tell which it was.
+/// Time from the beginning of a client's request to its refusal: longer than any reason for a refusal takes, so that
+/// the time does not reveal the reason.
 pub const REFUSED_AFTER: Duration = Duration::from_millis(5);
-/// Addresses and client ids whose failures are remembered.
+/// Addresses and client ids whose failures are remembered. Protects memory.
 pub const FAILURE_KEYS_MAX: usize = 50_000;
 /// How long a login may take, from the password to the consent.
 pub const LOGIN_LIFETIME: Duration = Duration::from_mins(10);
@@ -349,7 +358,7 @@ pub const LOGIN_LIFETIME: Duration = Duration::from_mins(10);
 pub const SESSIONS_PER_PERSON_MAX: i64 = 100;
 /// How long an authorization code can be redeemed (RFC 6749 §4.1.2 recommends ten minutes at most).
 pub const CODE_LIFETIME: Duration = Duration::from_mins(1);
-/// How long a refresh token that has passed gives its successor again: a reply may be lost.
+/// How long a refresh token that was used returns its successor again, because a reply may be lost.
 pub const REFRESH_GRACE: Duration = Duration::from_secs(10);
 /// How long tokens can be refreshed where the client application says nothing.
 pub const REFRESH_TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(30 * 24);
@@ -357,20 +366,21 @@ pub const REFRESH_TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(30 * 2
 pub const SET_PASSWORD_LIFETIME: Duration = Duration::from_hours(7 * 24);
 /// Longest parameter of an authorization request, in bytes.
 pub const AUTHORIZE_PARAMETER_BYTES_MAX: usize = 2048;
-/// Longest redirect URI, in bytes: a request must be able to name it.
+/// Longest redirect URI, in bytes: it must fit into an authorization request.
 pub const REDIRECT_URI_BYTES_MAX: usize = AUTHORIZE_PARAMETER_BYTES_MAX;
 /// Wrong passwords or codes in a row that cost an account nothing.
 pub const LOGIN_FAILURES_FREE: u32 = 5;
-/// Accounts whose failures this server remembers; past it, an account of which nothing is known waits.
+/// Accounts whose failures this server remembers. Protects memory; above it, a login to any other account is refused
+/// for [`LOGIN_WAIT_FIRST`].
 pub const LOGIN_FAILURES_REMEMBERED_MAX: usize = 10_000;
-/// Accounts whose failures are written at once.
+/// Accounts whose failures are recorded at the same time.
 pub const LOGIN_FAILURES_WRITTEN_AT_ONCE: usize = 16;
 /// How long an account waits after the first wrong one beyond; it doubles with each further one.
 pub const LOGIN_WAIT_FIRST: Duration = Duration::from_secs(1);
 /// The longest that an account waits.
 pub const LOGIN_WAIT_MAX: Duration = Duration::from_mins(15);
-/// Accounts of one address that a password is checked against: those that have had the address for longest. Each
-/// login makes as many hashes, however many accounts there are, so that its time does not tell.
+/// Accounts of one email address that a password is checked against: those that have had the address longest. Each
+/// login computes this many hashes, whatever the number of accounts, so that its time does not reveal it.
 pub const LOGIN_ACCOUNTS_MAX: usize = 4;
 /// Longest address of a person, in bytes (RFC 5321 §4.5.3.1).
 pub const EMAIL_BYTES_MAX: usize = 254;
@@ -380,7 +390,7 @@ pub const PASSWORD_CHARS_MIN: usize = 8;
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Passwords that may wait to be hashed; one more is refused with 503.
 pub const PASSWORD_QUEUE_MAX: usize = 64;
-/// Of those, from one address: nobody takes all places alone.
+/// Passwords from one address that may wait, so that one address cannot fill the queue.
 pub const PASSWORD_QUEUE_PER_ADDRESS_MAX: usize = PASSWORD_QUEUE_MAX / 2;
 /// Passwords hashed at once: each takes a core and 19 MiB.
 pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
@@ -388,13 +398,14 @@ pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
 pub const JWKS_BYTES_MAX: usize = 64 * 1024;
 /// Most keys in it.
 pub const CLIENT_KEYS_MAX: usize = 16;
-/// Smallest modulus of an RSA key that others are known by, in bits (RFC 7518 §3.3): a smaller one can be factored.
+/// Smallest RSA modulus of a client's key, in bits (RFC 7518 §3.3): a smaller one can be factored.
 pub const RSA_MODULUS_BITS_MIN: usize = 2048;
-/// Largest, in bits: protects the time that a signature takes to verify, and the library takes no larger one.
+/// Largest RSA modulus of a client's key, in bits. Protects the time to verify a signature; the library accepts no
+/// larger one.
 pub const RSA_MODULUS_BITS_MAX: usize = 8192;
-/// Fewest bits of its public exponent, which makes 65537 the smallest (FIPS 186-5 §5.1).
+/// Fewest bits of the public exponent, which makes 65537 the smallest one (FIPS 186-5 §5.1).
 pub const RSA_EXPONENT_BITS_MIN: usize = 17;
-/// Most bits of its public exponent: protects the time that a signature takes to verify.
+/// Most bits of the public exponent. Protects the time to verify a signature.
 pub const RSA_EXPONENT_BITS_MAX: usize = 33;
 /// Largest trust store of a client, in bytes.
 pub const TRUST_STORE_BYTES_MAX: usize = 64 * 1024;
@@ -406,9 +417,11 @@ pub const CLIENT_CHAIN_MAX: usize = 8;
 pub const OUTBOUND_URI_BYTES_MAX: usize = 2048;
 /// How long connecting to one of the addresses of a name may take.
 pub const OUTBOUND_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What TLS may add to an answer to this server, in bytes: a handshake with its certificates.
+/// Bytes that TLS may add to an answer to this server: a handshake with its certificates. Protects memory and
+/// traffic.
 pub const OUTBOUND_TLS_BYTES_MAX: usize = 64 * 1024;
-/// Largest head of an answer to this server, in bytes, with all informational responses before it.
+/// Largest head of an answer to this server, in bytes, including all informational responses before it. Protects
+/// memory.
 pub const OUTBOUND_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long fetching a key set may take, from looking the name up to the last byte.
 pub const JWKS_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -418,7 +431,7 @@ pub const JWKS_FETCHES_AT_ONCE_MAX: usize = 32;
 pub const JWKS_FETCH_INTERVAL: Duration = Duration::from_secs(10);
 const _: () = assert!(
     JWKS_FETCH_INTERVAL.as_secs() > JWKS_FETCH_TIMEOUT.as_secs(),
-    "whoever waited for a fetch that failed does not begin another"
+    "a caller that waited for a failed fetch does not begin another"
 );
 /// How long a fetched key set is taken as it is where its `Cache-Control` says nothing.
 pub const JWKS_FRESH_DEFAULT: Duration = Duration::from_mins(5);
@@ -440,11 +453,11 @@ pub const JTI_BYTES_MAX: usize = 256;
 pub const ORIGIN_BYTES_MAX: usize = 255;
 /// How long a browser may remember what it was told before a request from another origin.
 pub const PREFLIGHT_LIFETIME: Duration = Duration::from_mins(10);
-/// How often what is dead is forgotten: logins, revocations, assertions.
+/// How often expired rows are deleted: logins, revocations, assertions.
 pub const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
-/// Dead rows of one table that are forgotten by one change: few, so that nobody waits long for it.
+/// Expired rows of one table that one change deletes: few, so that other changes do not wait long.
 pub const SWEEP_ROWS: i64 = 1000;
-/// Changes of one sweep; the next goes on.
+/// Changes of one sweep; the next sweep continues.
 pub const SWEEP_CHANGES_MAX: usize = 1000;
 /// How long an initial access token of client registration works where its maker says nothing.
 pub const REGISTRATION_GRANT_LIFETIME_DEFAULT: Duration = Duration::from_hours(24);
@@ -459,11 +472,12 @@ pub const REGISTRATION_GRANTS_PER_PROJECT_MAX: usize = 1000;
 pub const REGISTRATION_BYTES_MAX: usize = JWKS_BYTES_MAX + 64 * 1024;
 /// Most redirect URIs of a client that registers itself.
 pub const REDIRECT_URIS_MAX: usize = 32;
-/// Things wrong with the audit records that are told one by one; the rest is counted.
+/// Problems in the audit records that are listed; the others are only counted.
 pub const AUDIT_FINDINGS_MAX: usize = 100;
 /// The least time between two audit records of the refused proofs of one client, from one server.
 pub const AUDIT_REFUSALS_INTERVAL: Duration = Duration::from_mins(10);
-/// Clients whose refused proofs wait to be recorded; above it, all are recorded at once.
+/// Clients whose refused proofs are remembered. Protects memory; above it, the refusals of the projects with the most
+/// clients are recorded at once.
 pub const AUDIT_REFUSALS_CLIENTS_MAX: usize = 10_000;
 /// Callers that such a record names.
 pub const AUDIT_REFUSALS_CALLERS_MAX: usize = 20;
@@ -472,16 +486,16 @@ pub const AUDIT_REFUSALS_SECRETS_MAX: usize = 20;
 /// Such records in one change.
 pub const AUDIT_REFUSALS_PER_CHANGE: usize = 50;
 
-/// How long events are kept, for streams that come back and deliveries that are given up.
+/// How long events are kept, for streams that resume and for deliveries that were given up.
 pub const EVENTS_KEPT: Duration = Duration::from_hours(4 * 24);
-/// Most events that are kept over all projects, newest first. Above it, the project that has most loses its oldest:
-/// what one tenant does cannot make another's alarms be forgotten.
+/// Most events that are kept over all projects. Protects the disk. Above it, the project with the most events loses
+/// its oldest, so that one tenant cannot delete the events of another.
 pub const EVENTS_MAX: i64 = 200_000;
-/// Most events that are kept for one project, newest first: a quarter of the disk that events take.
+/// Most events that are kept for one project, newest first: a quarter of the disk that events may take.
 pub const EVENTS_PER_PROJECT_MAX: i64 = EVENTS_MAX / 4;
-/// How often events past these bounds are deleted.
+/// How often events beyond these bounds are deleted.
 pub const EVENTS_SWEEP_INTERVAL: Duration = Duration::from_mins(1);
-/// Events that one change deletes: few, so that nobody waits long for it.
+/// Events that one change deletes: few, so that other changes do not wait long.
 pub const EVENTS_SWEPT_AT_ONCE: usize = 200;
 /// Such changes in one sweep; the next sweep continues.
 pub const EVENTS_SWEEP_CHANGES_MAX: usize = 1000;
@@ -507,67 +521,67 @@ const _: () = assert!(
         < WEBHOOK_LEASE.as_secs(),
     "a turn ends before somebody else may take it, with clocks that are some seconds apart"
 );
-/// How often it is looked for deliveries that are due, beside those that this server has made itself.
+/// How often a server looks for due deliveries, in addition to those that it created itself.
 pub const WEBHOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How far apart it is looked at the soonest for what this server has made itself.
+/// The shortest time between two looks for deliveries that this server created itself.
 pub const WEBHOOK_WAKES_APART: Duration = Duration::from_millis(50);
-/// How long after the first failure a delivery is tried again. The waits grow.
+/// How long after the first failure a delivery is retried. Each further wait is longer.
 pub const WEBHOOK_RETRY_FIRST: Duration = Duration::from_secs(5);
-/// The longest that a delivery waits to be tried again, but for a fifth.
+/// The longest wait before a delivery is retried; up to a fifth is added or subtracted at random.
 pub const WEBHOOK_RETRY_MAX: Duration = Duration::from_hours(6);
 /// The longest that a webhook is left alone after failures.
 pub const WEBHOOK_REST_MAX: Duration = Duration::from_mins(5);
 /// How long a delivery is tried. It is given up then.
 pub const WEBHOOK_TRIED_FOR: Duration = Duration::from_hours(3 * 24);
 const _: () = assert!(WEBHOOK_TRIED_FOR.as_secs() < EVENTS_KEPT.as_secs(), "what is tried is kept");
-/// How long the signing secret before the last still signs, where whoever rotates says nothing.
+/// How long the previous signing secret still signs, where the rotation names no time.
 pub const WEBHOOK_OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
-/// The longest that it may.
+/// The longest time that a rotation may name.
 pub const WEBHOOK_OVERLAP_MAX: Duration = Duration::from_hours(30 * 24);
-/// How often it is looked for deadlines that are near or have passed.
+/// How often a server looks for deadlines that are near or have passed.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How often it is looked for secrets that are, or are about to be, past their maximum age: at all clients.
+/// How often a server looks at all clients for secrets that exceed their maximum age, or soon will.
 pub const MAXIMUM_AGE_INTERVAL: Duration = Duration::from_mins(10);
-/// How far back it is looked again: longer than a change takes until it can be seen, and than clocks are apart.
+/// How far back each look reaches: longer than a change takes to become visible, and than clocks differ.
 pub const EXPIRY_LOOK_BACK: Duration = Duration::from_mins(10);
 /// Deadlines that are read at once; the others follow.
 pub const EXPIRY_ROWS: i64 = 200;
-/// How often it is told that one former secret was seen.
+/// How often a use of one former secret is reported.
 pub const FORMER_SEEN_INTERVAL: Duration = Duration::from_hours(1);
-/// Former secrets of which a server remembers that it has told of them; past it, the database is asked.
+/// Former secrets that a server remembers as reported. Protects memory; above it, the server asks the database.
 pub const FORMER_SEEN_REMEMBERED_MAX: usize = 10_000;
-/// Streams of events that one server keeps open. When all are taken, a project with fewer than others gets one of
-/// the project that has most, so that no tenants keep the others from listening.
+/// Streams of events that one server keeps open. When all are taken, a project with fewer streams takes one from the
+/// project with the most, so that no tenant keeps others from listening.
 pub const STREAMS_MAX: usize = 200;
 /// Streams of events of one project that one server keeps open.
 pub const STREAMS_PER_PROJECT_MAX: usize = 20;
 /// How often a server with open streams looks for events of other servers.
 pub const STREAM_INTERVAL: Duration = Duration::from_secs(1);
-/// How far apart it looks at the soonest.
+/// The shortest time between two looks.
 pub const STREAM_WAKES_APART: Duration = Duration::from_millis(50);
-/// How long a stream is silent before something is sent to see whether anybody listens, and before it is looked
-/// whether its caller still may.
+/// How long a stream is silent before the server sends a heartbeat, to detect a broken connection, and checks that
+/// the caller is still permitted to read it.
 pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
-/// After how long whoever listened comes back if the connection broke.
+/// How long a reader waits before it reconnects after the connection broke.
 pub const STREAM_RETRY: Duration = Duration::from_secs(3);
 /// Events that a stream reads at once.
 pub const STREAM_EVENTS_AT_ONCE: i64 = 100;
-/// Pieces of a stream that wait to be taken; until there is room, nothing more is read.
+/// Pieces of a stream that wait to be sent; the server reads no more events until one is sent.
 pub const STREAM_QUEUE_MAX: usize = 4;
 
-/// Most links in the path of a file that a command writes; a circle of links ends here.
+/// Most links in the path of a file that a command writes. Ends a circle of links.
 pub const PATH_LINKS_MAX: usize = 40;
-/// Largest file that a command changes, in bytes: the whole of it is in memory.
+/// Largest file that a command changes, in bytes. Protects memory: the command reads the whole file.
 pub const CHANGED_FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// How long a command waits for the lock of a file that it changes. Another user may hold it for ever.
+/// How long a command waits for the lock of a file that it changes. Another user could hold the lock without end.
 pub const FILE_LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How often a lock is tried again because its file was replaced meanwhile.
+/// How many times a command locks a file again because the file was replaced before the lock was held.
 pub const FILE_LOCK_RETRIES_MAX: usize = 1000;
-/// How long `keyrelay keys` waits for another one on the same file or database to end.
+/// How long `keyrelay keys` waits for another `keyrelay keys` on the same file or database to end.
 pub const KEYS_LOCK_WAIT_MAX: Duration = Duration::from_mins(1);
-/// Longest answer that a command reads, in bytes: what answers may be no such server, and send without an end.
+/// Longest answer that a command reads, in bytes. Protects memory: another program may answer, and send without end.
 pub const COMMAND_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// How long a command of `--exec` may take where no other time is given: `keyrelay rotate` waits for it.
+/// Default time that a command of `--exec` may take; `keyrelay rotate` waits for it.
 pub const EXEC_TIMEOUT_DEFAULT: Duration = Duration::from_mins(15);
-/// How long such a command, asked to end, may take before it is killed.
+/// How long such a command may take to end after it was asked to, before it is killed.
 pub const EXEC_GRACE: Duration = Duration::from_secs(5);
