@@ -102,7 +102,7 @@ pub struct Settings {
     /// The database, as `sqlite://PATH` [default: keyrelay.sqlite in the data directory]
     #[arg(long, env = "KEYRELAY_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Connections to PostgreSQL that read, from 6 to 100: a fifth of them for each kind of read on the hot paths (clients, their secrets, people's sessions), the rest for all else [default: 12]
+    /// Connections to PostgreSQL that read, from 6 to 100: a sixth of them for each kind of read on the hot paths (clients, their secrets, people's sessions), the rest for other reads [default: 12]
     #[arg(long, env = "KEYRELAY_DATABASE_READ_CONNECTIONS")]
     pub database_read_connections: Option<usize>,
     /// Connections to PostgreSQL that write, from 1 to 100: as many changes are made at once [default: 8]
@@ -111,7 +111,7 @@ pub struct Settings {
     /// The file with the master keys; a file named here must exist [default: master.key in the data directory, made on the first start]
     #[arg(long, env = "KEYRELAY_MASTER_KEY_FILE")]
     pub master_key_file: Option<PathBuf>,
-    /// Largest resource that may be written, in bytes, from 16384 to 1048576; larger ones that are stored already may change where they do not grow [default: 65536]
+    /// Largest resource that may be written, in bytes, from 16384 to 1048576; a larger resource that is stored already may change if it does not grow [default: 65536]
     #[arg(long, env = "KEYRELAY_RESOURCE_BYTES_MAX")]
     pub resource_bytes_max: Option<usize>,
     /// Which secrets an admin may write directly [default: strong]
@@ -135,13 +135,13 @@ pub struct Settings {
     /// Where a project does not say: how long before a secret ends or is too old to warn, like 7d,1d [default: 7d,1d,1h]
     #[arg(long, env = "KEYRELAY_SECRET_WARN_BEFORE")]
     pub secret_warn_before: Option<Rule<WarnBefore>>,
-    /// How fast the changes of one client may write to the disk, in bytes a second; 256 s of it at once [default: 16KiB]
+    /// Rate of the changes of one member that is not an admin, in bytes a second; up to 256 s of it at once; off for no bound [default: 16KiB]
     #[arg(long, env = "KEYRELAY_CLIENT_CHANGE_RATE")]
     pub client_change_rate: Option<Rule<ChangeRate>>,
-    /// How fast the changes of all members of one project may, on each server [default: 256KiB]
+    /// Rate of the changes of all members of one project, in bytes a second, on each server; off for no bound [default: 256KiB]
     #[arg(long, env = "KEYRELAY_PROJECT_CHANGE_RATE")]
     pub project_change_rate: Option<Rule<ChangeRate>>,
-    /// Most resources of a project, without audit records and deleted ones [default: 1000000]
+    /// Most resources of a project, without audit records and deleted ones; off for no bound [default: 1000000]
     #[arg(long, env = "KEYRELAY_PROJECT_RESOURCES_MAX")]
     pub project_resources_max: Option<Rule<ResourcesMax>>,
     /// Proxies that are believed about the address of a client (`X-Forwarded-For`): addresses and networks, separated by commas [default: none]
@@ -168,7 +168,7 @@ pub struct Settings {
     /// The URL under which clients with certificates reach this server, if it is another one [default: none]
     #[arg(long, env = "KEYRELAY_MTLS_BASE_URL")]
     pub mtls_base_url: Option<String>,
-    /// Bytes that requests may hold in memory together, in MiB, 32 or more: bodies, what is parsed from them, answers [default: 64]
+    /// Memory that all requests together may hold, in MiB, 32 or more: bodies, values parsed from them, answers [default: 64]
     #[arg(long, env = "KEYRELAY_BYTES_IN_FLIGHT_MIB")]
     pub bytes_in_flight_mib: Option<usize>,
     /// Let clients in and refuse every change: while the installation is moved to another database [default: false]
@@ -410,7 +410,7 @@ impl Settings {
         }
     }
 
-    /// How many resources a project may have.
+    /// The most resources that a project may have.
     pub fn project_resources_max(&self) -> ResourcesMax {
         self.project_resources_max.as_ref().map_or_else(ResourcesMax::default, |Rule(most)| *most)
     }
@@ -437,12 +437,12 @@ impl Settings {
     }
 }
 
-/// The file in the working directory. Nobody has named it, so it is obeyed only where no other user can change it.
+/// The file in the working directory. The caller did not name it, so it is read only if no other user can change it.
 fn default_file() -> anyhow::Result<Option<String>> {
     let read = || Entry::find(Path::new(DEFAULT_FILE))?.read_own();
     let read = read().with_context(|| {
         format!(
-            "./{DEFAULT_FILE} is not obeyed: name it with --config if it is meant (--config /dev/null is none), or run \
+            "./{DEFAULT_FILE} is refused: name it with --config to use it (--config /dev/null for none), or run \
              this in another directory"
         )
     });

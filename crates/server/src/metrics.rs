@@ -118,25 +118,25 @@ impl Metrics {
         );
         registry.register(
             "connections_refused",
-            "Connections closed because their address had too many",
+            "Connections refused because the server or their address had too many",
             metrics.connections_refused.clone(),
         );
         registry.register(
             "bytes_in_flight",
-            "Bytes held by requests: bodies, what is parsed from them, and answers on their way out",
+            "Bytes held by requests: bodies, values parsed from them, and answers being sent",
             metrics.bytes_in_flight.clone(),
         );
         registry.register(
             "bytes_in_flight_refused",
-            "Times that a request was refused more bytes",
+            "Refusals because too many bytes were in flight",
             metrics.bytes_refused.clone(),
         );
         registry.register(
             "log_lines_lost",
-            "Lines of the log that could not be written",
+            "Log lines that the server failed to write",
             metrics.log_lines_lost.clone(),
         );
-        registry.register("panics", "Faults in the program that were survived", metrics.panics.clone());
+        registry.register("panics", "Panics that the server survived", metrics.panics.clone());
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register(
             "changes_over_quota",
@@ -183,12 +183,12 @@ impl Metrics {
         self.deliveries.get_or_create(&[("outcome", outcome)]).inc();
     }
 
-    /// Deliveries that were still tried when their events were deleted.
+    /// Counts pending deliveries whose events were deleted.
     pub(crate) fn count_dropped_deliveries(&self, deliveries: u64) {
         self.deliveries.get_or_create(&[("outcome", "dropped")]).inc_by(deliveries);
     }
 
-    /// Takes up how many changes were refused by each rate, and by the quota.
+    /// Sets how many changes each rate, and the quota, have refused.
     pub(crate) fn set_over_rate(&self, refused: impl Fn(RateOf) -> u64, over_quota: u64) {
         self.over_quota.inner().store(over_quota, Ordering::Relaxed);
         for of in [RateOf::Client, RateOf::Project] {
@@ -197,7 +197,7 @@ impl Metrics {
         }
     }
 
-    /// Takes up what is counted for the process.
+    /// Sets the counts of the process.
     pub(crate) fn set_process(&self, log_lines_lost: u64, panics: u64) {
         self.log_lines_lost.inner().store(log_lines_lost, Ordering::Relaxed);
         self.panics.inner().store(panics, Ordering::Relaxed);

@@ -156,7 +156,7 @@ async fn root_does_not_obey_a_configuration_that_another_user_can_change() {
     let said = run(&[]).await;
     assert!(said.code == Some(0) && said.text.contains("up to date"), "{}", said.text);
     give(&theirs);
-    is_refused(&run(&[]).await, "./keyrelay.toml is not obeyed: name it with --config");
+    is_refused(&run(&[]).await, "./keyrelay.toml is refused: name it with --config");
     std::fs::rename(&theirs, stage.path("named.toml")).unwrap();
     symlink("../named.toml", &theirs).unwrap();
     is_refused(&run(&[]).await, "a link that another user can change");
