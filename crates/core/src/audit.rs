@@ -307,8 +307,8 @@ impl EndedByDeadline {
     }
 }
 
-/// Proofs of a client that were refused, summed up over a time: one record for an attack of any length. It names the
-/// client as what it is about, and never as who did it: that is what was not proved.
+/// Refused proofs of a client, summed up over a time: one record for an attack of any length. It names the client as
+/// its subject and never as its agent, because nobody proved to be the client.
 #[derive(Clone, Debug)]
 pub struct RefusedProofs<'a> {
     /// The client that somebody said to be.
@@ -340,7 +340,7 @@ impl RefusedProofs<'_> {
         event["period"] = json!({ "start": self.since.to_instant(), "end": self.until.to_instant() });
         event["recorded"] = json!(self.at.to_instant());
         event["outcome"] = json!("4");
-        // Nothing was proved: who asked is known by address alone, and the client is what it was about.
+        // Nothing was proved, so the agents are addresses, and the client is the subject.
         let addresses: BTreeSet<IpAddr> =
             self.callers.iter().map(|(caller, _)| caller.address.to_canonical()).collect();
         event["agent"] = if addresses.is_empty() {
@@ -358,7 +358,7 @@ impl RefusedProofs<'_> {
     }
 }
 
-/// Somebody who has not proved who it is.
+/// A caller that has not authenticated.
 fn unknown() -> Value {
     json!({ "who": { "display": "Unknown" }, "requestor": true })
 }
@@ -368,7 +368,7 @@ fn with_network(mut agent: Value, address: IpAddr) -> Value {
     agent
 }
 
-/// One of those who presented refused proofs, each thing that is known of it in a detail of its own.
+/// One caller that presented refused proofs, with a detail for each known fact.
 fn presented(caller: &Presenter, count: i64) -> Value {
     let address = caller.address.to_canonical().to_string();
     let mut details = vec![detail("address", &address), detail("refused", &count.to_string())];

@@ -55,21 +55,21 @@ impl fmt::Display for Profile {
     }
 }
 
-/// Who does something, as records name it: in whose name, and as which member, account, login and client.
+/// The caller of a request, as records name it: profile, member, account, login and client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author {
     /// In whose name.
     pub profile: Profile,
-    /// As which member of the project.
+    /// The membership of the project.
     pub membership: MembershipId,
     /// The person and its login; none where a client acts in its own name.
     pub login: Option<Login>,
-    /// By which client; none where a person logged in without one.
+    /// The client; none if a person logged in without one.
     pub client: Option<ClientId>,
 }
 
 impl Author {
-    /// As a FHIR Reference to the profile, with everything else beside it.
+    /// As a FHIR Reference to the profile, with the other fields as extensions.
     #[must_use]
     pub fn reference(&self) -> Value {
         let mut beside =
@@ -170,7 +170,7 @@ impl<'a> Withheld<'a> {
 }
 
 impl Caller {
-    /// How records name the caller.
+    /// The caller, as records name it.
     #[must_use]
     pub const fn author(&self) -> Author {
         let Self { profile, membership, login, client, .. } = *self;

@@ -1,6 +1,6 @@
-//! How fast tenants may write to the disk: a bucket for each client and each project that fills with the bytes of
-//! their changes and drains at a rate. What is written stays for long (versions, audit records), so the rate bounds
-//! how fast a tenant can make the database grow. The clock is a parameter, and the number of buckets is bounded.
+//! Rates at which tenants may write to the disk. Each client and each project has a bucket, which fills with the bytes
+//! of its changes and drains at a rate. Versions and audit records stay long, so the rate bounds how fast a tenant can
+//! make the database grow. The clock is a parameter, and the number of buckets is bounded.
 //!
 //! Members of a project fill at most half of its bucket, so an admin can act while a client floods it.
 
@@ -17,7 +17,7 @@ use crate::limits::{
 use crate::secret_rules::NotAllowed;
 use crate::time::Timestamp;
 
-/// A rate in bytes a second; none where there is no bound.
+/// A rate in bytes a second; `None` is no bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChangeRate(pub Option<u64>);
 
@@ -41,7 +41,7 @@ impl FromStr for ChangeRate {
     }
 }
 
-/// Most resources of a project; none where there is no bound.
+/// Most resources of a project; `None` is no bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourcesMax(pub Option<i64>);
 
@@ -66,7 +66,7 @@ impl FromStr for ResourcesMax {
 /// The rates of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChangeRates {
-    /// Of a member that is no admin.
+    /// Of a member that is not an admin.
     pub client: ChangeRate,
     /// Of a project, over all its members.
     pub project: ChangeRate,
@@ -88,14 +88,14 @@ pub struct Payer {
     pub project: ProjectId,
     /// The author.
     pub author: Profile,
-    /// Whether the author is an admin of the project: its own rate is that of the project.
+    /// Whether the author is an admin of the project, which only the rate of the project binds.
     pub is_admin: bool,
     /// When the change was decided.
     pub at: Timestamp,
 }
 
 impl Payer {
-    /// The one for changes of a caller; none for a Super Admin, who sets the rates.
+    /// The payer for changes of a caller; `None` for a Super Admin, whom no rate binds.
     #[must_use]
     pub fn of(caller: &Caller, at: Timestamp) -> Option<Self> {
         let Caller { project, profile: author, role, .. } = *caller;
@@ -108,12 +108,12 @@ impl Payer {
     }
 }
 
-/// A change was not made because its author or the project has written too much.
+/// A change is refused because its author or the project has written too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverRate {
-    /// What is full.
+    /// Whose bucket is full.
     pub of: RateOf,
-    /// How long it takes until there is room for this change.
+    /// How long until there is room for this change.
     pub wait: Duration,
 }
 
@@ -164,8 +164,8 @@ pub struct ChangeBuckets {
 }
 
 impl ChangeBuckets {
-    /// Fills the buckets of a payer by a change of so many bytes, if there is room in all of them. Into an empty
-    /// bucket any change fits.
+    /// Charges the buckets of a payer for a change of so many bytes, if all of them have room. An empty bucket has
+    /// room for any change.
     pub fn charge(&mut self, rates: ChangeRates, payer: Payer, bytes: u64) -> Result<(), OverRate> {
         let buckets = buckets(rates, payer);
         for (key, of, rate, most) in buckets.iter().flatten() {
@@ -189,7 +189,7 @@ impl ChangeBuckets {
         }
     }
 
-    /// Takes back what a change was charged that was not made.
+    /// Takes back the charge of a change that failed.
     pub fn refund(&mut self, rates: ChangeRates, payer: Payer, bytes: u64) {
         for (key, ..) in buckets(rates, payer).iter().flatten() {
             if let Some(level) = self.levels.get_mut(key) {
@@ -202,7 +202,7 @@ impl ChangeBuckets {
         self.levels.get(&key).map_or(0, |level| level.now(rate, now))
     }
 
-    /// Forgets buckets that are empty; where too many are not, the half that is least full.
+    /// Removes empty buckets; if too many remain, also the half that is least full.
     fn make_room(&mut self, rates: ChangeRates, now: Timestamp) {
         if self.levels.len() < CHANGE_RATE_KEYS_MAX {
             return;
@@ -221,7 +221,7 @@ impl ChangeBuckets {
 
 type Bucket = (Key, RateOf, u64, u64);
 
-/// The buckets of a payer: each with its rate and how full this payer may make it.
+/// The buckets of a payer: each with its rate and the level that this payer may fill it to.
 fn buckets(rates: ChangeRates, payer: Payer) -> [Option<Bucket>; 2] {
     let full = |rate: u64| rate.saturating_mul(CHANGE_BURST.as_secs());
     let client = rates.client.0.filter(|_| !payer.is_admin);

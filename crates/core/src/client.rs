@@ -202,7 +202,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Whether a proof was refused although its value is a secret of the client: that is no guess.
+    /// Whether a proof was refused although its value is a secret of the client, and so is not a guess.
     #[must_use]
     pub const fn is_past_the_secret(self) -> bool {
         use Refused::{AddressBlocked, ClientOff, NoMembership, ProjectOff, TooOld};

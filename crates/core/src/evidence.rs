@@ -148,7 +148,7 @@ pub fn why_not_unused(known: &Known<'_>, unused_for: Duration, now: Timestamp) -
 fn line(usage: &CallerUsage, now: Timestamp) -> String {
     let ago = in_words(now.since(usage.tally.last));
     let Some(caller) = &usage.caller else { return format!("others, last {ago} ago") };
-    // Quoted, so that no text passes for another caller.
+    // Quoted, so that a text cannot look like another caller.
     let said: Vec<String> = [&caller.agent, &caller.instance]
         .into_iter()
         .filter(|text| !text.is_empty())

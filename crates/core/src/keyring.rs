@@ -397,13 +397,13 @@ impl Keyring {
         ticket::read(self.keys.load().all().map(|key| &key.tickets), kind, presented)
     }
 
-    /// The mark of a form that a person who logs in is shown at a stage of the login.
+    /// The mark of the form that a login shows to a person at one stage.
     #[must_use]
     pub fn form_mark(&self, session: SessionId, user: UserId, stage: Stage) -> String {
         ticket::form_mark(&self.keys.load().first.tickets, session.uuid(), user.uuid(), stage.as_str())
     }
 
-    /// Whether a form bears that mark.
+    /// Whether a mark belongs to that form.
     #[must_use]
     pub fn is_form_mark(&self, session: SessionId, user: UserId, stage: Stage, presented: &str) -> bool {
         let form = (session.uuid(), user.uuid(), stage.as_str());

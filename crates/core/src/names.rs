@@ -1,10 +1,10 @@
-//! Names, as people read them on pages and in terminals. A character that cannot be seen may turn the text around it
-//! into another one: in names there are none, and where an older one has some, they are shown as what they are.
+//! Names, as people read them on pages and in terminals. A hidden character can make a text look like another one. New
+//! names may have none; hidden characters of older names are shown as escapes.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// A name has a character that cannot be seen and changes what is.
+/// A name has a hidden character, which can change how the text around it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HiddenCharacter(char);
 
@@ -34,7 +34,7 @@ pub fn check(name: &str) -> Result<(), HiddenCharacter> {
     name.chars().find(|c| is_hidden(*c)).map_or(Ok(()), |c| Err(HiddenCharacter(c)))
 }
 
-/// A text for a terminal: characters that cannot be seen are written as escapes.
+/// A text for a terminal: hidden characters are written as escapes.
 #[must_use]
 pub fn shown(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {

@@ -178,7 +178,7 @@ impl AccessPolicy {
         Ok(policy)
     }
 
-    /// How many values of its criteria every row of a parameter is looked at for, in a search.
+    /// The number of values in its criteria for which a search reads every row of a parameter.
     #[must_use]
     pub fn scans(&self) -> usize {
         self.rules.iter().filter_map(|rule| rule.criteria.as_ref()).map(Criteria::scans).sum()

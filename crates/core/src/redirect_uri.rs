@@ -1,5 +1,5 @@
-//! Where an authorization code may be sent (RFC 6749 §3.1.2). A list of what is allowed, not of what is not: the
-//! browser that follows a redirect opens whatever program is registered for its scheme.
+//! Where an authorization code may be sent (RFC 6749 §3.1.2). Only listed forms are allowed, because a browser that
+//! follows a redirect opens whatever program is registered for its scheme.
 
 use std::fmt;
 
@@ -10,21 +10,20 @@ use crate::limits::REDIRECT_URI_BYTES_MAX;
 /// Hosts that are the machine on which the browser runs, where a redirect needs no TLS (RFC 8252 §7.3).
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
 
-/// A redirect URI of an allowed form, in the spelling in which it was registered: requests must repeat it byte for
-/// byte.
+/// A redirect URI of an allowed form, as it was registered: requests must repeat it byte for byte.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedirectUri {
     text: String,
     url: Url,
 }
 
-/// Why a text is no redirect URI.
+/// Why a text is not a valid redirect URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRedirectUri {
     /// More than [`REDIRECT_URI_BYTES_MAX`] bytes.
     #[error("A redirect URI has at most {REDIRECT_URI_BYTES_MAX} bytes")]
     TooLong,
-    /// Not an absolute URI that every program reads alike.
+    /// Not an absolute URI that every program parses in the same way.
     #[error("A redirect URI is absolute, in ASCII, with its host written in full: https://host/path")]
     Form,
     /// Has a fragment (RFC 6749 §3.1.2).
@@ -39,7 +38,7 @@ pub enum BadRedirectUri {
     /// `http` to another machine.
     #[error("A redirect URI is https; http leads to 127.0.0.1, [::1] or localhost only")]
     Plain,
-    /// A scheme that may belong to any program.
+    /// A scheme that another program may own.
     #[error(
         "A redirect URI is https, or http to this machine, or of a private-use scheme of the application's own, which has a dot in it, like com.example.app:/back (RFC 8252 §7.1)"
     )]
@@ -76,7 +75,7 @@ impl RedirectUri {
         if !is_allowed {
             return Err(BadRedirectUri::Scheme);
         }
-        // The library forgives what others do not: missing slashes, numbers as hosts, escapes in them.
+        // The library accepts URIs that others reject: missing slashes, numbers as hosts, escapes in hosts.
         let is_web = matches!(url.scheme(), "http" | "https");
         if is_web && !authority.is_some_and(|authority| is_host_of(authority, &url)) {
             return Err(BadRedirectUri::Form);
@@ -90,7 +89,7 @@ impl RedirectUri {
         &self.text
     }
 
-    /// Where it leads, as a source of a Content Security Policy: scheme, host and port, or the scheme alone of an
+    /// Its target as a source of a Content Security Policy: scheme, host and port, or only the scheme for an
     /// application on the person's device.
     #[must_use]
     pub fn source(&self) -> String {
@@ -115,7 +114,7 @@ impl fmt::Debug for RedirectUri {
     }
 }
 
-/// Whether an authority is, but for the case of its letters, the host that was read from it, and a port.
+/// Whether an authority is exactly the host that was parsed from it, apart from the case of letters, and a port.
 fn is_host_of(authority: &str, url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let Some((given, rest)) = authority.split_at_checked(host.len()) else { return false };
@@ -124,7 +123,7 @@ fn is_host_of(authority: &str, url: &Url) -> bool {
             || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
     };
     let is_name = match url.host() {
-        // A policy of content is written with it, so no sign of that language may be in it.
+        // It becomes part of a Content Security Policy, so it must have no character with a meaning there.
         Some(Host::Domain(name)) => name.split('.').all(|label| {
             !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         }),
@@ -231,7 +230,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is accepted leads where a strict reader of the text says that it leads.
+        /// An accepted URI leads to the host that a strict reader of its text expects.
         #[test]
         fn what_is_accepted_has_one_reading(text in "(https?:/{0,3}|[a-z.]{1,8}:)[a-z0-9.:@%\\[\\]/?#*\\\\-]{0,24}") {
             if let Ok(read) = RedirectUri::parse(&text) {

@@ -1,15 +1,15 @@
-//! How tenants share a bounded table: while there is room everybody takes what it needs; where there is none,
-//! room is taken from the one that has most. So nobody can fill the table at the expense of the others.
+//! How tenants share a bounded table. While the table has room, each tenant takes what it needs. When it is full, the
+//! tenant with the most entries gives one up. So no tenant can fill the table at the expense of others.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// Where one more entry finds its place.
+/// How one more entry gets its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room<G> {
     /// There is room.
     Free,
-    /// The table is full. An entry of this one has to go first; it may be the one that asks.
+    /// The table is full: an entry of this tenant must be removed first. It may be the tenant that asks.
     TakenFrom(G),
 }
 
@@ -23,14 +23,14 @@ pub struct Shares<G> {
 }
 
 impl<G: Copy + Eq + Hash + Ord> Shares<G> {
-    /// Of a table with at most so many entries.
+    /// Shares of a table with at most so many entries.
     #[must_use]
     pub fn of(max: usize) -> Self {
         Self { max, total: 0, counts: HashMap::new(), by_count: BTreeSet::new() }
     }
 
-    /// Where one more entry of a tenant finds its place: a full table takes it from the tenant that has most, and
-    /// from the one that asks if nobody has more than that one would have.
+    /// How one more entry of a tenant gets its place. A full table takes it from the tenant with the most entries, or
+    /// from the tenant that asks if no other would have more.
     #[must_use]
     pub fn room(&self, of: G) -> Room<G> {
         let own = self.count(of);
@@ -77,7 +77,7 @@ impl<G: Copy + Eq + Hash + Ord> Shares<G> {
     }
 }
 
-/// The most entries that each tenant may keep so that all together have at most `all`: those that have less keep
+/// The most entries that each tenant may keep so that all together have at most `all`: tenants with fewer keep
 /// theirs, and the others share the rest.
 #[must_use]
 pub fn fair_bound(counts: &[i64], all: i64) -> i64 {

@@ -1,5 +1,5 @@
-//! Work whose panic must not end what does it. A thread or a task that a server needs does each turn of its work
-//! in here, so that a fault in one turn costs that turn alone. The panic hook reports the fault.
+//! Work that may panic without ending its thread or task. A thread or a task that a server needs runs each turn of its
+//! work in here, so that a panic ends that turn only. The panic hook reports it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -9,7 +9,7 @@ use std::task::Poll;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
-/// Does a turn of work. What it works on must be sound after a panic as well, as what is behind a lock is.
+/// Runs a turn of work. Its data must stay consistent after a panic, as data behind a lock does.
 ///
 /// # Errors
 ///
@@ -18,7 +18,7 @@ pub fn survive<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
 }
 
-/// The same for work that waits. It is dropped when it has panicked.
+/// The same for asynchronous work, which is dropped after a panic.
 ///
 /// # Errors
 ///

@@ -84,12 +84,12 @@ pub(crate) fn read<'k>(
 }
 
 /// The mark of a form: a keyed digest of the login, the person and the step that its page was made for. A form
-/// without the mark of a login is no answer of the person who logs in.
+/// without this mark is not an answer of the person who logs in.
 pub(crate) fn form_mark(key: &hmac::Key, session: Uuid, user: Uuid, step: &str) -> String {
     URL_SAFE_NO_PAD.encode(form_mac(key, session, user, step))
 }
 
-/// Whether one of the keys wrote the mark of that form. The comparison takes the same time for every value.
+/// Whether one of the keys made the mark for that form. The comparison takes the same time for every value.
 pub(crate) fn is_form_mark<'k>(
     keys: impl Iterator<Item = &'k hmac::Key>,
     (session, user, step): (Uuid, Uuid, &str),

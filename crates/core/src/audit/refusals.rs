@@ -128,8 +128,8 @@ impl RefusalLog {
         }
     }
 
-    /// Takes what is to be recorded now: of clients of which nothing was for a while, or, at the end, of all. Where
-    /// there are too many, of all clients of the projects that have most.
+    /// Takes the refusals to record now: of clients without a recent record, or, at the end, of all. If too many
+    /// clients wait, also of all clients of the projects with the most.
     pub fn take_due(&mut self, now: Timestamp, all: bool) -> Vec<(ClientId, Refusals)> {
         let crowded = self.crowded();
         let is_due =
@@ -150,7 +150,7 @@ impl RefusalLog {
         due
     }
 
-    /// The projects that have more than their share where there are too many clients.
+    /// The projects with more than their share, if there are too many clients.
     fn crowded(&self) -> BTreeSet<ProjectId> {
         let mut counts: BTreeMap<ProjectId, i64> = BTreeMap::new();
         if self.0.len() > AUDIT_REFUSALS_CLIENTS_MAX {

@@ -27,12 +27,12 @@ pub struct JsonError {
     pub column: usize,
 }
 
-/// About how many bytes come to be until it is asked whether there may be more.
+/// About how many bytes are parsed between two requests for memory.
 const STEP_BYTES: usize = 16 * 1024;
 const VALUE_BYTES: usize = size_of::<Value>();
 /// A member of an object: its name and its value, and the hash of the name.
 const MEMBER_BYTES: usize = VALUE_BYTES + size_of::<String>() + size_of::<usize>();
-/// What a piece of memory costs beside its bytes, and what an object needs to find its members.
+/// Overhead of one allocation, and of the table in which an object finds its members.
 const PIECE_BYTES: usize = 16;
 
 /// Reads one JSON text (RFC 8259).
@@ -48,12 +48,12 @@ pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
     parse_weighed(bytes, &|_| true)
 }
 
-/// Reads like [`parse`], and asks `take` for the memory of the value while the value comes to be: `[0,0]` takes many
-/// times the bytes of its text. The sum of what is asked for is at least [`weight`].
+/// Reads like [`parse`], and asks `take` for memory while it builds the value, because a value such as `[0,0]` takes
+/// many times the bytes of its text. The sum of the requests is at least [`weight`].
 ///
 /// # Errors
 ///
-/// Those of [`parse`], and an error of any kind where `take` says no.
+/// Those of [`parse`], and an error of any kind if `take` refuses.
 pub fn parse_weighed(bytes: &[u8], take: &dyn Fn(usize) -> bool) -> Result<Value, JsonError> {
     let text = std::str::from_utf8(bytes).map_err(|fault| invalid_utf8(bytes, fault.valid_up_to()))?;
     let mut reader = serde_json::Deserializer::from_str(text);
@@ -65,8 +65,8 @@ pub fn parse_weighed(bytes: &[u8], take: &dyn Fn(usize) -> bool) -> Result<Value
     Ok(value)
 }
 
-/// About how many bytes of memory a value takes. It goes as deep as the value does, which is to be one that was
-/// parsed or stored.
+/// About how many bytes of memory a value takes. Recursive, so only for values that were parsed or stored, whose
+/// depth is bounded.
 #[must_use]
 pub fn weight(value: &Value) -> usize {
     let inside = match value {
@@ -78,7 +78,7 @@ pub fn weight(value: &Value) -> usize {
     VALUE_BYTES + inside
 }
 
-/// The same for an object, apart from itself.
+/// The same for the members of an object, without the object itself.
 #[must_use]
 pub fn weight_of_members(members: &Map<String, Value>) -> usize {
     let inside = |(name, value): (&String, &Value)| text_bytes(name) + weight(value) - VALUE_BYTES;
@@ -89,7 +89,7 @@ const fn text_bytes(text: &str) -> usize {
     text.len() + PIECE_BYTES
 }
 
-/// The memory that the members of an object have: there is room for some before there are as many.
+/// The memory of an object's table of members, which has more room than members.
 const fn members_bytes(count: usize) -> usize {
     let buckets = match count {
         0 => return 0,
@@ -101,7 +101,7 @@ const fn members_bytes(count: usize) -> usize {
     room * MEMBER_BYTES + buckets * PIECE_BYTES
 }
 
-/// Counts what comes to be.
+/// Counts the values and bytes that are built.
 struct Scales<'t> {
     nodes: Cell<usize>,
     untaken: Cell<usize>,
@@ -118,7 +118,7 @@ impl Scales<'_> {
         if (self.take)(self.untaken.take()) {
             Ok(())
         } else {
-            Err(E::custom("more memory than there is for it"))
+            Err(E::custom("more memory than is available for it"))
         }
     }
 
@@ -229,7 +229,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
             self.scales.add(VALUE_BYTES)?;
             items.push(item);
         }
-        // While it grew, it had room for twice as many.
+        // While it grows, it has room for up to twice as many.
         items.shrink_to_fit();
         Ok(Value::Array(items))
     }

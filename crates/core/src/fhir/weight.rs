@@ -1,7 +1,7 @@
-//! What a JSON document weighs. The bounds are those of documents, and not only of the texts that are parsed:
-//! a patch, a link or a merge can build from small inputs a document that no body could hold.
-//! Code elsewhere may visit, copy, compare and drop values by recursion, because none nests deeper than
-//! [`Weight::DOCUMENT`] allows. This module does not, so that it can weigh any value.
+//! The weight of a JSON document. The bounds apply to every document, not only to parsed texts: a patch, a link or a
+//! merge can build a document from small inputs that is larger than any body.
+//! Other code may visit, copy, compare and drop values by recursion, because no document is deeper than
+//! [`Weight::DOCUMENT`]. This module uses no recursion, so that it can weigh any value.
 
 use std::io::{self, Write};
 
@@ -56,8 +56,8 @@ impl Weight {
         scales.weigh()
     }
 
-    /// The bytes by which a member or an item makes the text of its container longer, apart from its value.
-    /// `siblings` is the number of the others.
+    /// The bytes that a member or an item adds to the text of its container, without its value. `siblings` is the
+    /// number of the other ones.
     #[must_use]
     pub fn place(name: Option<&str>, siblings: usize) -> Self {
         let bytes = usize::from(siblings > 0) + name.map_or(0, |name| text_bytes(name) + 1);
@@ -74,7 +74,7 @@ impl Weight {
         }
     }
 
-    /// This without a part of it. The depth stays: the rest may be as deep.
+    /// This weight without a part of it. The depth stays, because the rest may be as deep.
     #[must_use]
     pub const fn minus(self, part: Self) -> Self {
         Self {
@@ -84,13 +84,13 @@ impl Weight {
         }
     }
 
-    /// This inside as many containers.
+    /// The weight of this inside so many containers.
     #[must_use]
     pub const fn inside(self, containers: usize) -> Self {
         Self { depth: self.depth.saturating_add(containers), ..self }
     }
 
-    /// The greater of each.
+    /// The maximum of each number.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -118,7 +118,7 @@ impl Weight {
     }
 }
 
-/// What is left to weigh of a container.
+/// The rest of a container that is not weighed yet.
 enum Rest<'v> {
     Items(std::slice::Iter<'v, Value>),
     Members(serde_json::map::Iter<'v>),
@@ -191,7 +191,7 @@ fn text_bytes(text: &str) -> usize {
 
 fn printed_bytes(printed: std::fmt::Arguments<'_>) -> usize {
     let mut counted = Counted(0);
-    // Nothing that counts can fail.
+    // A writer that only counts cannot fail.
     let _ = counted.write_fmt(printed);
     counted.0
 }
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(weight_of_deep(deep), (100_000, 100_001, 200_001));
     }
 
-    /// Takes a value apart from the outside: dropped as a whole, it would overflow the stack.
+    /// Takes a deep value apart level by level: dropping it as a whole would overflow the stack.
     fn weight_of_deep(mut value: Value) -> (usize, usize, usize) {
         let Weight { depth, nodes, bytes } = Weight::of(&value);
         while let Value::Array(mut items) = value {

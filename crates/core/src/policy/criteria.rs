@@ -133,7 +133,7 @@ impl Criteria {
         values.sum()
     }
 
-    /// How many of them every row of a parameter is looked at for.
+    /// The number of values for which a search reads every row of a parameter.
     #[must_use]
     pub fn scans(&self) -> usize {
         self.filters.iter().map(Filter::scans).sum()

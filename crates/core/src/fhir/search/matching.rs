@@ -35,8 +35,8 @@ fn all_hold(
     })
 }
 
-/// The index rows of one resource, in an order by which values are found. A resource has hundreds of rows, and a
-/// policy compares hundreds of values with them.
+/// The index rows of one resource, sorted to find values fast: a resource has hundreds of rows, and a policy compares
+/// hundreds of values with them.
 #[derive(Debug)]
 pub struct IndexRows {
     /// By code and value.
@@ -73,7 +73,7 @@ impl Texts {
 }
 
 impl IndexRows {
-    /// In whatever order they come.
+    /// From rows in any order.
     #[must_use]
     pub fn new(mut rows: Vec<IndexEntry>) -> Self {
         rows.sort_unstable_by(|a, b| (a.code, &a.value).cmp(&(b.code, &b.value)));
@@ -122,7 +122,7 @@ impl IndexRows {
     }
 }
 
-/// The rows that compare equal, of rows in that order.
+/// The rows that compare equal, among sorted rows.
 fn range(rows: &[IndexEntry], order: impl Fn(&IndexEntry) -> Ordering) -> &[IndexEntry] {
     let first = rows.partition_point(|row| order(row).is_lt());
     let rest = rows.get(first..).unwrap_or_default();

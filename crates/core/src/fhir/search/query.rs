@@ -190,7 +190,7 @@ impl SearchError {
 }
 
 impl Filter {
-    /// Values that no order of the index leads to: for each, every row of the parameter is looked at.
+    /// The number of values that no index finds: for each of them, every row of the parameter is read.
     #[must_use]
     pub fn scans(&self) -> usize {
         let Field::Indexed { kind, .. } = self.field else { return 0 };
@@ -244,7 +244,7 @@ pub fn parse_query(
             }
             given += 1;
             let filter = filter(resource_type, &name, &value)?;
-            // All must hold, so the same again says nothing.
+            // All filters must match, so a repeated one changes nothing.
             if !query.filters.contains(&filter) {
                 query.filters.push(filter);
             }
