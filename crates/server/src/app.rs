@@ -159,7 +159,7 @@ impl App {
         if let Err(error) = self.store.forget_sealed_left().await {
             tracing::warn!(%error, "failed to delete sealed secrets of projects that show them once; the next sweep retries");
         }
-        // Each by itself: one that fails keeps no other from being made.
+        // Separately, so that a failed one does not prevent the others.
         let (node, _) = self.usage.reach().await;
         if let Err(error) = self.store.sweep_usage(node, self.now()).await {
             tracing::warn!(%error, "failed to delete old sums of use; the next sweep retries");
@@ -182,7 +182,7 @@ impl App {
         Ok(())
     }
 
-    /// Deletes events that are too old or past the bounds, and reports deliveries that are lost with them.
+    /// Deletes events that are too old or beyond the bounds, and reports the deliveries that are lost with them.
     pub async fn sweep_events(&self, bounds: EventBounds) {
         if self.store.refuses_changes() {
             return;

@@ -236,8 +236,7 @@ fn count_failure(app: &App, client: ClientId, from: IpAddr, why: Refused) -> (Co
     (counted, wait.map_or(NotProved::Refused, NotProved::Throttled))
 }
 
-/// Of a former secret that is known, the log has a line of its own, once in an hour: nothing bounds how often it is
-/// presented.
+/// A known former secret has its own log line, once an hour, because nothing bounds how often it is presented.
 fn log_refusal(app: &App, client: ClientId, from: IpAddr, why: Refused, is_former: bool) {
     app.metrics.refused.inc();
     if is_former {

@@ -1,5 +1,5 @@
-//! How a body is read: within the size of its route, which the table of `router` names, within its
-//! time, and within the bytes in flight.
+//! Reads bodies within three bounds: the size of the route, which the table of `router` names, the
+//! time, and the bytes in flight.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use keyrelay_core::limits::BODY_TIMEOUT;
 use crate::budget;
 use crate::error::Outcome;
 
-/// A body that is an error where it exceeds its bound, which it names.
+/// A body exceeds its bound.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("larger than {0} bytes")]
 struct TooLarge(usize);
@@ -28,7 +28,7 @@ struct Bounded {
     bytes_max: usize,
 }
 
-/// A body that cannot be read beyond so many bytes. One that announces more is not read at all.
+/// A body that fails after so many bytes. A body that announces more is not read at all.
 pub(crate) fn bounded(body: Body, bytes_max: usize) -> Body {
     Body::new(Bounded { body, left: bytes_max, bytes_max })
 }
@@ -72,7 +72,7 @@ struct Watched {
     is_read: Arc<AtomicBool>,
 }
 
-/// A body, and whether it was read to its end. The connection of one that was not is closed after the answer.
+/// A body, and whether it was read to its end. If not, its connection is closed after the answer.
 pub(crate) fn watched(body: Incoming) -> (Body, Arc<AtomicBool>) {
     let is_read = Arc::new(AtomicBool::new(body.is_end_stream()));
     (Body::new(Watched { body, is_read: Arc::clone(&is_read) }), is_read)

@@ -97,7 +97,7 @@ fn write_file(app: &App, file: &Path, first: &FirstClient, project: ProjectId) -
     remove_file(file)?;
     let mut out = fs::File::options().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
     out.write_all(text.as_bytes()).and_then(|()| out.sync_all()).map_err(failed)?;
-    // Its name, too.
+    // Make its name durable, too.
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
@@ -215,7 +215,7 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// How large each client is that [`seed`] makes.
+/// The size of each client that [`seed`] makes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SeededClient {
     /// Bytes of its description.
@@ -236,8 +236,7 @@ impl SeededClient {
     }
 }
 
-/// Clients made in one transaction by [`seed`], where each is small: few, so that its statements stay within the time
-/// that those of one change have.
+/// Clients that [`seed`] makes in one transaction if each is small: few enough for the time limit of one change.
 const SEED_CHUNK: usize = 100;
 
 /// Makes many clients at once, to measure how the server does with them. Gives `samples` of them,

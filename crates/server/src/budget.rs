@@ -1,10 +1,11 @@
-//! One budget of bytes in flight: bodies, what is parsed from them, what is read from the database for an answer, and
-//! answers on their way out. Each request has an [`Account`], which takes bytes before it uses them and gives all of
-//! them back when the last piece of its answer has been sent, or when the request is given up.
+//! One budget of bytes in flight: bodies, values parsed from them, rows read from the database, and answers being
+//! sent. Each request has an [`Account`]. It takes bytes before it uses them, and returns all of them when the last
+//! piece of its answer has been sent, or when the request is cancelled.
 //!
-//! An address, and a project, has a quarter of the budget. A quarter of everything is kept for small requests, so
-//! that ending a secret needs nothing of what large requests of the same project hold. The account of a request is
-//! found by its task ([`Account::scope`]): what takes bytes is far below where requests begin.
+//! One address, and one project, may hold a quarter of the budget. A quarter of the total is reserved for small
+//! requests, so that large requests of a project cannot prevent it from ending a secret. The account of a request
+//! belongs to its task ([`Account::scope`]), because the code that takes bytes is far below the code that begins
+//! requests.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -29,18 +30,19 @@ tokio::task_local! {
     static ACCOUNT: Account;
 }
 
-/// Why bytes were not given.
+/// Why bytes were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Too many bytes of all requests are in flight.
+    /// Too many bytes of all requests together are in flight.
     Full,
-    /// Too many of this address or this project are.
+    /// Too many bytes of this address or this project are in flight.
     Share,
-    /// The request needs more than one address or project ever has.
+    /// The request needs more than the share of one address or project.
     TooHeavy(usize),
 }
 
-/// Whose share bytes are of. This machine and proxies speak for many: they have no address here.
+/// The address and the project whose shares pay for bytes. No address for this machine and proxies, which forward for
+/// many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Payer {
     address: Option<IpAddr>,
@@ -100,7 +102,7 @@ fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: Option<K>, bytes: usiz
     }
 }
 
-/// Whoever has none any more is forgotten.
+/// Payers without bytes have no entry.
 fn remove<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: Option<K>, bytes: usize) {
     let Some(key) = key else { return };
     let Some(count) = counts.get_mut(&key) else { return };
@@ -110,7 +112,7 @@ fn remove<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: Option<K>, bytes: u
     }
 }
 
-/// Which part of the budget bytes are of.
+/// The part of the budget that bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Size {
     Small,
@@ -150,7 +152,7 @@ impl Budget {
         Self(Arc::new(Shared { pools: Mutex::new(pools), refusals: AtomicU64::new(0) }))
     }
 
-    /// Begins a request. The address is that of whoever asks, where it speaks for itself only.
+    /// Begins a request. `address` is that of the caller; `None` for this machine and proxies.
     pub(crate) fn open(&self, address: Option<IpAddr>) -> Result<Account, Refused> {
         self.open_for(address, Claim::BySize, 0)
     }
@@ -194,7 +196,7 @@ enum Claim {
     Large,
 }
 
-/// What an account has of the budget.
+/// The bytes that an account holds.
 #[derive(Debug)]
 struct Held {
     payer: Payer,
@@ -226,7 +228,7 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    /// Holds so many bytes instead of what is held, for that payer. Where they are refused, nothing changes.
+    /// Holds so many bytes for that payer, instead of those held before. If they are refused, nothing changes.
     fn hold(&self, held: &mut Held, payer: Payer, bytes: usize) -> Result<(), Refused> {
         let mut pools = lock(&self.shared.pools);
         pools.of(held.size).give_back(held.payer, held.bytes);
@@ -253,14 +255,14 @@ impl Inner {
         }
     }
 
-    /// Sees that at least so many bytes are held.
+    /// Ensures that at least so many bytes are held.
     fn at_least(&self, held: &mut Held, bytes: usize) -> Result<(), Refused> {
         let wanted = in_steps(bytes);
         if wanted <= held.bytes { Ok(()) } else { self.hold(held, held.payer, wanted) }
     }
 }
 
-/// In whole steps, so that a small request asks once; one at least, for what every request needs.
+/// Rounds up to whole steps, so that a small request asks once; at least one step, which every request needs.
 const fn in_steps(bytes: usize) -> usize {
     let steps = bytes.div_ceil(REQUEST_BYTES);
     REQUEST_BYTES * if steps == 0 { 1 } else { steps }
@@ -271,7 +273,7 @@ const fn in_steps(bytes: usize) -> usize {
 pub(crate) struct Account(Arc<Inner>);
 
 impl Account {
-    /// Does something for which this account pays.
+    /// Runs work that this account pays for.
     pub(crate) fn scope<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         ACCOUNT.scope(self.clone(), work)
     }
@@ -285,14 +287,14 @@ impl Account {
         Ok(())
     }
 
-    /// Sees that so many bytes more are held for a while: they are not added to those of others before or after.
+    /// Ensures room for so many more bytes for a while. They do not add to those of earlier or later steps.
     fn take_for_now(&self, bytes: usize) -> Result<(), Refused> {
         let mut held = lock(&self.0.held);
         let used = held.used.saturating_add(bytes);
         self.0.at_least(&mut held, used)
     }
 
-    /// A piece of an answer that is sent bit by bit. It gives its bytes back by itself.
+    /// A piece of a streamed answer. It returns its bytes when it is dropped.
     pub(crate) fn piece(&self, text: String) -> Result<Bytes, Refused> {
         self.take(text.len())?;
         Ok(Bytes::from_owner(Piece { text, account: self.clone() }))
@@ -313,7 +315,7 @@ impl Account {
         }
     }
 
-    /// From now on the account holds the answer, and nothing of the request.
+    /// From now on the account pays for the answer only, and no longer for the request.
     fn answer(&self, bytes: usize) -> Result<(), Refused> {
         let mut held = lock(&self.0.held);
         held.used = bytes;
@@ -321,9 +323,9 @@ impl Account {
         self.0.at_least(&mut held, bytes)
     }
 
-    /// An answer that holds the account until it has been sent. Where there are not enough bytes for it, it is not
-    /// sent if `is_safe` says that nothing was changed. Otherwise it is sent all the same: the large answers to
-    /// changes take their bytes before the change is made.
+    /// An answer that holds the account until it has been sent. If too few bytes are left, it is refused if `is_safe`
+    /// (nothing was changed). Otherwise it is sent anyway: large answers to changes take their bytes before the
+    /// change.
     pub(crate) fn hold_answer(self, body: Body, is_safe: bool) -> Result<Body, Refused> {
         let bytes = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
         match self.answer(bytes) {
@@ -361,7 +363,7 @@ impl hyper::body::Body for Answer {
     }
 }
 
-/// A part of an answer: the connection may keep it long after the body is gone.
+/// A part of an answer. The connection may keep it long after the body was dropped.
 struct Part {
     data: Bytes,
     _account: Account,
@@ -391,7 +393,7 @@ impl Drop for Piece {
     }
 }
 
-/// The account of the request that this task works on. Tests of parts have none.
+/// The account of the request that this task handles. Unit tests have none.
 pub(crate) fn current() -> Option<Account> {
     ACCOUNT.try_with(Account::clone).ok()
 }
@@ -400,7 +402,7 @@ fn with(ask: impl FnOnce(&Account) -> Result<(), Refused>) -> Result<(), Refused
     ACCOUNT.try_with(ask).unwrap_or(Ok(()))
 }
 
-/// Takes so many bytes more for this request, until its answer is there.
+/// Takes so many more bytes for this request, until its answer is ready.
 pub(crate) fn take(bytes: usize) -> Result<(), Refused> {
     with(|account| account.take(bytes))
 }
@@ -410,7 +412,7 @@ pub(crate) fn give_back(bytes: usize) {
     let _ = ACCOUNT.try_with(|account| account.give_back(bytes));
 }
 
-/// Sees that so many bytes more are held for a step of this request that frees them again.
+/// Ensures room for so many more bytes for one step of this request, which frees them again.
 pub(crate) fn take_for_now(bytes: usize) -> Result<(), Refused> {
     with(|account| account.take_for_now(bytes))
 }
@@ -420,7 +422,7 @@ pub(crate) fn taken() -> usize {
     ACCOUNT.try_with(|account| lock(&account.0.held).used).unwrap_or(0)
 }
 
-/// Makes bytes that were taken after [`taken`] free for the same request, which does a step again.
+/// Frees the bytes that this request took after [`taken`], because it repeats a step.
 pub(crate) fn back_to(taken: usize) {
     let _ = ACCOUNT.try_with(|account| {
         let mut held = lock(&account.0.held);
@@ -428,7 +430,7 @@ pub(crate) fn back_to(taken: usize) {
     });
 }
 
-/// Makes this request one of a project, which pays for it too.
+/// Assigns this request to a project, which then pays for it too.
 pub(crate) fn pay_from(project: ProjectId) -> Result<(), Refused> {
     with(|account| {
         let mut held = lock(&account.0.held);
@@ -437,12 +439,12 @@ pub(crate) fn pay_from(project: ProjectId) -> Result<(), Refused> {
     })
 }
 
-/// Lets this request have what is kept for small requests, although it may become larger: it ends a secret.
+/// Lets this request use the reserve for small requests although it may be larger, because it ends a secret.
 pub(crate) fn is_urgent() {
     let _ = ACCOUNT.try_with(|account| lock(&account.0.held).claim = Claim::Urgent);
 }
 
-/// Reads JSON, and takes the bytes of what comes of it while it comes to be.
+/// Reads JSON, and takes bytes for the values while they are built.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Outcome> {
     let refused = Cell::new(None);
     let parsed = json::parse_weighed(bytes, &|weight| {

@@ -125,7 +125,7 @@ pub struct Config {
     pub secret_policy: SecretPolicy,
     /// What holds for the secrets of a project that does not say otherwise.
     pub secrets: SecretRules,
-    /// Most connections that are open at once; a few more are only told so.
+    /// Most connections that are open at once; a small reserve beyond them answers 503.
     pub connections_max: usize,
     /// The proxies that are believed about where a request came from.
     pub trusted_proxies: TrustedProxies,
@@ -139,11 +139,11 @@ pub struct Config {
     pub resource_bytes_max: usize,
     /// What tokens are signed by, and for how long by one key.
     pub signing: Schedule,
-    /// How fast tenants may write to the disk.
+    /// Rates at which tenants may write to the disk.
     pub change_rates: ChangeRates,
     /// Bytes in flight: see [`keyrelay_core::limits::BYTES_IN_FLIGHT_DEFAULT`].
     pub bytes_in_flight: usize,
-    /// How many resources a project may have.
+    /// The most resources that a project may have.
     pub project_resources_max: ResourcesMax,
 }
 

@@ -48,13 +48,11 @@ pub enum StartError {
     Bootstrap(String),
 }
 
-/// Why a server ended although nobody asked it to.
+/// Why a server ended without being asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServeError {
-    /// The store reads or writes no more.
-    #[error(
-        "a thread that the database needs has ended: start the server again, and report what the log says"
-    )]
+    /// The store can no longer read or write.
+    #[error("a thread that the database needs has ended: restart the server, and report its log")]
     Store,
 }
 
@@ -170,7 +168,7 @@ impl Outcome {
         Self::new(StatusCode::FORBIDDEN, "too-costly", text)
     }
 
-    /// 403: a search that takes more of the database than one request may.
+    /// 403: a search needs more of the database than one request may use.
     pub(crate) fn search_too_costly(text: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "too-costly", text)
     }
@@ -198,7 +196,7 @@ impl Outcome {
         Self { retry_after: Some(wait), ..outcome }
     }
 
-    /// 429: a bound is reached, which the text names.
+    /// 429: a bound is reached; the text names the bound.
     pub(crate) fn at_bound(text: String, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", text) }
     }
@@ -222,7 +220,7 @@ impl Outcome {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
     }
 
-    /// 503: too many bytes are in flight. 413 where waiting would not help.
+    /// 503: too many bytes are in flight; 413 if the request can never fit.
     pub(crate) fn of_bytes(refused: Refused) -> Self {
         let text = match refused {
             Refused::TooHeavy(most) => {
@@ -237,7 +235,7 @@ impl Outcome {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", text)
     }
 
-    /// 503: all connections of the server, or of the address, are taken.
+    /// 503: all connections of the server or of the address are taken.
     pub(crate) fn full() -> Self {
         let most = limits::CONNECTIONS_PER_ADDRESS_MAX;
         let text = format!(

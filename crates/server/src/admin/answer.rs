@@ -39,7 +39,7 @@ pub(super) async fn reached(app: &App, caller: &Caller, project: &str) -> Result
     }
 }
 
-/// Refuses a body with a member that nobody looks at, and names it.
+/// Refuses a body with an unknown member, and names the member.
 pub(super) fn check_members(body: &Map<String, Value>, known: &[&str]) -> Result<(), Outcome> {
     check_members_within("", body, known)
 }
@@ -57,7 +57,7 @@ pub(super) fn check_members_within(
     Err(Outcome::invalid_at(format!("{within}{name}"), text))
 }
 
-/// Reads a reference to an AccessPolicy, which is in the body at `at`. Its `display` is not looked at.
+/// Reads a reference to an AccessPolicy, which is in the body at `at`. Its `display` is ignored.
 pub(super) fn policy_reference(at: &str, value: &Value) -> Result<ResourceId, Outcome> {
     if let Some(reference) = value.as_object() {
         check_members_within(&format!("{at}."), reference, &["reference", "display"])?;

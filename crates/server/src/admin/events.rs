@@ -42,7 +42,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const NO_BUFFER: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
-/// The type of the report that events were deleted before this reader came.
+/// The type of the report that events were deleted before the reader got them.
 const GAP: &str = "events.dropped";
 
 pub(crate) async fn events(
@@ -152,11 +152,11 @@ struct Stream {
     until: Option<Timestamp>,
     /// The number of the last event that was looked at.
     seen: i64,
-    /// The number after which events that were deleted have not been reported as a gap.
+    /// Deleted events after this number have not been reported as a gap yet.
     gaps_after: i64,
     news: watch::Receiver<News>,
     follows: bool,
-    /// What pays for the pieces that wait to be taken.
+    /// Pays for the pieces that wait to be sent.
     account: Option<Account>,
 }
 
@@ -201,8 +201,8 @@ impl Stream {
         }
     }
 
-    /// Sends a piece. False where the stream is over: nobody listens, or too many bytes wait to be taken already. Whoever
-    /// listened comes back and misses nothing.
+    /// Sends a piece. False if the stream has ended: the reader has gone, or too many bytes wait to be sent. A reader
+    /// that reconnects misses nothing.
     async fn send(&self, queue: &mpsc::Sender<Bytes>, text: String) -> bool {
         let piece = match &self.account {
             Some(account) => account.piece(text),
@@ -228,7 +228,7 @@ impl Stream {
         let found = self.app.store.events_after(self.seen, self.project, STREAM_EVENTS_AT_ONCE).await;
         // Whoever listens comes back, and goes on where it was.
         let found = found.inspect_err(|error| tracing::warn!(%error, "a stream of events broke off")).ok()?;
-        // Read after the events: what is deleted before they are read is known to be missing.
+        // Read after the events, so that the gap covers everything deleted before they were read.
         let gap = self.gap().await?;
         if let Some(last) = found.last() {
             self.seen = last.seq;
@@ -236,8 +236,8 @@ impl Stream {
         Some(gap.into_iter().chain(found.iter().map(written)).collect())
     }
 
-    /// Reports that events after those that were sent have been deleted, if so. It has no id: who comes back before
-    /// it got an event learns of the gap again. None where the stream is over.
+    /// Reports a gap if events after those that were sent have been deleted. The report has no id, so a reader that
+    /// reconnects before its next event gets it again. `None` if the stream has ended.
     async fn gap(&mut self) -> Option<Option<String>> {
         let dropped = self.app.store.events_dropped_up_to(self.project).await;
         let dropped =

@@ -78,7 +78,7 @@ struct Invitation {
     email: String,
     external_id: Option<String>,
     password: Option<PlainPassword>,
-    /// What it says of the membership.
+    /// The requested membership.
     member: Wishes,
     /// Whether a person who has a password may set another one.
     upsert: bool,
@@ -146,7 +146,8 @@ fn read(project: ProjectId, mut body: Map<String, Value>) -> Result<Invitation, 
     match body.get("sendEmail") {
         None | Some(Value::Bool(false)) => {}
         Some(Value::Bool(true)) => {
-            let text = "No mail is sent here: leave sendEmail out, and hand on the link that is answered";
+            let text =
+                "This server sends no mail: leave sendEmail out, and give the person the link in the answer";
             return Err(Outcome::not_supported(text).at("sendEmail"));
         }
         Some(_) => return Err(Outcome::invalid_at("sendEmail", "sendEmail must be true or false")),
@@ -234,7 +235,7 @@ async fn same_member(
     }
 }
 
-/// An invitation does not change the account of a person who has one, so it must not say that it is another.
+/// An invitation does not change an existing account, so its members must not differ from that account.
 fn same_person(user: &Map<String, Value>, invitation: &Invitation) -> Result<(), Outcome> {
     let is = |name: &str, wants: &str| user.get(name).and_then(Value::as_str) == Some(wants);
     let Invitation { first_name, last_name, external_id, .. } = invitation;

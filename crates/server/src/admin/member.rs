@@ -1,5 +1,5 @@
-//! What an invitation says of the membership that it makes: the members of the ProjectMembership that are an
-//! admin's to say, each honoured, and every other refused.
+//! The membership that an invitation requests: those members of ProjectMembership that an admin may choose. Each is
+//! applied, and every other one is refused.
 
 use keyrelay_core::id::{ProjectId, ResourceId};
 use serde_json::{Map, Value, json};
@@ -23,19 +23,19 @@ const MEMBERS: [&str; 10] = [
 /// Those of them that are stored as they were sent.
 const STORED: [&str; 4] = ["userName", "externalId", "identifier", "userConfiguration"];
 
-/// What somebody wants of a membership. `None` says nothing.
+/// The requested values of a membership. `None` where the request has none.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
-    /// For a new membership, `false` where nothing is said.
+    /// `false` for a new membership if absent.
     pub(super) admin: Option<bool>,
-    /// For a new membership, `true` where nothing is said.
+    /// `true` for a new membership if absent.
     pub(super) active: Option<bool>,
     pub(super) policy: Option<ResourceId>,
     stored: Map<String, Value>,
 }
 
 impl Wishes {
-    /// Reads `membership` of a body, and what older clients send beside it.
+    /// Reads `membership` of a body, and the members that older clients send beside it.
     pub(super) fn read(project: ProjectId, body: &Map<String, Value>) -> Result<Self, Outcome> {
         let nothing = Map::new();
         let membership = match body.get("membership") {
@@ -67,7 +67,7 @@ impl Wishes {
         })
     }
 
-    /// Puts everything but `admin` into a new membership.
+    /// Writes everything except `admin` into a new membership.
     pub(super) fn put_into(&self, membership: &mut Map<String, Value>) {
         if let Some(active) = self.active {
             membership.insert("active".to_owned(), json!(active));
@@ -79,7 +79,7 @@ impl Wishes {
         membership.extend(self.stored.clone());
     }
 
-    /// The first member in which a membership is another.
+    /// The first requested member that differs from a membership.
     pub(super) fn differs_from(&self, membership: &Map<String, Value>) -> Option<&str> {
         let flag = |name: &str, default| membership.get(name).and_then(Value::as_bool).unwrap_or(default);
         let policy = membership.get("accessPolicy").and_then(|policy| policy.get("reference"));
@@ -105,7 +105,7 @@ fn flag(at: &str, value: Option<&Value>) -> Result<Option<bool>, Outcome> {
     }
 }
 
-/// What is said in two places, if it is the same in both.
+/// A value that may be in two places, if both agree.
 fn same<T: PartialEq>(within: Option<T>, beside: Option<T>) -> Result<Option<T>, ()> {
     if within.is_some() && beside.is_some() && within != beside { Err(()) } else { Ok(within.or(beside)) }
 }
@@ -115,7 +115,7 @@ fn twice(name: &str) -> Outcome {
     Outcome::invalid_at(format!("membership.{name}"), text)
 }
 
-/// The one policy of a membership: `accessPolicy`, or an `access` that says the same.
+/// The one policy of a membership, from `accessPolicy` or `access`; both must agree.
 fn policy(membership: &Map<String, Value>) -> Result<Option<ResourceId>, Outcome> {
     const AT: &str = "membership.access";
     let by_access = match membership.get("access") {

@@ -19,7 +19,7 @@ pub(super) fn check(
     }
     let policy = AccessPolicy::from_resource(resource)
         .map_err(|error| Outcome::not_supported(error.to_string()).at(error.expression))?;
-    // Not where a policy is read: one that was stored before there was this bound stays in force.
+    // Not when a policy is read: a policy that was stored before this bound existed stays in force.
     let stored = before.and_then(|before| AccessPolicy::from_resource(before).ok());
     let stored = stored.map_or(0, |stored| stored.scans());
     if policy.scans() > SEARCH_SCANS_MAX.max(stored) {

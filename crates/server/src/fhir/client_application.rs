@@ -87,7 +87,7 @@ pub(super) fn take_secrets(resource: &mut Map<String, Value>) -> Result<WrittenS
     Ok(WrittenSecrets { secret: take("secret")?, retiring: take("retiringSecret")? })
 }
 
-/// The narrow row of a client. `before` is what the client was, if it was anything.
+/// The narrow row of a client. `before` is the stored client, if it exists.
 pub(crate) fn row(
     app: &App,
     caller: &Caller,
@@ -135,8 +135,8 @@ pub(crate) fn row(
     })
 }
 
-/// A key set that could not be used, or that others than the client can sign for, is refused where it can
-/// still be put right. What was stored before a rule was made stands in the way of no other change.
+/// Refuses, when it is written, a key set that is unusable or that others than the client can sign for. A key set
+/// that was stored before a rule existed does not block other changes.
 fn check_keys(
     app: &App,
     id: ClientId,
@@ -165,23 +165,23 @@ fn check_keys(
     OutboundUri::parse(uri, app.config.base_url.reach()).map_err(|error| refused(error.to_string())).map(drop)
 }
 
-/// Whether the JSON text of an element says what the stored one says. A client that registered itself sends its keys
-/// as JSON, whatever the spelling was.
+/// Whether the JSON text of an element equals the stored one, apart from spelling: a client that registered itself
+/// sends its keys as JSON.
 fn is_same_json(before: Option<&Map<String, Value>>, name: &str, text: &str) -> bool {
     let stored = before.and_then(|before| before.get(name)?.as_str());
     let read = |text: &str| serde_json::from_str::<Value>(text).ok();
     stored.and_then(read).is_some_and(|stored| Some(stored) == read(text))
 }
 
-/// The redirect URIs of a client, with the element that each is in.
+/// The redirect URIs of a client, each with its element.
 fn redirects(resource: &Map<String, Value>) -> impl Iterator<Item = (String, &Value)> {
     let many = resource.get("redirectUris").and_then(Value::as_array).into_iter().flatten();
     let many = many.enumerate().map(|(n, uri)| (format!("redirectUris[{n}]"), uri));
     many.chain(resource.get("redirectUri").map(|uri| ("redirectUri".to_owned(), uri)))
 }
 
-/// The redirect URIs that were stored already. They stand in the way of no other change, whatever the rules were;
-/// no code is sent to one that the rules refuse.
+/// The stored redirect URIs. They block no other change, even if the rules refuse them; no code is sent to a refused
+/// one.
 pub(crate) fn stored_redirects(before: Option<&Map<String, Value>>) -> HashSet<&str> {
     before.into_iter().flat_map(redirects).filter_map(|(_, uri)| uri.as_str()).collect()
 }

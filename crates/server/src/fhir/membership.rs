@@ -66,8 +66,7 @@ pub(super) async fn row(
     Ok(row)
 }
 
-/// Makes sure that nobody writes that somebody else has invited: `invitedBy` names its author, stays as it was, or is
-/// left out.
+/// Refuses an invitation in another person's name: `invitedBy` must name its author, stay unchanged, or be left out.
 fn check_inviter(
     act: Act<'_>,
     resource: &Map<String, Value>,

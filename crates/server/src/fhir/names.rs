@@ -1,11 +1,11 @@
-//! The elements of resources that are people's names and names of things, which pages and terminals show.
+//! The elements of resources that hold names, which pages and terminals show.
 
 use keyrelay_core::names;
 use serde_json::{Map, Value};
 
 use crate::error::Outcome;
 
-/// The path to each, by type; what is a list on the way is looked through.
+/// The path to each, by type; the search enters lists on the way.
 const NAMES: [(&str, &[&[&str]]); 6] = [
     ("ClientApplication", &[&["name"]]),
     ("Project", &[&["name"]]),
@@ -24,8 +24,8 @@ const NAMES: [(&str, &[&[&str]]); 6] = [
     ("ProjectMembership", &[&["userName"], &["user", "display"], &["profile", "display"]]),
 ];
 
-/// Refuses names that would be read as others. `before` is what the resource was, if it was anything: a name that was
-/// stored before there was this rule stands in the way of no other change.
+/// Refuses names with hidden characters. `before` is the stored resource, if it exists: a name that was stored before
+/// this rule does not block other changes.
 pub(crate) fn check_names(
     resource: &Map<String, Value>,
     before: Option<&Map<String, Value>>,
@@ -60,7 +60,7 @@ fn texts<'a>(resource_type: &str, resource: &'a Map<String, Value>, path: &[&str
     found.into_iter().filter_map(|(at, value)| Some((at, value.as_str()?))).collect()
 }
 
-/// The items of what is a list.
+/// The items of each list, and other values as they are.
 fn each(values: Vec<(String, &Value)>) -> Vec<(String, &Value)> {
     let mut all = Vec::with_capacity(values.len());
     for (at, value) in values {

@@ -112,7 +112,7 @@ struct HistoryResponse {
     last_modified: String,
 }
 
-/// Which part of a history is asked for.
+/// The requested part of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct HistoryQuery {
     offset: u32,
@@ -171,7 +171,7 @@ pub(crate) async fn history(
     let full_url = format!("{}/{url}", app.config.base_url.fhir());
     let mut entry = Vec::with_capacity(page.versions.len());
     for version in &page.versions {
-        // As in a search: others are answered in between.
+        // As in a search: other requests get a turn in between.
         tokio::task::yield_now().await;
         // One that is not within the caller's limits, as the others are.
         let Ok(seen) = view(caller, Interaction::History, version) else { continue };
@@ -186,7 +186,7 @@ pub(crate) async fn history(
         let next = HistoryQuery { offset: asked.offset.saturating_add(passed), ..asked };
         link.push(next.link("next", &history_url));
     }
-    // Where some versions may be hidden, how many there are is known only once all have been looked at.
+    // If some versions may be hidden, the total is known only after all were checked.
     let total = if caller.policy.is_none() && !caller.scope.is_restricted() {
         Some(page.total)
     } else if asked.offset == 0 && !page.more {

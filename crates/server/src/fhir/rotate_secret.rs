@@ -188,7 +188,7 @@ impl Asked {
         Ok(SecretMove { action, fresh: None, moved })
     }
 
-    /// Whether there is another secret after it. What only ends secrets is held up by no bound.
+    /// Whether it makes a new secret. No bound delays a request that only ends secrets.
     const fn makes_a_secret(&self) -> bool {
         matches!(self, Self::Rotate(RotateInput { step: Step::Rotate { .. }, .. }))
     }

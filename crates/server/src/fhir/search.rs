@@ -80,7 +80,7 @@ pub(crate) async fn search(
     let mut entry: Vec<SearchEntry> = Vec::with_capacity(page.matches.len());
     let mut secrets = Seen::default();
     for version in &page.matches {
-        // Rules, secrets and JSON of one resource at a time: others are answered in between.
+        // One resource at a time (rules, secrets, JSON), so that other requests get a turn in between.
         tokio::task::yield_now().await;
         let state = states.as_ref().map(|states| states.get(&version.id.into()));
         // Read again with its secrets, a client may have been changed or deleted meanwhile.

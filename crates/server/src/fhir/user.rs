@@ -52,7 +52,7 @@ fn no_address(expression: &'static str) -> Outcome {
     Outcome::invalid_at(expression, problem)
 }
 
-/// Reads the address of a User. That it has no hidden characters is checked with the other names, where it is new.
+/// Reads the address of a User. The check of new names covers hidden characters in it.
 fn address(text: &str, expression: &'static str) -> Result<String, Outcome> {
     let text = text.trim().to_lowercase();
     let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '"' | ',');

@@ -50,7 +50,7 @@ impl<'a> Act<'a> {
     }
 }
 
-/// The first version of a resource that somebody wants to have, added to a change.
+/// Adds the first version of a resource that a caller creates to a change.
 pub(crate) fn first_version(
     act: Act<'_>,
     resource_type: ResourceType,
@@ -63,7 +63,7 @@ pub(crate) fn first_version(
     Ok(first_version_as_is(act, resource_type, id, project, resource, change))
 }
 
-/// The first version of a resource of the server's own, added to a change.
+/// Adds the first version of a resource that the server itself creates to a change.
 pub(crate) fn first_version_as_is(
     act: Act<'_>,
     resource_type: ResourceType,
@@ -99,7 +99,7 @@ pub(crate) fn next_version(
     Ok(next_version_as_is(act, current, resource))
 }
 
-/// The same where the resource says what it said before. No bound on documents prevents a move of secrets.
+/// The same for an unchanged resource: no bound on documents prevents a move of secrets.
 pub(crate) fn next_version_as_is(
     act: Act<'_>,
     current: &ResourceVersion,
@@ -129,7 +129,7 @@ pub(crate) fn deletion(act: Act<'_>, current: &ResourceVersion) -> ResourceVersi
     }
 }
 
-/// Refuses a resource that is too heavy, however it was put together. One that already is may become lighter.
+/// Refuses a resource that is too heavy, whatever built it. One that was too heavy before may become lighter.
 fn check_weight(
     act: Act<'_>,
     resource: &Map<String, Value>,
@@ -145,7 +145,7 @@ fn check_weight(
     Err(Outcome::invalid(format!("The resource would be {bound}; nothing was changed")))
 }
 
-/// The weight of what is a client's to say.
+/// The weight of the elements that a client chooses.
 fn weight_of(resource: &Map<String, Value>) -> Weight {
     let meta = resource.get("meta").and_then(Value::as_object).into_iter().flatten();
     let meta = meta.filter(|(name, _)| CLIENTS_META.contains(&name.as_str()));

@@ -179,8 +179,8 @@ async fn decide(
     Ok((change, answers))
 }
 
-/// Finds what conditions find, and what the full URLs stand for. Conditions that find nothing hold as long as
-/// nothing was written since their marks.
+/// Resolves conditions and full URLs. A condition that finds nothing holds as long as nothing was written after its
+/// mark.
 async fn link<'t>(
     act: Act<'_>,
     steps: &'t [Step],

@@ -1,5 +1,6 @@
-//! The document that a patch changes, one operation after another. What an operation makes of it is weighed before
-//! it is made: `copy` doubles a document with sixty bytes, and nests it deeper than any body may be.
+//! The document that a patch changes, one operation after another. The result of each operation is weighed before it
+//! is
+//! built: with sixty bytes, `copy` can double a document, and nest it deeper than any body.
 
 use json_patch::jsonptr::Pointer;
 use json_patch::{AddOperation, PatchErrorKind, PatchOperation, RemoveOperation, patch_unsafe};
@@ -9,20 +10,20 @@ use serde_json::{Map, Value};
 /// A document and its weight.
 pub(super) struct Document {
     value: Value,
-    /// Nodes and bytes are exact. The depth is that of the heaviest value that was put in, or more.
+    /// Nodes and bytes are exact. The depth may be too large, never too small.
     weight: Weight,
     /// What the operations have copied and moved so far.
     carried: Weight,
 }
 
-/// Why an operation is not done.
+/// Why an operation is refused.
 #[derive(Debug)]
 pub(super) enum Refused {
     /// Its path or its value does not fit the document.
     Patch(PatchErrorKind),
     /// The document would be too heavy.
     Document(TooHeavy),
-    /// All that the patch copies and moves is more than a document may weigh.
+    /// The patch copies and moves more in total than a document may weigh.
     Carried(TooHeavy),
 }
 
@@ -45,7 +46,7 @@ impl Document {
         self.value
     }
 
-    /// Does one operation. After a refusal the document is of no more use.
+    /// Applies one operation. After a refusal, discard the document.
     pub(super) fn apply(&mut self, operation: &PatchOperation) -> Result<(), Refused> {
         let after = match operation {
             PatchOperation::Add(add) => self.with(&add.path, Weight::of(&add.value))?,
@@ -68,8 +69,8 @@ impl Document {
         self.become_after(operation, after)
     }
 
-    /// Takes a value out and adds it elsewhere. Both paths are read as RFC 6902 §4.4 has it: that of the target
-    /// in the document without the value.
+    /// Removes a value and adds it elsewhere. As in RFC 6902 §4.4, the target path applies to the document without
+    /// the value.
     fn relocate(&mut self, from: &Pointer, path: &Pointer) -> Result<(), Refused> {
         if path.starts_with(from) && path.len() != from.len() {
             return Err(PatchErrorKind::CannotMoveInsideItself.into());
@@ -85,8 +86,8 @@ impl Document {
         self.become_after(&PatchOperation::Add(AddOperation { path: path.to_buf(), value }), after)
     }
 
-    /// Does an operation of which the outcome is weighed. Where that exceeds a bound, it must not exceed what was
-    /// there: what was stored under another bound can be made smaller.
+    /// Applies an operation whose result is weighed. A result above a bound is accepted if it is not heavier than
+    /// before, so that a document from an earlier bound can become smaller.
     fn become_after(&mut self, operation: &PatchOperation, after: Weight) -> Result<(), Refused> {
         after.check(Weight::DOCUMENT.or(self.weight)).map_err(Refused::Document)?;
         patch_unsafe(&mut self.value, std::slice::from_ref(operation)).map_err(|error| error.kind)?;
@@ -95,13 +96,13 @@ impl Document {
         Ok(())
     }
 
-    /// The cost of a patch is bounded by what it carries about, not by what is left of it in the end.
+    /// Bounds the cost of a patch by what it copies and moves in total, not by its result.
     fn carry(&mut self, weight: Weight) -> Result<(), Refused> {
         self.carried = self.carried.plus(weight);
         self.carried.check(Weight::DOCUMENT.or(self.weight)).map_err(Refused::Carried)
     }
 
-    /// What the document weighs once a value is added at a path (RFC 6902 §4.1).
+    /// The weight of the document after a value is added at a path (RFC 6902 §4.1).
     fn with(&self, path: &Pointer, value: Weight) -> Result<Weight, PatchErrorKind> {
         let value = value.inside(path.count());
         let Some((parent, last)) = path.split_back() else { return Ok(value) };
@@ -118,7 +119,7 @@ impl Document {
         }
     }
 
-    /// What the document weighs once the value at a path is gone.
+    /// The weight of the document after the value at a path is removed.
     fn without(&self, path: &Pointer) -> Result<Weight, PatchErrorKind> {
         let value = self.value.pointer(path.as_str()).ok_or(PatchErrorKind::InvalidPointer)?;
         let (parent, last) = path.split_back().ok_or(PatchErrorKind::InvalidPointer)?;

@@ -22,9 +22,9 @@ use crate::fhir::search::{find, read_query_of};
 use crate::fhir::versions::{Act, first_version};
 use crate::fhir::{allow, client_application, membership, read};
 
-/// What a condition finds.
+/// The result of a condition.
 pub(in crate::fhir) enum Existing {
-    /// There is no condition.
+    /// The request has no condition.
     NotAsked,
     /// Nothing, as long as nothing was written since the mark.
     Nothing(WriteMark),
@@ -63,15 +63,15 @@ impl New {
         Ok(Self { draft: self.draft.linked(links)?, ..*self })
     }
 
-    /// The one resource that `If-None-Exist` finds, with the answer that it is (FHIR R4 §3.1.0.8.1). The search
-    /// is no part of the change: its author chooses how long it takes.
+    /// The one resource that `If-None-Exist` finds, as an answer (FHIR R4 §3.1.0.8.1). The search is not part of the
+    /// change, because its author chooses how long it takes.
     pub(in crate::fhir) async fn existing(
         &self,
         act: Act<'_>,
         request: &FhirRequest,
     ) -> Result<Existing, Outcome> {
         let Some(condition) = self.condition(act.caller, request)? else { return Ok(Existing::NotAsked) };
-        // Before the search, so that whatever is written after the mark moves it.
+        // Before the search, so that every later write moves the mark.
         let mark = act.app.store.write_mark(self.resource_type, act.caller.reach()).await?;
         let turn = act.app.store.turn(act.caller.project).await?;
         let page = find(act.app, act.caller, self.resource_type, &condition, false, &turn).await?;

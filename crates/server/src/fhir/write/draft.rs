@@ -102,8 +102,7 @@ impl Draft {
     }
 }
 
-/// What is asked of every resource that is to be stored, whoever put it together. `before` is what it was, if it was
-/// anything.
+/// Checks every resource before it is stored, whatever built it. `before` is the stored version, if any.
 pub(crate) fn check_resource(
     resource_type: ResourceType,
     resource: &Map<String, Value>,

@@ -22,7 +22,7 @@ pub(in crate::fhir) enum Particulars {
     Plain(ProjectId),
 }
 
-/// Whether a membership is of the user and profile that it was of before.
+/// Whether a membership keeps its user and profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::fhir) enum Member {
     Same,
