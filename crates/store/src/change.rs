@@ -106,11 +106,11 @@ pub struct Change {
     /// What its author must be, which is looked at before anything is changed.
     author: Option<Statement>,
     statements: Vec<Statement>,
-    /// What must hold once all of it is done, in whatever order that was.
+    /// Checks after all statements, whatever their order.
     guards: Vec<Statement>,
-    /// What else must be so before anything is changed.
+    /// More conditions that must hold before anything is changed.
     conditions: Vec<Statement>,
-    /// The types of which it writes something that can be searched for, each with its project.
+    /// The types of which it writes searchable values, each with its project.
     written: BTreeSet<(ResourceType, String)>,
     /// The audit records among what it makes.
     pub(crate) records: Vec<Record>,
@@ -118,16 +118,16 @@ pub struct Change {
     made: Option<(ResourceId, VersionId)>,
     /// What it tells once it is durable.
     pub(crate) tells: Tells,
-    /// Whose rate it counts against.
+    /// The payer whose rates it counts against.
     pub(crate) payer: Option<Payer>,
-    /// What it writes, in bytes, as far as it counts against a rate.
+    /// The bytes that it writes and that count against a rate.
     pub(crate) weight: u64,
     /// What it writes that counts against the rate without being refused by it, in bytes.
     pub(crate) owed: u64,
     /// Whether it keeps that an assertion was used, which counts apart from other changes.
     pub(crate) is_assertion: bool,
     is_free: bool,
-    /// What is done once it is durable, a few rows at a time.
+    /// Work that follows once it is durable, a few rows at a time.
     pub(crate) later: Vec<Later>,
     /// How many resources it makes in each project, without audit records.
     pub(crate) resources: BTreeMap<ProjectId, i64>,
@@ -234,8 +234,8 @@ impl Change {
         self.payer = Payer::of(caller, now);
     }
 
-    /// Counts the change against no rate: for what ends a secret or takes something away, which nobody must be kept
-    /// from. Each such change undoes one that was counted, so they are bounded all the same.
+    /// Counts the change against no rate: for changes that end a secret or take something away, which no bound may
+    /// delay. Each of them undoes a change that was counted, so they are bounded too.
     pub fn let_pass(&mut self) {
         (self.is_free, self.weight) = (true, 0);
     }
@@ -252,13 +252,12 @@ impl Change {
         }
     }
 
-    /// Makes the change depend on nothing that can be searched for being written since the mark was read, apart
-    /// from what it writes itself.
+    /// Makes the change fail if another change has written searchable values since the mark was read.
     pub fn require_unwritten(&mut self, mark: &WriteMark) {
         self.conditions.push(mark.is_still());
     }
 
-    /// Counts what it writes, in an order that is the same for all.
+    /// Counts its writes, in the same order for all changes.
     fn count_writes(&mut self) {
         let version = self.made.map(|(_, version)| version.to_string()).unwrap_or_default();
         let slot = version.chars().next().and_then(|digit| digit.to_digit(WRITE_SLOTS)).map_or(0, i64::from);
@@ -273,7 +272,7 @@ impl Change {
     }
 
     fn note_write(&mut self, version: &ResourceVersion) {
-        // What nobody can make under a condition needs no count.
+        // Types without conditional creates need no count.
         if version.resource_type.is_writable() {
             let project = version.project.map_or_else(String::new, |project| project.to_string());
             self.written.insert((version.resource_type, project));
@@ -486,14 +485,14 @@ impl Change {
         );
     }
 
-    /// Forgets the sealed values of a project's secrets once the change is durable: from then on they are only
+    /// Deletes the sealed values of a project's secrets once the change is durable: from then on secrets can only be
     /// verified.
     pub fn forget_sealed_secrets(&mut self, project: ProjectId) {
         self.later.push(Later::SealedOf(project));
     }
 
-    /// Makes the narrow row of a membership, or gives it another member. A client has one membership at most,
-    /// and a profile belongs to one user of a project: what is done under it names the profile.
+    /// Makes the narrow row of a membership, or gives it another member. A client has one membership at most, and a
+    /// profile belongs to one user of a project, because records name the profile.
     pub fn put_membership(&mut self, row: &MembershipRow) {
         self.change_membership(row);
         if let (Some(user), Some(profile)) = (row.user, row.profile) {
@@ -508,8 +507,8 @@ impl Change {
         }
     }
 
-    /// Changes the narrow row of a membership whose member stays as it is. Two users that have shared a profile
-    /// since before that was refused keep it.
+    /// Changes the narrow row of a membership that keeps its member. Two users that shared a profile before that was
+    /// refused keep it.
     pub fn change_membership(&mut self, row: &MembershipRow) {
         self.push(
             "INSERT INTO membership (id, project_id, client_id, active, admin, policy_id, user_id, profile_type, profile_id) \
@@ -561,7 +560,7 @@ impl Change {
     }
 }
 
-/// Which earlier versions go when this one is made: now and then, those past the bounds.
+/// The earlier versions to delete when this one is made: at every few versions, those beyond the bounds.
 fn history_trim(version: &ResourceVersion) -> Option<Vec<Arg>> {
     let (kept, most) = history_bounds(version.content.len());
     (version.revision % HISTORY_TRIM_INTERVAL == 0).then(|| {
@@ -575,7 +574,7 @@ fn history_trim(version: &ResourceVersion) -> Option<Vec<Arg>> {
     })
 }
 
-/// How many earlier versions of a resource of so many bytes are kept however old they are, and at most.
+/// How many earlier versions of a resource of so many bytes are kept at any age, and how many at most.
 fn history_bounds(bytes: usize) -> (i64, i64) {
     let bytes = i64::try_from(bytes).unwrap_or(i64::MAX).max(1);
     let most = (HISTORY_BYTES_MAX / bytes).clamp(HISTORY_VERSIONS_MIN, HISTORY_VERSIONS_MAX);

@@ -131,7 +131,7 @@ impl Store {
         Ok(None)
     }
 
-    /// The client applications among `ids`, with their secrets; in the turn of the project, if it is for a caller.
+    /// The client applications among `ids`, with their secrets; in the turn of a project, if a caller asked for them.
     pub async fn clients(
         &self,
         ids: &[ResourceId],

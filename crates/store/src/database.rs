@@ -35,7 +35,7 @@ pub(crate) enum Arg {
 }
 
 impl Arg {
-    /// How much of the disk it takes, about.
+    /// About how many bytes of disk it takes.
     pub(crate) fn bytes(&self) -> u64 {
         let bytes = match self {
             Self::Null | Self::Bool(_) => 1,
@@ -296,7 +296,7 @@ impl Database {
         let serve = move |connection: &mut Timed| {
             let clock = connection.clock();
             while let Some(group) = runtime.block_on(lane.next()) {
-                // After a panic, those who asked are told by what was dropped, and the next group is read.
+                // After a panic, the dropped channels report the failure to the callers, and the next group is read.
                 let _ = survive(|| {
                     let (sql, args) = query.ask(&group);
                     let fetch = || sqlite::fetch(connection, &sql, &args);
@@ -353,8 +353,7 @@ impl Database {
         found.map_err(StoreError::of_cheap_read)
     }
 
-    /// Runs a small query that letting somebody in, or the look at readiness, depends on. It waits behind no
-    /// other kind of read.
+    /// Runs a small query that a login, a grant or the readiness check depends on. It waits for no other kind of read.
     pub(crate) async fn fetch_access(
         &self,
         sql: impl Into<Cow<'static, str>>,
@@ -370,7 +369,7 @@ impl Database {
         found.map_err(StoreError::of_cheap_read)
     }
 
-    /// Runs a small query whose text was put together for one request, so that its plan is not kept.
+    /// Runs a small query whose text was built for one request, so its plan is not kept.
     pub(crate) async fn fetch_once(&self, sql: String, args: Vec<Arg>) -> Result<Vec<Row>, StoreError> {
         let found = match self {
             Self::Sqlite(readers) => {
@@ -381,7 +380,7 @@ impl Database {
         found.map_err(StoreError::of_cheap_read)
     }
 
-    /// Runs a query whose cost a caller chooses, for a project that has its turn.
+    /// Runs a query whose cost the caller chooses, in a turn of its project.
     pub(crate) async fn fetch_in_turn(
         &self,
         turn: &Turn,
@@ -397,7 +396,7 @@ impl Database {
         }
     }
 
-    /// Keeps every connection that searches from everybody else, for tests.
+    /// Takes every connection for searches, for tests.
     #[cfg(feature = "test-database")]
     pub(crate) async fn hold_searches(&self) -> Result<tokio::sync::OwnedSemaphorePermit, StoreError> {
         match self {

@@ -29,7 +29,7 @@ pub enum Conflict {
 }
 
 impl StoreError {
-    /// The same of a read whose cost no caller chooses: then the database is slow, not the read costly.
+    /// The same for a read whose cost no caller chooses: the database is slow, the read is not costly.
     pub(crate) fn of_cheap_read(self) -> Self {
         match self {
             Self::TooCostly => {
@@ -53,19 +53,19 @@ pub enum StoreError {
     /// The queue is full or the database did not answer in time: try again later.
     #[error("the database is busy")]
     Busy,
-    /// The database worked on this for as long as it may, and was not done.
+    /// The time limit of this statement in the database has passed.
     #[error("the database needs too long for this")]
     TooCostly,
-    /// Too many of the project's searches are under way.
+    /// Too many searches of the project run or wait.
     #[error("too many searches of the project are under way")]
     Crowded,
-    /// The project has as many resources as it may.
+    /// The project has reached its bound of resources.
     #[error("the project has {most} resources, as many as it may")]
     OverQuota {
-        /// As many.
+        /// The bound.
         most: i64,
     },
-    /// The author of the change, or its project, has written too much: try again later.
+    /// The author of the change, or its project, has written too much: retry later.
     #[error("a {} has written more than its rate allows", .0.of.as_str())]
     OverRate(OverRate),
     /// The database did not tell in time, or whatever writes ended before it could: the change may have

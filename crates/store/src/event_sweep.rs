@@ -1,6 +1,6 @@
-//! Deletes events that are too old or too many. Each project has bounds of its own, and past the bound of all the
-//! project that has most loses its oldest, so no tenant can erase what another has not received yet. Undelivered
-//! events that are deleted are counted at their webhook, and readers of streams learn of the gap.
+//! Deletes events that are too old or too many. Each project has its own bound. Above the bound of all projects, the
+//! project with the most events loses its oldest, so that no tenant can erase what another has not received yet.
+//! Deleted events that were not delivered are counted at their webhook, and streams report the gap to their readers.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::database::{Arg, Row};
 use crate::group::placeholders;
 use crate::{Change, Store, StoreError};
 
-/// How many events are kept.
+/// Bounds of the events that are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct EventBounds {
     /// Of one project.
@@ -31,12 +31,12 @@ impl Default for EventBounds {
     }
 }
 
-/// What a sweep deleted.
+/// What one sweep deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweptEvents {
     /// Events, delivered or not.
     pub events: u64,
-    /// Deliveries that were still tried.
+    /// Deliveries that were still pending.
     pub undelivered: u64,
 }
 
@@ -47,18 +47,18 @@ struct Surplus {
     seq: i64,
 }
 
-/// The last numbered event stays, so that no number is given twice.
+/// The last numbered event stays, so that no number is used twice.
 const NOT_THE_LAST: &str = "seq < (SELECT MAX(n.seq) FROM event n WHERE n.seq IS NOT NULL)";
 
 impl Store {
-    /// Deletes events older than [`EVENTS_KEPT`] and those past the bounds, the oldest first, in small changes.
+    /// Deletes events older than [`EVENTS_KEPT`] and those beyond the bounds, the oldest first, in small changes.
     pub async fn sweep_events(&self, bounds: EventBounds, now: Timestamp) -> Result<SweptEvents, StoreError> {
         let mut swept = SweptEvents::default();
         let mut changes = EVENTS_SWEEP_CHANGES_MAX;
         let oldest = EventId::first_at(now.minus(EVENTS_KEPT));
         let sql = "SELECT 1 FROM event WHERE id < $1 LIMIT 1";
         if !self.0.database.fetch(sql, args![oldest]).await?.is_empty() {
-            // Readers learn of a gap by numbers.
+            // The number shows readers the gap.
             self.number_events().await?;
             let sql = format!(
                 "SELECT id, project_id, seq FROM event WHERE id < $1 AND {NOT_THE_LAST} ORDER BY id LIMIT $2"
@@ -124,7 +124,7 @@ impl Store {
         swept: &mut SweptEvents,
     ) -> Result<(), StoreError> {
         let mut ids: Vec<Arg> = surplus.iter().map(|event| event.id.into()).collect();
-        // Always as many, so that each statement has one text.
+        // Always the same number of ids, so that each statement has one text.
         if let Some(last) = ids.last().cloned() {
             ids.resize(EVENTS_SWEPT_AT_ONCE.max(ids.len()), last);
         }

@@ -1,5 +1,5 @@
-//! What belongs to a change and would take long: as many rows as a project has clients, or a client callers. So it
-//! is done after the commit and before the answer, a few rows at a time, each time by a change of its own.
+//! Work that belongs to a change but would take long: it may touch a row for each client of a project, or each caller
+//! of a client. It runs after the commit and before the answer, a few rows at a time, each time in its own change.
 
 use keyrelay_core::id::{ClientId, ProjectId, WebhookId};
 use keyrelay_core::limits::{KEPT_ANSWERS_PER_CLIENT_MAX, SWEEP_CHANGES_MAX, SWEEP_ROWS};
@@ -12,28 +12,28 @@ use crate::{Change, Store, StoreError};
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Later {
-    /// Forget the sealed values of the secrets of a project, unless it says by then that they can be read again.
+    /// Delete the sealed values of a project's secrets, unless the project makes them readable again before that.
     SealedOf(ProjectId),
-    /// Forget who used the secrets of a client that is gone.
+    /// Delete the records of who used the secrets of a deleted client.
     UsesOf(ClientId),
-    /// Forget the answers that a project does not give again.
+    /// Delete the kept answers that a project no longer returns.
     AnswersOf(ProjectId),
-    /// Forget the deliveries of a webhook that is gone.
+    /// Delete the deliveries of a deleted webhook.
     DeliveriesOf(WebhookId),
-    /// Try the deliveries of a webhook no more. One that is left is tried once, and leads here again.
+    /// Stop the deliveries of a webhook. A delivery that remains is tried once, and then stopped here again.
     StopDeliveriesOf(WebhookId),
-    /// Forget the deliveries of all webhooks that are gone.
+    /// Delete the deliveries of all deleted webhooks.
     LostDeliveries,
 }
 
 /// A page of the deliveries of a webhook, from one event on to another.
 const PAGE: &str = "webhook_id = $1 AND event_id > $2 AND event_id <= $3";
-/// Clients whose kept answers are forgotten by one change.
+/// Clients whose kept answers one change deletes.
 const CLIENTS_AT_ONCE: i64 = SWEEP_ROWS / KEPT_ANSWERS_PER_CLIENT_MAX;
 
 impl Store {
-    /// Does what is left of a change that is durable. What fails is logged, and does not change the answer:
-    /// nothing of it is seen by anybody, and a sweep retries.
+    /// Runs the work that is left of a durable change. A failure is logged and does not change the answer: no caller
+    /// sees the remaining rows, and a sweep retries.
     pub(crate) async fn do_later(&self, later: Vec<Later>) {
         for later in later {
             let done = match later {
@@ -54,7 +54,7 @@ impl Store {
         }
     }
 
-    /// Forgets the sealed values that a server left that ended before it could.
+    /// Deletes the sealed values that a server left because it ended early.
     pub async fn forget_sealed_left(&self) -> Result<(), StoreError> {
         let sql = "SELECT p.id FROM project p WHERE p.secret_once";
         for row in self.0.database.fetch(sql, Vec::new()).await? {

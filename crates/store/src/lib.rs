@@ -171,13 +171,12 @@ impl Store {
         Ok(())
     }
 
-    /// A turn of a project at what its callers can make expensive, as soon as one is free: a search, a history.
+    /// A turn of a project for a search or a history, whose cost the caller chooses, as soon as one is free.
     pub async fn turn(&self, project: ProjectId) -> Result<Turn, StoreError> {
         self.0.turns.take(project).await
     }
 
-    /// Keeps every connection that searches from everybody else, until what is given is dropped: as searches do
-    /// that hang.
+    /// Takes every connection for searches until the returned value is dropped, like searches that hang.
     #[cfg(feature = "test-database")]
     pub async fn hold_searches(&self) -> Result<impl Send + use<>, StoreError> {
         self.0.database.hold_searches().await
@@ -194,7 +193,7 @@ impl Store {
         self.0.database.is_shared()
     }
 
-    /// Whether everything that serves the hot paths is at work.
+    /// Whether every task of the hot paths still runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         let inner = &self.0;
@@ -204,7 +203,7 @@ impl Store {
             && inner.writer.is_alive()
     }
 
-    /// Whether the database answers in time, and everything that serves the hot paths is at work.
+    /// Whether the database answers in time, and every task of the hot paths still runs.
     pub async fn ping(&self) -> Result<(), StoreError> {
         if !self.is_alive() {
             return Err(StoreError::Closed);

@@ -23,7 +23,7 @@ impl DataDirLock {
         let path = dir.join(LOCK_FILE);
         let failed =
             |source| StoreError::File { action: "cannot lock", path: path.display().to_string(), source };
-        // No link: others could have put it there, to have a file made elsewhere.
+        // Not a link: another user could use one to make this process create a file elsewhere.
         let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
         let mut how = File::options();
         let file = how.create(true).truncate(false).write(true).custom_flags(no_link).open(&path);

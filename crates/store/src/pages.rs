@@ -1,5 +1,5 @@
-//! Pages of resources, bounded by what is read for them. The ids and the sizes of a page are read first, and then
-//! as many resources as weigh [`PAGE_BYTES_MAX`] together: a row that is not shown is not read.
+//! Pages of resources, bounded by the bytes that are read for them. The ids and sizes of a page are read first, then
+//! the first resources that together have at most [`PAGE_BYTES_MAX`]. The contents of other rows are not read.
 
 use std::collections::HashMap;
 
@@ -87,7 +87,7 @@ impl Store {
         let listed = of(&format!("r.version_id, {SIZE}, r.revision AS revision"), "");
         let sql = format!("{listed} ORDER BY revision DESC LIMIT $3 OFFSET $4");
         let mut bounds = args();
-        // One more than asked for tells whether there is a next page.
+        // One row more than requested shows whether a next page exists.
         bounds.extend([Arg::from(i64::from(count) + 1), Arg::from(i64::from(offset))]);
         let rows = self.0.database.fetch_in_turn(turn, sql, bounds).await?;
         let count = usize::try_from(count).unwrap_or(usize::MAX);

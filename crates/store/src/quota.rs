@@ -1,6 +1,6 @@
-//! Holds a project to a number of resources. The number is counted now and then and remembered, so that not every
-//! resource that is made costs a count; before something is refused it is counted anew. Changes at once, of this server
-//! and of others, may pass it by as many as there are.
+//! Bounds the number of resources of a project. The count is remembered for a while, so that not every create costs a
+//! count; before a refusal it is counted again. Changes that run at the same time, on this server and on others, may
+//! exceed the bound by their number.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +15,13 @@ use crate::change::args;
 use crate::database::Arg;
 use crate::{Change, Store, StoreError};
 
-/// What counts as a resource of a project, as its index says.
+/// What counts as a resource of a project; the same condition as that of the index.
 const COUNTED: &str = "project_id = $1 AND NOT deleted AND resource_type <> 'AuditEvent'";
 
-/// How many resources projects have, as far as it was counted.
+/// The remembered counts of projects.
 #[derive(Debug, Default)]
 pub(crate) struct Quota {
-    /// None until it is set: the commands that work on a database are bound by none.
+    /// `None` until it is set: commands that open a database have no bound.
     most: OnceLock<ResourcesMax>,
     counts: Mutex<HashMap<ProjectId, Count>>,
     refused: AtomicU64,
@@ -34,18 +34,18 @@ struct Count {
 }
 
 impl Store {
-    /// Refuses changes that give a project more resources than this, from now on. The first call counts.
+    /// From now on refuses changes that give a project more resources than this. Only the first call has an effect.
     pub fn hold_to_quota(&self, most: ResourcesMax) {
         let _ = self.0.quota.most.set(most);
     }
 
-    /// How many changes this server has refused because a project had too many resources.
+    /// The number of changes that this server has refused because a project had too many resources.
     #[must_use]
     pub fn changes_over_quota(&self) -> u64 {
         self.0.quota.refused.load(Ordering::Relaxed)
     }
 
-    /// Checks what a change would make, unless it is made by somebody who is bound by no quota.
+    /// Checks the resources that a change would make, unless no quota binds its author.
     pub(crate) async fn check_quota(&self, change: &Change) -> Result<(), StoreError> {
         let (Some(ResourcesMax(Some(most))), Some(payer)) = (self.0.quota.most.get(), change.payer) else {
             return Ok(());
@@ -80,7 +80,7 @@ impl Store {
     fn remember(&self, project: ProjectId, count: Count) {
         let mut counts = self.0.quota.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.len() >= CHANGE_RATE_KEYS_MAX {
-            // They are counted anew.
+            // They will be counted again.
             counts.clear();
         }
         counts.insert(project, count);

@@ -1,5 +1,6 @@
-//! Holds the changes of each client and each project to a rate, before they wait for the writer. Each server has its
-//! own buckets: with several servers, a tenant may write as many times as much.
+//! Bounds the rate of the changes of each client and each project, before they wait for the writer. Each server has
+//! its
+//! own buckets, so with N servers a tenant may write N times as much.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,7 +12,7 @@ use crate::{Change, Store, StoreError};
 /// What the changes of this server have cost.
 #[derive(Debug, Default)]
 pub(crate) struct Rates {
-    /// None until they are set: the commands that work on a database are bound by no rate.
+    /// `None` until they are set: commands that open a database have no rate.
     set: OnceLock<ChangeRates>,
     changes: Mutex<ChangeBuckets>,
     assertions: Mutex<ChangeBuckets>,
@@ -59,12 +60,12 @@ impl Rates {
 }
 
 impl Store {
-    /// Holds changes to these rates from now on. The first call counts.
+    /// From now on applies these rates to changes. Only the first call has an effect.
     pub fn hold_to_rates(&self, rates: ChangeRates) {
         let _ = self.0.rates.set.set(rates);
     }
 
-    /// How many changes this server has refused by a rate.
+    /// The number of changes that this server has refused by a rate.
     #[must_use]
     pub fn changes_over_rate(&self, of: RateOf) -> u64 {
         self.0.rates.refused(of).load(Ordering::Relaxed)

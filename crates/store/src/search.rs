@@ -32,7 +32,7 @@ pub struct Search<'q> {
 pub struct Page {
     /// The matches, in the order that was asked for.
     pub matches: Vec<ResourceVersion>,
-    /// How many matches the page has passed; more than there are in it where some were deleted meanwhile.
+    /// How many matches the page covers: more than its resources if some were deleted meanwhile.
     pub passed: u32,
     /// Whether there are more behind them.
     pub more: bool,
@@ -78,7 +78,7 @@ impl Store {
 struct Sql {
     text: String,
     args: Vec<Arg>,
-    /// Which rows of the index the search may look at.
+    /// The rows of the index that the search may read.
     scope: String,
 }
 
@@ -118,8 +118,8 @@ impl Sql {
         format!("({})", all.join(" AND "))
     }
 
-    /// What must be there is looked for in the index, among the rows of the project; what must not be there, or
-    /// whatever it is, among the rows of each resource.
+    /// A value that must be present is looked up in the index, among the rows of the project. A value that must be
+    /// absent, or a test whether any value is present, reads the rows of each resource.
     fn filter(&mut self, filter: &Filter) -> String {
         let Field::Indexed { code, kind } = filter.field else { return self.column_filter(filter) };
         let code = self.arg(code);

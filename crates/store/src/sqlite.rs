@@ -24,7 +24,7 @@ use crate::operations::Migrated;
 use crate::turns::{ReadBounds, Turn};
 use crate::{Conflict, StoreError};
 
-/// After how many of its own instructions SQLite looks at the clock: some tens of microseconds.
+/// The number of its instructions after which SQLite checks the clock: tens of microseconds.
 const INSTRUCTIONS_BETWEEN_LOOKS: i32 = 1000;
 /// How long SQLite waits for a lock. Only the writer writes, so this is for tools from outside.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,11 +67,11 @@ pub(crate) enum Access {
     Write,
 }
 
-/// When a connection stops what it does.
+/// When a connection interrupts its statement.
 #[derive(Clone, Debug)]
 struct Limit {
     until: Instant,
-    /// Gone when nobody waits for the answer.
+    /// Dropped when no caller waits for the answer.
     asker: Weak<()>,
 }
 
@@ -81,14 +81,14 @@ impl Limit {
     }
 }
 
-/// A connection whose statements can be given a time, after which they are interrupted.
+/// A connection whose statements can have a time limit, after which they are interrupted.
 #[derive(Debug)]
 pub(crate) struct Timed {
     connection: Connection,
     clock: StopClock,
 }
 
-/// Where the time of a connection is set.
+/// Sets the time limit of a connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StopClock(Arc<Mutex<Option<Limit>>>);
 
@@ -97,13 +97,13 @@ impl StopClock {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
-    /// Does work that is interrupted after a time.
+    /// Runs work that is interrupted after a time.
     pub(crate) fn within<T>(&self, time: Duration, work: impl FnOnce() -> T) -> T {
         let asker = Arc::new(());
         self.for_asker(&asker, time, work)
     }
 
-    /// Does work that is interrupted after a time, or as soon as whoever waits for it is gone.
+    /// Runs work that is interrupted after a time, or as soon as its caller is gone.
     fn for_asker<T>(&self, asker: &Arc<()>, time: Duration, work: impl FnOnce() -> T) -> T {
         self.set(Some(Limit { until: Instant::now() + time, asker: Arc::downgrade(asker) }));
         let _reset = Reset(self);
@@ -111,7 +111,7 @@ impl StopClock {
     }
 }
 
-/// Ends a limit, also where the work panics: the next work has a limit of its own or none.
+/// Removes the limit, also after a panic, so that it does not apply to the next work.
 struct Reset<'a>(&'a StopClock);
 
 impl Drop for Reset<'_> {
@@ -229,7 +229,7 @@ pub(crate) async fn spawn(
     Ok(thread)
 }
 
-/// What reads outside the group reads, each kind on connections of its own.
+/// The reads outside the group reads, each kind on its own connections.
 #[derive(Debug)]
 pub(crate) struct Readers {
     path: PathBuf,
@@ -280,7 +280,7 @@ impl Readers {
 }
 
 impl Pool {
-    /// Reads on a connection that is free. The turn ends when the connection is free again.
+    /// Reads on a free connection. The turn ends when the connection is free again.
     pub(crate) async fn call<T: Send + 'static>(
         &self,
         turn: Option<Turn>,
@@ -292,7 +292,7 @@ impl Pool {
         let asker = Arc::new(());
         let waited_for = Arc::downgrade(&asker);
         let read = tokio::task::spawn_blocking(move || {
-            // Nobody waits any more.
+            // The caller has gone.
             let Some(asker) = waited_for.upgrade() else { return Err(StoreError::Closed) };
             let free = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match free {
@@ -313,7 +313,7 @@ impl Pool {
         answer
     }
 
-    /// Every connection, so that nobody else has one.
+    /// Takes every connection, so that no other caller gets one.
     #[cfg(feature = "test-database")]
     pub(crate) async fn hold(&self) -> Result<tokio::sync::OwnedSemaphorePermit, StoreError> {
         let all = u32::try_from(self.size).unwrap_or(u32::MAX);
@@ -398,7 +398,7 @@ fn cell(value: ValueRef<'_>) -> Cell {
     }
 }
 
-/// A change as statements, the records among them, and when it is too late to begin.
+/// A change as statements, with its records, and the deadline for its start.
 struct Parts {
     statements: Vec<Statement>,
     records: Vec<Record>,
@@ -406,10 +406,10 @@ struct Parts {
     is_too_slow: bool,
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 enum Group {
     Committed(Vec<Result<(), StoreError>>),
-    /// SQLite rolled all of it back, since this change was interrupted while it wrote.
+    /// SQLite rolled back the whole transaction, because this change was interrupted during a write.
     RolledBack(usize),
 }
 
@@ -432,7 +432,7 @@ pub(crate) fn write(
             Ok(Group::Committed(outcomes)) => return outcomes,
             Ok(Group::RolledBack(by)) => {
                 tracing::error!("a change was interrupted, because its statements took too long");
-                // Not again: there is one change less at each turn.
+                // Ends, because each turn has one change fewer.
                 let Some(slow) = changes.get_mut(by) else { return refused(changes.len()) };
                 slow.is_too_slow = true;
             }
@@ -531,8 +531,8 @@ mod tests {
         change
     }
 
-    /// A statement that never ends, as a write, which SQLite answers by ending the whole transaction, and as a
-    /// query, which it does not.
+    /// Statements that never end: a write, whose interruption ends the whole transaction, and a query, whose
+    /// interruption does not.
     #[test]
     fn a_change_that_takes_too_long_fails_alone() {
         let endless = [

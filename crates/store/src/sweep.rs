@@ -1,5 +1,6 @@
-//! Forgets what is dead. How much that is, callers choose: logins, assertions, minutes of use. So it goes a few
-//! rows at a time, each time by a change of its own, and nobody's change waits long for it.
+//! Deletes expired rows: logins, assertions, minutes of use. Callers choose how many they are, so a sweep deletes a
+//! few
+//! rows at a time, each time in its own change, and no other change waits long.
 
 use keyrelay_core::limits::{SWEEP_ROWS, USAGE_CALLERS_KEPT, USAGE_MINUTES_KEPT};
 use keyrelay_core::time::Timestamp;
@@ -9,7 +10,7 @@ use crate::change::args;
 use crate::database::Arg;
 use crate::{Change, Store, StoreError};
 
-/// Rows that die at a time that is one of their columns: the table, its key, the column.
+/// Tables whose rows expire at a time in one of their columns: the table, its key, the column.
 const MORTAL: [(&str, &str, &str); 8] = [
     ("session", "id", "expires"),
     ("revoked_token", "id", "expires"),
@@ -21,7 +22,7 @@ const MORTAL: [(&str, &str, &str); 8] = [
     ("secret_minute", "client_id, secret_id, minute", "minute"),
 ];
 
-/// From when on the rows of a table live.
+/// Rows of a table that are older than this have expired.
 fn alive_from(table: &str, now: Timestamp) -> i64 {
     match table {
         "secret_caller" => now.minus(USAGE_CALLERS_KEPT).epoch_ms(),
@@ -45,7 +46,7 @@ impl Change {
 }
 
 impl Store {
-    /// Whether nothing is left of what [`Change::sweep`] forgets.
+    /// Whether [`Change::sweep`] has no more rows to delete.
     pub async fn is_swept(&self, now: Timestamp) -> Result<bool, StoreError> {
         for (table, _, dies) in MORTAL {
             let sql = format!("SELECT 1 FROM {table} WHERE {dies} < $1 LIMIT 1");

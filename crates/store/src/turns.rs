@@ -1,5 +1,5 @@
-//! Turns at what a caller can make expensive: searches and histories. Each project has a few at once, so that
-//! those of one do not hold up another's. Who waits for its own project waits in no queue that others wait in.
+//! Turns for searches and histories, whose cost the caller chooses. Each project has a few turns at once, so that its
+//! reads do not delay those of other projects. A request that waits for a turn is in a queue of its project only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +14,12 @@ use tokio::time::timeout;
 
 use crate::StoreError;
 
-/// How long reads that callers can make expensive may take.
+/// Time limits of reads whose cost the caller chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadBounds {
     /// One search, count or history in the database.
     pub search: Duration,
-    /// The wait for a turn, and then for a connection.
+    /// The wait for a turn, and the wait for a connection after it.
     pub wait: Duration,
 }
 
@@ -38,8 +38,8 @@ pub(crate) struct Turns {
     wait: Duration,
 }
 
-/// One turn of a project. It lasts until every clone is dropped: the database keeps one while it works, also
-/// for a caller that has gone away.
+/// One turn of a project. It lasts until every clone is dropped: the database keeps one while it works, even if the
+/// caller has gone.
 #[derive(Clone, Debug)]
 pub struct Turn {
     _held: Arc<Held>,
@@ -53,12 +53,12 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Before the place, which looks whether anybody else is there.
+        // Dropped before the place, which checks whether others use the entry.
         drop(self.permit.take());
     }
 }
 
-/// Somebody who has a turn or waits for one.
+/// A request that has a turn or waits for one.
 #[derive(Debug)]
 struct Place {
     project: ProjectId,
@@ -85,7 +85,7 @@ impl Turns {
         Self { projects: Projects::default(), wait }
     }
 
-    /// The next turn of a project, as soon as one is free.
+    /// The next free turn of a project.
     pub(crate) async fn take(&self, project: ProjectId) -> Result<Turn, StoreError> {
         let place = self.place(project)?;
         let permit = timeout(self.wait, Arc::clone(&place.places).acquire_owned());
@@ -97,7 +97,7 @@ impl Turns {
         let mut projects = lock(&self.projects);
         let places =
             projects.entry(project).or_insert_with(|| Arc::new(Semaphore::new(SEARCHES_PER_PROJECT_MAX)));
-        // The map has one; everybody who has or wants a turn has one, and another for the permit.
+        // The map has one; each request that has or wants a turn has one, and one more for its permit.
         let wanting = Arc::strong_count(places) / 2;
         if wanting >= SEARCHES_PER_PROJECT_MAX + SEARCHES_WAITING_PER_PROJECT_MAX {
             return Err(StoreError::Crowded);

@@ -98,9 +98,9 @@ impl Store {
         self.0.database.fetch(sql, args![email, project]).await?.first().map(read).transpose()
     }
 
-    /// The accounts of an address (in lower case) that somebody can log in to: that are active, have a password and
-    /// an active membership. Those of one project and of the whole server if a project is named. The oldest come
-    /// first, [`LOGIN_ACCOUNTS_MAX`] at most: nobody can put an account in front of another's.
+    /// The accounts of an address (in lower case) that allow a login: active, with a password and an active
+    /// membership. If a project is named, only its accounts and those of the whole server. The oldest come first, at
+    /// most [`LOGIN_ACCOUNTS_MAX`], so that a new account cannot displace an older one.
     pub async fn accounts_of(
         &self,
         email: &str,
@@ -178,7 +178,7 @@ impl Change {
         );
     }
 
-    /// Writes how many failures in a row an account has, if so many are there as were known.
+    /// Writes how many failures in a row an account has, if the stored number is still the known one.
     pub fn write_login_failures(
         &mut self,
         id: UserId,

@@ -44,7 +44,7 @@ pub struct WebhookHealth {
     pub pending: i64,
     /// Deliveries that were given up and can be sent again.
     pub dead: i64,
-    /// Deliveries whose event was deleted before they were made, and when that last happened.
+    /// Deliveries whose event was deleted before they succeeded, and when that last happened.
     pub dropped: i64,
     /// See `dropped`.
     pub last_dropped: Option<Timestamp>,

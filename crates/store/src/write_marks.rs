@@ -1,6 +1,6 @@
-//! What of a type was written in a project, as a count that moves with each change. Whoever makes a resource only
-//! if a search finds none searches before the change, for as long as that takes, and the change looks at nothing
-//! but the count: while it is the same, the search would find the same.
+//! Counts of the changes that wrote resources of a type in a project. A conditional create searches before its change,
+//! for as long as that takes; the change itself checks only the count. While the count is the same, the search would
+//! find the same.
 
 use std::borrow::Cow;
 
@@ -11,11 +11,11 @@ use crate::change::args;
 use crate::database::{Arg, Effect, Statement};
 use crate::{Conflict, Store, StoreError};
 
-/// Over how many rows a count is divided: the first digit of a random id chooses.
+/// The number of rows that share a count; the first digit of a random id chooses one.
 pub(crate) const WRITE_SLOTS: u32 = 16;
 
-/// How much had been written of a type when this was read. A rotation is not counted: of what can be searched for
-/// it changes the time of the version alone.
+/// The count of a type when it was read. A rotation is not counted, because the only searchable value that it changes
+/// is the time of the version.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteMark {
     resource_type: ResourceType,
@@ -37,7 +37,7 @@ fn sum(resource_type: ResourceType, project: Option<ProjectId>) -> (&'static str
 }
 
 impl WriteMark {
-    /// Finds something if nothing was written since.
+    /// Finds a row if nothing was written since.
     pub(crate) fn is_still(&self) -> Statement {
         let (sql, mut args) = sum(self.resource_type, self.project);
         args.push(Arg::from(self.writes));
@@ -47,8 +47,8 @@ impl WriteMark {
 }
 
 impl Store {
-    /// How much was written of a type in a project, or in all. What is searched for after this is found as it was
-    /// then, unless [`crate::Change::require_unwritten`] says otherwise.
+    /// The count of a type in a project, or in all projects. Read it before a search:
+    /// [`crate::Change::require_unwritten`] then refuses a change if anything was written after it.
     pub async fn write_mark(
         &self,
         resource_type: ResourceType,

@@ -13,7 +13,7 @@ use super::files::{Aside, failed, with_suffix};
 use super::{KeysUsed, Progress, keys_used, schema};
 use crate::{StoreError, sqlite};
 
-/// How a copy is opened, which has just been made at a path without links.
+/// How to open a copy that was just made, at a path without links.
 const READ_WRITE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
 /// Pages that are copied before progress is told.
 const PAGES_PER_STEP: i32 = 256;
@@ -35,7 +35,7 @@ pub async fn backup(database: &Path, file: &Path, progress: Progress<'_>) -> Res
     }
     let Direct::Sqlite(from) = &direct else { return Err(StoreError::Closed) };
     let (aside, _) = Aside::begin(file)?;
-    // Opened by its path once, and by no link. It is checked by the same connection that it was written by.
+    // Opened once by its path, without links. The connection that wrote it also checks it.
     let mut to = open_file(&aside.path, READ_WRITE)?;
     // It is made durable as a whole, before it gets its name.
     to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;

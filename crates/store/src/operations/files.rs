@@ -13,7 +13,7 @@ use crate::StoreError;
 /// A file that has not got its name yet. Dropped before that, it is removed.
 pub(super) struct Aside {
     place: PathBuf,
-    /// Where it is written: no part of the path is a link.
+    /// The final path; no part of it is a link.
     pub(super) path: PathBuf,
     file: File,
     is_placed: bool,

@@ -1,4 +1,4 @@
-//! The lock of all that changes the master keys of one database, for hosts that do not share a file system.
+//! The lock for changes of the master keys of one database, for hosts that do not share a file system.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use tokio::time::{Instant, sleep};
 use super::direct::Remote;
 use crate::{PostgresConfig, StoreError};
 
-/// What the lock is named by, beside the schema. Any number, but always this one.
+/// Half of the lock's name; the other half is the schema. Any number works if it never changes.
 const LOCK: i32 = 0x6b65_7973;
-/// How often a lock that others hold is tried.
+/// The pause between two attempts to take the lock.
 const TRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The lock. The server releases it when the connection ends, however it ends.
@@ -24,7 +24,7 @@ impl std::fmt::Debug for KeysLock {
 }
 
 impl KeysLock {
-    /// Waits for the lock of a database, up to a time. None if others hold it for longer.
+    /// Waits for the lock of a database, up to a time. `None` if others hold it longer.
     pub async fn take(config: &PostgresConfig, at_most: Duration) -> Result<Option<Self>, StoreError> {
         let remote = Remote::connect(config).await?;
         let until = Instant::now() + at_most;
@@ -42,7 +42,7 @@ impl KeysLock {
         }
     }
 
-    /// Whether the connection is there still, and with it the lock.
+    /// Whether the connection, and so the lock, still exists.
     #[must_use]
     pub fn is_held(&self) -> bool {
         !self.remote.client.is_closed()

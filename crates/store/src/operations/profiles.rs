@@ -1,10 +1,10 @@
-//! Profiles under which more than one person acts, for `keyrelay doctor`: made before that was refused.
+//! Profiles that several people share, for `keyrelay doctor`. They were made before that was refused.
 
 use super::Place;
 use super::direct::Direct;
 use crate::StoreError;
 
-/// Most shared profiles that are named.
+/// Most shared profiles that a report lists.
 const SHARED_PROFILES_NAMED: usize = 10;
 
 /// A profile that memberships of several users have in one project.
@@ -18,7 +18,7 @@ pub struct SharedProfile {
     pub users: i64,
 }
 
-/// Finds profiles that several users share, the first few of them.
+/// Finds the first few profiles that several users share.
 pub async fn shared_profiles(place: &Place) -> Result<Vec<SharedProfile>, StoreError> {
     let direct = Direct::open(place).await?;
     super::schema::require_known(&direct).await?;

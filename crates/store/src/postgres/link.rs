@@ -39,7 +39,7 @@ impl Link {
         let (session, _) = watch::channel(None);
         let sessions = session.clone();
         let task = tokio::spawn(async move {
-            // Never ends by itself, but may panic.
+            // Never returns, but may panic.
             while survive_waiting(keep_connected(&connect, &sessions)).await.is_err() {
                 sessions.send_replace(None);
                 sleep(PAUSE_MAX).await;

@@ -43,7 +43,7 @@ const MIGRATIONS: [Migration; 21] = [
     Migration { text: include_str!("../../migrations/postgres/0013_usage_flushes.sql"), needs: 12 },
     Migration { text: include_str!("../../migrations/postgres/0014_membership_profile.sql"), needs: 12 },
     Migration { text: include_str!("../../migrations/postgres/0015_event_bounds.sql"), needs: 12 },
-    // A program that does not know the column would write rows that no search of their project finds.
+    // A program without this column would write rows that no search of their project finds.
     Migration { text: include_str!("../../migrations/postgres/0016_search_by_project.sql"), needs: 16 },
     Migration { text: include_str!("../../migrations/postgres/0017_resources_of_project.sql"), needs: 16 },
     Migration { text: include_str!("../../migrations/postgres/0018_accounts_of_address.sql"), needs: 16 },

@@ -43,19 +43,19 @@ use crate::writer::Request as WriteRequest;
 struct Sizes {
     /// For each kind of group read. As many queries of the kind may be under way at once.
     group: usize,
-    /// For small reads that letting somebody in depends on, each one query at a time.
+    /// For small reads that logins and grants depend on, each one query at a time.
     access: usize,
     /// For other small reads.
     small: usize,
-    /// For reads whose cost a caller chooses.
+    /// For reads whose cost the caller chooses.
     search: usize,
     /// That write, each one change at a time.
     write: usize,
 }
 
 impl Sizes {
-    /// A sixth of the connections that read for each of the three kinds of group read, and for each of the
-    /// three others; what is left over is for searches. At least one for each.
+    /// A sixth of the read connections for each of the three kinds of group read and the three other kinds; the
+    /// remainder is for searches. At least one for each.
     const fn of(reads: usize, writes: usize) -> Self {
         let each = if reads < 6 { 1 } else { reads / 6 };
         let search = reads.saturating_sub(5 * each);

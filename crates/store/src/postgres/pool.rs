@@ -1,5 +1,5 @@
-//! Connections that are used by one at a time. A query keeps its connection until it is answered, also where
-//! nobody waits for the answer any more: what is sent after it would wait behind it.
+//! Connections for one user at a time. A query keeps its connection until it is answered, even if the caller has gone,
+//! because the next query on that connection would wait for it.
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -21,7 +21,7 @@ pub(crate) struct Pool {
     places: Arc<Semaphore>,
     #[cfg(feature = "test-database")]
     size: usize,
-    /// How long somebody waits for a connection.
+    /// How long a caller waits for a connection.
     wait: Duration,
 }
 
@@ -44,7 +44,7 @@ impl Pool {
         }
     }
 
-    /// The next that is free, within the time that is waited for one.
+    /// The next free connection, within the time limit.
     pub(super) async fn take(&self) -> Result<Held, StoreError> {
         self.take_until(Instant::now() + self.wait).await
     }
@@ -72,7 +72,7 @@ impl Pool {
         found.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Every connection, so that nobody else has one.
+    /// Takes every connection, so that no other caller gets one.
     #[cfg(feature = "test-database")]
     pub(crate) async fn hold(&self) -> Result<OwnedSemaphorePermit, StoreError> {
         let all = u32::try_from(self.size).unwrap_or(u32::MAX);

@@ -24,7 +24,7 @@ where
             group = lane.next() => group,
         };
         let Some(group) = group else { return };
-        // After a panic, those who asked are told by what was dropped, and the next group is read.
+        // After a panic, the dropped channels report the failure to the callers, and the next group is read.
         let _ = survive_waiting(async {
             let (sql, args) = query.ask(&group);
             let found = link.fetch_within(DATABASE_READ_MAX, &sql, &args).await;
