@@ -1,9 +1,9 @@
 //! Looks at proofs that were refused: who presented them, and whether the value is a secret that has ended,
 //! from a forgotten deployment or a thief. Runs beside the request, so that the answer to a former secret
-//! takes no longer than any other (P5). The first time in an hour that one is seen, it is told.
+//! takes no longer than any other (P5). The first use of a former secret in an hour is reported.
 //!
-//! A former secret is no guess. The first time it is presented it is counted as one, until it was looked up; then
-//! that is taken back, and the value is remembered, so that it is known at once from then on.
+//! A former secret is not a guess. Its first use counts as one until the lookup is done; then the failure is taken
+//! back, and the value is remembered, so that later uses are recognized at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use crate::limiter::{Counted, Limiter};
 use crate::metrics::Metrics;
 use crate::usage::UsageCounter;
 
-/// Refused proofs that wait to be looked up; what is above is counted and not looked up.
+/// Refused proofs that wait to be looked up; others are only counted.
 const QUEUE_MAX: usize = 256;
 
 /// A proof that let nobody in.
@@ -37,33 +37,33 @@ pub(crate) struct RefusedProof {
     pub(crate) by: Presenter,
     /// The secret that one of them is, where that is past its maximum age: its refusals are counted under its id.
     pub(crate) too_old: Option<SecretId>,
-    /// Which former secret one of them is, where that is known already.
+    /// The former secret that one of them is, if it is already known.
     pub(crate) former: Option<SecretId>,
-    /// What it was counted against as a guess.
+    /// The failure that was counted for it.
     pub(crate) counted: Option<Counted>,
-    /// Whose client it is.
+    /// The project of the client, as far as known.
     pub(crate) of: ProofOf,
 }
 
-/// Whose a client is: nothing is kept about clients that there are not.
+/// The project of a client. Nothing is kept about unknown clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ProofOf {
     /// It is one of this project.
     Project(ProjectId),
-    /// There is no such client.
+    /// No client has this id.
     NoClient,
-    /// Nobody has asked.
+    /// The client was not looked up.
     NotAsked,
 }
 
 impl RefusedProof {
-    /// One whose value cannot have been a secret, so that nobody was looked up.
+    /// A proof whose value cannot have been a secret, so that no client was looked up.
     pub(crate) const fn garbled(client: ClientId, by: Presenter) -> Self {
         let presented = Vec::new();
         Self { client, presented, by, too_old: None, former: None, counted: None, of: ProofOf::NotAsked }
     }
 
-    /// As of the secret that it is, where that is known; else as of none of the client's.
+    /// Counts it under the id of its secret if that is known, otherwise under no secret.
     fn count(&self, project: ProjectId, former: Option<SecretId>, usage: &UsageCounter) {
         let secret = former.or(self.too_old).unwrap_or(SecretId::NIL);
         let key = UsageKey { client: self.client, secret };
@@ -78,7 +78,7 @@ pub(crate) struct FormerSecretWatch {
     known: Arc<Known>,
 }
 
-/// Values that are known to be former secrets, by their digest under the master key that is first.
+/// Values that are known to be former secrets, by their digest under the first master key.
 #[derive(Debug, Default)]
 struct Known(Mutex<HashMap<(ClientId, [u8; 32]), SecretId>>);
 
@@ -102,11 +102,11 @@ impl Known {
 #[derive(Debug)]
 enum Message {
     Refused(RefusedProof),
-    /// Says when all before it was looked at.
+    /// Answers when all messages before it were handled.
     Settled(oneshot::Sender<()>),
 }
 
-/// What the watch looks into, and writes to.
+/// What the watch reads and writes.
 pub(crate) struct Watch {
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
@@ -116,7 +116,7 @@ pub(crate) struct Watch {
     pub(crate) entropy: Arc<dyn Entropy>,
 }
 
-/// In which period of time each former secret was told of last, so that the database is asked once.
+/// The period in which each former secret was last reported, so that the database is asked once.
 type Told = HashMap<SecretId, i64>;
 
 impl FormerSecretWatch {
@@ -130,7 +130,7 @@ impl FormerSecretWatch {
             while let Some(message) = messages.recv().await {
                 match message {
                     Message::Refused(proof) => {
-                        // A fault in one look must not end those at the others.
+                        // A panic in one lookup must not end the others.
                         let _ = survive_waiting(watch.look_at(proof, &found, &mut told)).await;
                     }
                     Message::Settled(tell) => {
@@ -142,7 +142,7 @@ impl FormerSecretWatch {
         Self { queue, usage, known }
     }
 
-    /// Which former secret of a client a value is, if it was looked up before.
+    /// The former secret of a client that a value is, if it was looked up before.
     pub(crate) fn known(&self, client: ClientId, presented: &Presented) -> Option<SecretId> {
         self.known.get(client, presented)
     }
@@ -181,7 +181,7 @@ impl Watch {
                         found = Some(former);
                     }
                     Ok(None) => {}
-                    Err(error) => tracing::debug!(%error, "a refused proof could not be looked up"),
+                    Err(error) => tracing::debug!(%error, "failed to look up a refused proof"),
                 }
             }
             if let (Some(_), Some(counted)) = (found, &proof.counted) {
@@ -194,7 +194,7 @@ impl Watch {
                 tracing::warn!(%client, secret = %former, "a secret that has ended was presented: somebody still has it");
             }
             if let Err(error) = self.tell(client, former, &proof.by, told).await {
-                tracing::warn!(%error, "it could not be told that a former secret was seen");
+                tracing::warn!(%error, "failed to report that a former secret was seen");
             }
         }
         let of = match proof.of {

@@ -1,6 +1,6 @@
 //! Hashes passwords beside the threads that answer requests: a hash takes tens of milliseconds and much
-//! memory, so few run at once, few wait, and whoever comes on top is told to come again. Of those that wait, one
-//! address has a part only, so that nobody fills the queue in which others log in.
+//! memory, so few run at once, few wait, and others are answered 503. One address may have only a part of the
+//! queue, so that no address keeps others from logging in.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -26,10 +26,10 @@ pub(crate) struct PasswordHasher {
     places: Arc<Semaphore>,
 }
 
-/// Hashes that the passwords of a login are compared with: as many for every login.
+/// Hashes that the password of a login is compared with: the same number for every login.
 pub(crate) type Hashes = [Option<String>; LOGIN_ACCOUNTS_MAX];
 
-/// A place in the queue of those from one address.
+/// A place in the queue, within the share of one address.
 struct Waiting<'a> {
     hasher: &'a PasswordHasher,
     from: IpAddr,
@@ -76,9 +76,9 @@ impl PasswordHasher {
         self.run(move || password.verify(hash.as_deref())).await
     }
 
-    /// Which of some hashes are of a password. They are computed one after the other, so that a login takes the
-    /// memory of one; those that are not there take as long. Something is done meanwhile and so takes no time of its
-    /// own. Nothing is begun where too many wait already.
+    /// Which of some hashes belong to a password. They are computed one after the other, so that a login takes the
+    /// memory of one; a missing hash takes as long as a real one. `meanwhile` runs at the same time, so that its time
+    /// does not show. Refuses at once if too many wait already.
     pub(crate) async fn verify_each_while<T>(
         &self,
         from: IpAddr,

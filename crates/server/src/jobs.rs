@@ -1,5 +1,5 @@
-//! Jobs that run beside the requests for as long as the server does. One that panics, or ends although nobody
-//! asked it to, is reported and starts again.
+//! Jobs that run beside the requests for as long as the server does. A job that panics, or ends without being asked
+//! to, is reported and restarted.
 
 use keyrelay_core::limits::JOB_RESTART_PAUSE;
 use keyrelay_core::survive::survive_waiting;
@@ -14,12 +14,12 @@ pub(crate) async fn keep_running<F: Future<Output = ()>>(
 ) {
     loop {
         let ended = survive_waiting(start()).await;
-        // Where the sender is gone, the server is as well.
+        // If the sender is gone, the server has ended too.
         if *draining.borrow() || draining.has_changed().is_err() {
             return;
         }
         let why = if ended.is_err() { "it panicked" } else { "it ended" };
-        tracing::error!(job = name, why, "a job of the server stopped; it starts again");
+        tracing::error!(job = name, why, "a job of the server stopped; restarting it");
         sleep(JOB_RESTART_PAUSE).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Bounds how fast one address, or anybody in the name of one client, can guess (RFC 6749 §2.3.1). An
 //! address that fails too often is turned away before it is heard. A client id that is guessed at too
-//! often is *not*: a flood of wrong secrets must not lock the right one out. A failure that turns out to be
-//! no guess, as a former secret of the client is none, is taken back. Where people log in, every
+//! often is *not*: a flood of wrong secrets must not lock the right one out. A failure that was not a guess, such
+//! as a former secret of the client, is taken back. Where people log in, every
 //! attempt counts, the good ones too, for each costs a password's hash.
 
 use std::collections::HashMap;
@@ -27,8 +27,8 @@ use crate::error::Outcome;
 enum Key {
     /// Failures of clients from an address.
     Address(IpAddr),
-    /// Failures of people from an address. They are counted apart, so that people who mistype their passwords and a
-    /// client that guesses block only their own kind behind one address.
+    /// Failures of people from an address. Counted separately, so that people who mistype passwords do not block
+    /// clients behind the same address, and a guessing client does not block people.
     Person(IpAddr),
     /// Failures for a client id.
     Client(ClientId),
@@ -69,7 +69,7 @@ impl Debts {
         None
     }
 
-    /// Takes back one that was counted.
+    /// Takes back one counted event.
     fn take_back(&mut self, key: Key, now: Timestamp) {
         if let Some(at) = self.0.get_mut(&key) {
             *at = now.plus(at.since(now).saturating_sub(key.bound().1));
@@ -83,7 +83,7 @@ impl Debts {
         }
         self.0.retain(|_, at| *at > now);
         if self.0.len() + keys > FAILURE_KEYS_MAX {
-            // A flood from everywhere. Who failed most often is remembered, or the flood would hide a guesser.
+            // A flood from many addresses. Those that failed most are kept, or the flood would hide a guesser.
             tracing::warn!(
                 "more than {FAILURE_KEYS_MAX} addresses and client ids failed at once; forgetting those that failed least"
             );
@@ -96,7 +96,7 @@ impl Debts {
     }
 }
 
-/// What one failure was counted against: nothing that was past its bound already.
+/// The keys that one failure was counted against, without those that were beyond their bound already.
 #[derive(Debug)]
 pub(crate) struct Counted([Option<Key>; 2]);
 
@@ -105,12 +105,12 @@ pub(crate) struct Counted([Option<Key>; 2]);
 pub(crate) struct Limiter(Mutex<Debts>);
 
 impl Limiter {
-    /// How long clients of an address that have failed too often are not heard; `None` if they are.
+    /// How long clients of an address are refused after too many failures; `None` if they are not.
     pub(crate) fn blocks(&self, from: IpAddr, now: Timestamp) -> Option<Duration> {
         self.wait(Key::Address(network(from)), now)
     }
 
-    /// The same of people.
+    /// The same for people.
     pub(crate) fn blocks_people(&self, from: IpAddr, now: Timestamp) -> Option<Duration> {
         self.wait(Key::Person(network(from)), now)
     }
@@ -127,11 +127,11 @@ impl Limiter {
     pub(crate) fn count_person(&self, from: IpAddr, now: Timestamp) {
         let mut debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         debts.make_room(1, now);
-        // One more than the bound is past it either way.
+        // One more than the bound exceeds it either way.
         let _ = debts.add(Key::Person(network(from)), now);
     }
 
-    /// Counts a failure of a client. If this client id has been guessed at too often, for how long it has.
+    /// Counts a failure of a client. Returns how long to wait if this client id has failed too often.
     pub(crate) fn count(
         &self,
         from: IpAddr,
@@ -146,7 +146,7 @@ impl Limiter {
         (Counted([(!is_over).then_some(address), wait.is_none().then_some(client)]), wait)
     }
 
-    /// Takes a failure back that was no guess.
+    /// Takes back a failure that was not a guess.
     pub(crate) fn take_back(&self, counted: &Counted, now: Timestamp) {
         let mut debts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for key in counted.0.iter().flatten() {

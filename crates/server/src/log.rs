@@ -1,6 +1,6 @@
-//! The log is beside every request, so it fails none of them and holds up none: one thread writes it. Lines wait for
-//! that thread up to a number of bytes; a line past it, or one that cannot be written, is lost and counted, and so is
-//! a panic. A process has one log, whatever number of servers it runs, so the counts are its own.
+//! The log never fails or delays a request: one thread writes it. Lines wait for that thread, up to a number of bytes.
+//! A line above that number, or one that fails to be written, is lost and counted. Panics are counted too. A process
+//! has one log, even if it runs several servers, so the counts belong to the process.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -20,14 +20,14 @@ struct Waiting {
     lines: VecDeque<Box<[u8]>>,
     /// What the lines take in memory, also the one that is being written.
     bytes: usize,
-    /// No line comes after those that wait.
+    /// No more lines are accepted.
     is_closed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Mutex<Waiting>,
-    /// There is a line, or the queue was closed.
+    /// A line was added, or the queue was closed.
     filled: Condvar,
     /// All lines have been written.
     emptied: Condvar,
@@ -56,7 +56,7 @@ impl Queue {
         true
     }
 
-    /// The next line; none once the queue is closed and empty.
+    /// The next line; `None` once the queue is closed and empty.
     fn next(&self) -> Option<Box<[u8]>> {
         let is_idle = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_closed;
         let waiting = self.filled.wait_while(self.lock(), is_idle);
@@ -71,7 +71,7 @@ impl Queue {
         }
     }
 
-    /// Takes no more lines, and waits a while until all have been written.
+    /// Stops accepting lines, and waits for a limited time until all have been written.
     fn close(&self) {
         let mut waiting = self.lock();
         waiting.is_closed = true;
@@ -89,7 +89,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// The system has no thread to give.
+    /// The system failed to start a thread.
     pub fn start(mut out: impl Write + Send + 'static) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let taken = Arc::clone(&queue);
@@ -117,12 +117,12 @@ impl Drop for Log {
     }
 }
 
-/// The way into a [`Log`]. Each write is one line. It never fails, and never waits for who reads the log.
+/// The writer of a [`Log`]. Each write is one line. A write never fails, and never waits for the reader of the log.
 #[derive(Clone, Debug)]
 pub struct LogWriter(Arc<Queue>);
 
 impl Write for LogWriter {
-    /// Takes all of a line, whether there is room for it or not.
+    /// Accepts the whole line; a line without room is lost.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if !self.0.push(line) {
             LINES_LOST.fetch_add(1, Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl Write for LogWriter {
     }
 }
 
-/// Has every panic of the process logged and counted. Without this, it is only printed, past the log.
+/// Logs and counts every panic of the process. Without this, panics are printed and do not reach the log.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Small JSON bodies beside FHIR: a few members, all of them known. They are taken out one by one into what the route
-//! needs, so nothing of the body is kept while the route waits, and a member that nobody looks at is refused.
+//! Small JSON bodies of routes outside FHIR. All their members are known; an unknown one is refused. A route takes the
+//! members out one by one, so that the body is not kept while the route waits.
 
 use axum::body::Body;
 use http::HeaderMap;
@@ -15,7 +15,7 @@ use crate::fhir::Content;
 pub(crate) struct Members(Map<String, Value>);
 
 impl Members {
-    /// Reads a body that has no other members than these.
+    /// Reads a body, and refuses other members than these.
     pub(crate) async fn read(headers: &HeaderMap, body: Body, known: &[&str]) -> Result<Self, Outcome> {
         let content = Content::Http { headers: headers.clone(), body };
         Self::of(content.into_object().await?, known)
@@ -29,7 +29,7 @@ impl Members {
         Err(Outcome::invalid(format!("The body has an unknown member; known are: {known}")))
     }
 
-    /// A text. One that is empty, or null, is not there.
+    /// A text. An empty text, or null, counts as absent.
     pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>, Outcome> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
@@ -42,18 +42,18 @@ impl Members {
         }
     }
 
-    /// A text that must be there.
+    /// A required text.
     pub(crate) fn needed(&mut self, name: &str) -> Result<String, Outcome> {
         self.text(name)?.ok_or_else(|| Outcome::invalid_at(name, format!("{name} is missing")))
     }
 
-    /// A password, which must be there.
+    /// A required password.
     pub(crate) fn password(&mut self, name: &str) -> Result<PlainPassword, Outcome> {
         let text = Zeroizing::new(self.needed(name)?);
         PlainPassword::presented(text).ok_or_else(|| Outcome::invalid_at(name, format!("{name} is too long")))
     }
 
-    /// `true` or `false`; `false` where it is not there.
+    /// `true` or `false`; `false` if absent.
     pub(crate) fn flag(&mut self, name: &str) -> Result<bool, Outcome> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(false),

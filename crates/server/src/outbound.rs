@@ -73,8 +73,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Bytes that are read from one connection, before and after the answer too: a body may come in pieces,
-    /// whose heads are as long as they are.
+    /// Bytes read from one connection, including those around the answer, because the heads of a chunked body can be
+    /// long.
     const fn connection_bytes_max(&self, is_tls: bool) -> usize {
         let tls = if is_tls { OUTBOUND_TLS_BYTES_MAX } else { 0 };
         tls + OUTBOUND_HEAD_BYTES_MAX + 2 * self.body_bytes_max

@@ -1,6 +1,6 @@
-//! A stream that pays for the buffer that its connection reads into. Heads are read before there is a request, and a
-//! buffer that has grown stays as large until the connection ends: so a connection that has sent more of a head than
-//! every connection may pays for all of its buffer until it ends. Bodies pay for themselves.
+//! A stream that pays for the read buffer of its connection. Heads are read before a request begins, and a buffer that
+//! has grown stays that large until the connection ends. So a connection that has sent a larger head than is free pays
+//! for its whole buffer until it ends. Bodies pay separately.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::mem::MaybeUninit;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::budget::{Account, Budget};
 
-/// What a connection reads now: a head, or what belongs to a request.
+/// Whether a connection now reads a head, or a part of a request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heads(Arc<Counts>);
 
@@ -58,7 +58,7 @@ pub(crate) struct PaidReads<S> {
     budget: Budget,
     address: Option<IpAddr>,
     heads: Heads,
-    /// Bytes that came since that many heads had been read.
+    /// Bytes received since that many heads had been read.
     received: usize,
     since: usize,
     account: Option<Account>,
@@ -66,17 +66,17 @@ pub(crate) struct PaidReads<S> {
 }
 
 impl<S> PaidReads<S> {
-    /// The address is that of the other end, where it speaks for itself only.
+    /// `address` is that of the peer; `None` for this machine and proxies.
     pub(crate) const fn new(stream: S, budget: Budget, address: Option<IpAddr>, heads: Heads) -> Self {
         Self { stream, budget, address, heads, received: 0, since: 0, account: None, is_refused: false }
     }
 
-    /// The stream, and whether an answer must still say that there were not enough bytes for the first head.
+    /// The stream, and whether an answer must still report that the first head was refused.
     pub(crate) fn into_inner(self) -> (S, bool) {
         (self.stream, self.is_refused && self.heads.read() == 0)
     }
 
-    /// Pays for the buffer, if what has come is a large head.
+    /// Pays for the buffer if the received head is large.
     fn pay(&mut self, bytes: usize) -> Result<()> {
         let read = self.heads.read();
         if self.since != read {

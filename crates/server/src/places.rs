@@ -1,6 +1,7 @@
-//! How many connections may be open: so many in all, and so many from one address, so that no single host takes
-//! every place. This machine and trusted proxies speak for many, and may have most of them. Beyond those there is a
-//! small reserve, in which the health routes are answered and all others are told that the server is full.
+//! Bounds the open connections: of the server, and of one address, so that no single host takes every place. This
+//! machine and trusted proxies forward for many clients, and may have most places. Beyond these bounds, a small
+//! reserve
+//! answers the health routes, and refuses other requests because the server is full.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,7 +20,7 @@ use crate::limiter::network;
 pub(crate) enum Kind {
     /// Anything.
     Ordinary,
-    /// One request: the server, or the address, has no other place left.
+    /// One request, because the server or the address has no ordinary place left.
     Reserve,
 }
 
@@ -61,12 +62,12 @@ pub(crate) struct Place {
 }
 
 impl Places {
-    /// So many ordinary places, and the reserve.
+    /// Creates so many ordinary places, and the reserve.
     pub(crate) fn new(max: usize, proxies: TrustedProxies) -> Self {
         Self { counts: Arc::default(), max, proxies }
     }
 
-    /// Gives a place to a connection. `None` if the reserve has none for it either.
+    /// Takes a place for a connection. `None` if the reserve has no place for it either.
     pub(crate) fn take(&self, peer: IpAddr) -> Option<Place> {
         let peer = peer.to_canonical();
         let of_many = (self.max * CONNECTIONS_OF_MANY_PERCENT).div_ceil(100);
@@ -85,7 +86,7 @@ impl Places {
         } else if all.reserve < CONNECTION_RESERVE_MAX && own.reserve < CONNECTION_RESERVE_PER_ADDRESS_MAX {
             Kind::Reserve
         } else {
-            // An address without a place is not remembered.
+            // An address without a place needs no entry.
             if own.ordinary == 0 && own.reserve == 0 {
                 of_address.remove(&address);
             }

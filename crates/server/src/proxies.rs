@@ -40,7 +40,7 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Whose share a request from an address is of; `None` for this machine and for proxies, which speak for many.
+    /// The address whose share a request uses; `None` for this machine and for proxies, which forward for many.
     pub(crate) fn payer(&self, from: IpAddr) -> Option<IpAddr> {
         let from = from.to_canonical();
         (!from.is_loopback() && !self.contains(from)).then(|| network(from))

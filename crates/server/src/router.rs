@@ -1,4 +1,4 @@
-//! Which path leads where, and how large a body each route takes.
+//! The routes: each path with its handler and its largest body.
 
 use std::sync::atomic::Ordering;
 
@@ -49,7 +49,7 @@ macro_rules! routes {
 
 /// For routes that read no body.
 const NONE: usize = 0;
-/// For forms, which are read before anyone is known.
+/// For forms, which are read before the caller is authenticated.
 const FORM: usize = TOKEN_FORM_BYTES_MAX;
 /// For people who log in.
 const AUTH: usize = AUTH_BODY_BYTES_MAX;
@@ -112,15 +112,15 @@ pub fn router(app: App) -> Router {
     routes().fallback(nowhere).method_not_allowed_fallback(wrong_method).with_state(app)
 }
 
-/// Whether a route needs no bytes of the budget: what operators look at works while others are refused, and what is
-/// published is small or part of the program.
+/// Whether a route needs no bytes of the budget: routes for operators must work while others are refused, and
+/// published documents are small or part of the program.
 pub(crate) fn is_free(path: &str) -> bool {
     const FREE: [&str; 6] =
         ["/livez", "/readyz", "/healthcheck", "/metrics", "/openapi.json", "/ui/style.css"];
     FREE.contains(&path) || path.starts_with("/.well-known/") || path.starts_with("/fhir/R4/.well-known/")
 }
 
-/// Refuses a request in the words of its route.
+/// Refuses a request in the error format of its route.
 pub(crate) fn refuse(app: &App, path: &str, outcome: &Outcome) -> Response {
     const OAUTH: [&str; 4] = ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke", "/oauth2/register"];
     if path == "/oauth2/authorize" || path.starts_with("/auth/setpassword/") {

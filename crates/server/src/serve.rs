@@ -40,7 +40,7 @@ use crate::{App, Tls, cors, host, router, streams, webhooks};
 /// For a year (RFC 6797 §6.1).
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
-/// What is answered when all connections are taken.
+/// The routes that the reserve answers when all connections are taken.
 const HEALTH_ROUTES: [&str; 3] = ["/livez", "/readyz", "/healthcheck"];
 
 /// What is answered to a large head for which there are not enough bytes: no request has come of it.
@@ -81,7 +81,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ServeError`] if it ended by itself, because something that it needs has.
+    /// [`ServeError`] if it ended by itself, because a part that it needs has ended.
     pub async fn run(self, app: App, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let routes = router(app.clone());
         let places = Places::new(app.config.connections_max, app.config.trusted_proxies.clone());
@@ -102,7 +102,7 @@ impl Server {
         let mut callers = tokio::time::interval(limits::USAGE_CALLERS_SWEEP_INTERVAL);
         let mut keys = tokio::time::interval(limits::SIGNING_KEYS_INTERVAL);
         let mut deadlines = tokio::time::interval(limits::EXPIRY_INTERVAL);
-        // The files were read just now, so the first look at them is a whole interval away.
+        // The files were read just now, so the first check waits for a whole interval.
         let first_reload = tokio::time::Instant::now() + limits::TLS_RELOAD_INTERVAL;
         let mut reload = tokio::time::interval_at(first_reload, limits::TLS_RELOAD_INTERVAL);
         let mut check = tokio::time::interval(limits::STORE_CHECK_INTERVAL);
@@ -112,7 +112,7 @@ impl Server {
                 biased;
                 () = &mut stop => break Ok(()),
                 _ = check.tick() => if !app.store.is_alive() {
-                    tracing::error!("a thread that the database needs has ended: the server stops");
+                    tracing::error!("a thread that the database needs has ended; stopping the server");
                     break Err(ServeError::Store);
                 },
                 _ = flush.tick() => {
@@ -258,7 +258,7 @@ impl Connection {
                     answer(routes, app, self.peer, request).await
                 };
                 if !is_read.load(Ordering::Relaxed) {
-                    // It ends after this answer. A client, or a proxy that others share, is not to use it again.
+                    // The connection ends after this answer, so that a client or a shared proxy does not use it again.
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)

@@ -31,12 +31,12 @@ pub(crate) struct Streams {
     open: Arc<Mutex<Open>>,
 }
 
-/// Why a project gets no further stream.
+/// Why a stream is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoPlace {
-    /// It has as many as one project may have.
+    /// The project has the most streams that it may have.
     OfProject,
-    /// The server has as many as it may have, and no other project has more than this one.
+    /// The server has the most streams that it may have, and no other project has more than this one.
     OfServer,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for NoPlace {
     }
 }
 
-/// The streams that are open, the newest last.
+/// The open streams, the newest last.
 #[derive(Debug, Default)]
 struct Open {
     opened: u64,
@@ -73,7 +73,8 @@ impl Open {
         self.of.get(&project).map_or(0, Vec::len)
     }
 
-    /// Ends the newest stream of the project that has most, if it has still as many as `project` after that.
+    /// Ends the newest stream of the project with the most, if that project still has at least as many as `project`
+    /// afterwards.
     fn make_room_for(&mut self, project: ProjectId) -> bool {
         let own = self.of(project);
         let most = self.of.iter_mut().max_by_key(|(id, streams)| (streams.len(), **id));
@@ -110,7 +111,7 @@ pub(crate) struct StreamPlace {
 }
 
 impl StreamPlace {
-    /// Ready when the place was given to another project.
+    /// Completes when the place was given to another project.
     pub(crate) async fn ended(&self) {
         self.ended.notified().await;
     }
@@ -127,9 +128,9 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
 }
 
 impl Streams {
-    /// Takes a place for a stream of a project, unless it has its share. When the server has none left, a project
-    /// gets one of the project with most, which loses its newest stream: so shares become equal, and no place goes
-    /// back and forth. Whoever listened there comes back, and is refused or missed nothing.
+    /// Takes a place for a stream of a project, unless it has its share. If no place is free, the project with the
+    /// most streams loses its newest one. So shares become equal, and no place moves back and forth. A reader of the
+    /// lost stream reconnects, and is refused or misses nothing.
     pub(crate) fn place(&self, project: ProjectId) -> Result<StreamPlace, NoPlace> {
         let mut open = lock(&self.open);
         if open.of(project) >= STREAMS_PER_PROJECT_MAX {
@@ -244,7 +245,7 @@ mod tests {
         let counts: Vec<usize> = greedy.iter().map(|project| lock(&streams.open).of(*project)).collect();
         let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
         assert!(own.len() >= *most - 1 && most - least <= 1, "{} {counts:?}", own.len());
-        // Each that gave one up is told, and gets none back.
+        // The stream that lost its place ends, and gets no other place.
         let told = taken.iter().map(|place| tokio::time::timeout(std::time::Duration::ZERO, place.ended()));
         let told = futures_util::future::join_all(told).await;
         assert_eq!(told.iter().filter(|told| told.is_ok()).count(), own.len());

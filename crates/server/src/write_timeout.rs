@@ -1,5 +1,5 @@
-//! A stream whose writes must get on: a client that takes next to nothing of what is sent to it loses its
-//! place after [`WRITE_TIMEOUT`].
+//! A stream whose writes must make progress: a client that reads almost nothing of its answer loses its connection
+//! after [`WRITE_TIMEOUT`].
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -13,9 +13,9 @@ use tokio::time::Sleep;
 #[derive(Debug)]
 pub(crate) struct WriteTimeout<S> {
     stream: S,
-    /// Runs since a write waited, until enough was taken, or everything.
+    /// Runs from the first write that waits until the client has read enough, or everything.
     waiting: Option<Pin<Box<Sleep>>>,
-    /// What was taken meanwhile, in bytes.
+    /// The bytes that the client has read meanwhile.
     taken: usize,
 }
 
@@ -36,7 +36,7 @@ impl<S> WriteTimeout<S> {
         waiting.as_mut().poll(context).map(|()| Err(Error::from(ErrorKind::TimedOut)))
     }
 
-    /// Notes what was taken.
+    /// Counts the bytes that the client has read.
     fn took(&mut self, written: &Poll<Result<usize>>) {
         let (Some(_), Poll::Ready(Ok(bytes))) = (&self.waiting, written) else { return };
         self.taken += bytes;
@@ -84,7 +84,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         if flushed.is_ready() {
-            // Whoever writes flushes when nothing is left to be taken.
+            // A writer flushes after its last byte.
             self.has_got_on();
         }
         self.bounded(context, flushed)

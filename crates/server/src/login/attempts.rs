@@ -1,10 +1,9 @@
-//! Attempts at an account, by password or code. Each is counted as a failure before it is judged, and only
-//! afterwards, if it was none, is that taken back: whoever guesses many times at once learns no more than
-//! whoever guesses one by one.
+//! Attempts at an account, by password or code. Each counts as a failure before it is checked, and is taken back
+//! afterwards if it was correct. So many parallel guesses reveal no more than the same guesses one by one.
 //!
-//! They are counted in memory and written beside the request. A refusal that waited for the queue of changes would
-//! take as long as others fill that queue, and would tell by its time that there is such an account. Several servers
-//! on one database each count by themselves until that is written, which takes milliseconds.
+//! They are counted in memory and recorded beside the request. If a refusal waited for the queue of changes, its time
+//! would reveal that the account exists. Several servers on one database count separately until the count is
+//! recorded, which takes milliseconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,21 +36,21 @@ impl Failures {
     }
 }
 
-/// An account at which this server has counted.
+/// An account with counts of this server.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// What the database has, by what is known.
+    /// The last known value in the database.
     stored: Failures,
-    /// What it is to have.
+    /// The value to write.
     now: Failures,
-    /// What is on its way there.
+    /// The value that is being written.
     writing: Option<Failures>,
     /// A read that began before this may have missed what was written.
     seen_from: u64,
 }
 
 impl Entry {
-    /// Somebody else has changed what the database has: what was counted here comes on top of it.
+    /// Another server has changed the stored value: adds the counts of this server to it.
     fn rebase(&mut self, stored: Failures) {
         let own = i64::from(self.now.count) - i64::from(self.stored.count);
         let count = u32::try_from((i64::from(stored.count) + own).max(0)).unwrap_or(u32::MAX);
@@ -61,7 +60,7 @@ impl Entry {
     }
 }
 
-/// When a read of an account began, in writes that were done by then.
+/// When a read of an account began, as the number of writes that were done by then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look(u64);
 
@@ -69,14 +68,14 @@ pub(super) struct Look(u64);
 struct Counts {
     entries: HashMap<UserId, Entry>,
     writes: u64,
-    /// A read that began before this may have missed what was written of accounts that were forgotten since.
+    /// A read that began before this may have missed writes of accounts that were removed since.
     forgot: u64,
 }
 
 enum Counted {
     /// The failures before this attempt.
     After(Failures),
-    /// The account accepts nothing for so long.
+    /// The account refuses every attempt for so long.
     Waits(Duration),
     /// What was read is too old.
     LookAgain,
@@ -109,7 +108,7 @@ impl Counts {
         Counted::After(before)
     }
 
-    /// Forgets accounts of which everything is written, where there are too many.
+    /// Removes accounts whose counts are all recorded, if there are too many.
     fn has_room(&mut self) -> bool {
         if self.entries.len() >= LOGIN_FAILURES_REMEMBERED_MAX {
             self.entries.retain(|_, entry| entry.now != entry.stored || entry.writing.is_some());
@@ -119,14 +118,14 @@ impl Counts {
         self.entries.len() < LOGIN_FAILURES_REMEMBERED_MAX
     }
 
-    /// The account as it is after an attempt, for changing that.
+    /// The entry of an account after an attempt, to be changed.
     fn attempted(&mut self, before: &UserAccount) -> &mut Entry {
         let now = Failures { count: before.failures.saturating_add(1), last: before.last_failure };
         let new = Entry { stored: now, now, writing: None, seen_from: 0 };
         self.entries.entry(before.row.id).or_insert(new)
     }
 
-    /// Some accounts of which not everything is written, with what the database has and what it is to have.
+    /// Some accounts with unrecorded counts, each with the stored value and the value to write.
     fn unwritten(&mut self) -> Vec<(UserId, Failures, Failures)> {
         let all = self.entries.iter_mut().filter(|(_, entry)| entry.now != entry.stored);
         let some = all.take(LOGIN_FAILURES_WRITTEN_AT_ONCE);
@@ -137,7 +136,7 @@ impl Counts {
         .collect()
     }
 
-    /// Something was written, or was not and the database has something else; `None` where the account is gone.
+    /// Takes the value that the database has after a write; `None` if the account is gone.
     fn written(&mut self, id: UserId, found: Option<Failures>) {
         self.writes += 1;
         let Some(entry) = self.entries.get_mut(&id) else { return };
@@ -157,7 +156,7 @@ impl Counts {
 #[derive(Debug)]
 enum Message {
     Counted,
-    /// Says when all before it was written, or could not be.
+    /// Answers when all counts before it were recorded, or failed to be.
     Settle(oneshot::Sender<()>),
 }
 
@@ -168,7 +167,7 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    /// Starts what writes them. It ends with this.
+    /// Starts the task that records them, which ends when this is dropped.
     pub(crate) fn start(store: Store) -> Self {
         let counts = Arc::<Mutex<Counts>>::default();
         let (queue, mut messages) = mpsc::channel(2);
@@ -200,19 +199,19 @@ impl Attempts {
         Look(self.counts().writes)
     }
 
-    /// Something is to be written. If the queue is full, somebody has said so already.
+    /// Wakes the writer. If the queue is full, the writer will run anyway.
     fn changed(&self) {
         let _ = self.queue.try_send(Message::Counted);
     }
 
-    /// Forgets the failures of an account, after an attempt at it that was none.
+    /// Resets the failures of an account after a correct attempt.
     pub(super) fn forgive(&self, before: &UserAccount) {
         self.counts().attempted(before).now = Failures::default();
         self.changed();
     }
 
-    /// Takes back the one failure that was counted for an attempt at the account as it was `before`. Others stay,
-    /// and if there was none since, so does the time of the last one.
+    /// Takes back the failure that was counted for one attempt at the account, which was `before`. Other failures
+    /// stay, and the time of the last one is restored if none came since.
     pub(super) fn take_back(&self, before: &UserAccount) {
         let mut counts = self.counts();
         let now = &mut counts.attempted(before).now;
@@ -224,7 +223,7 @@ impl Attempts {
         self.changed();
     }
 
-    /// Waits until everything that was counted is written, or could not be.
+    /// Waits until all counts are recorded, or failed to be.
     pub(crate) async fn settled(&self) {
         let (tell, settled) = oneshot::channel();
         let settle = async {
@@ -238,7 +237,7 @@ impl Attempts {
     }
 }
 
-/// Writes what was counted.
+/// Records the counts.
 struct Writer {
     store: Store,
     counts: Arc<Mutex<Counts>>,
@@ -249,7 +248,7 @@ impl Writer {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// False if something could not be written.
+    /// False if a write failed.
     async fn write_all(&self) -> bool {
         while !self.store.refuses_changes() {
             let some = self.counts().unwritten();
@@ -279,7 +278,7 @@ impl Writer {
     }
 }
 
-/// What the database has afterwards, if there is such an account.
+/// The value in the database afterwards; `None` if the account is gone.
 async fn write(
     store: &Store,
     id: UserId,
@@ -290,14 +289,14 @@ async fn write(
     change.write_login_failures(id, stored.count, now.count, now.last);
     match store.commit(change).await {
         Ok(()) => Ok(Some(now)),
-        // Somebody else has changed it.
+        // Another server has changed it.
         Err(StoreError::Conflict(_)) => Ok(store.user(id).await?.as_ref().map(Failures::of)),
         Err(error) => Err(error),
     }
 }
 
-/// Counts an attempt at an account that was read after `look`. Gives the account as it was before, if the attempt
-/// may be judged; if not, how long the account still waits.
+/// Counts an attempt at an account that was read after `look`. Returns the account as it was before if the attempt
+/// may be checked, and otherwise how long the account still waits.
 pub(super) async fn count(
     app: &App,
     mut account: UserAccount,

@@ -1,8 +1,8 @@
 //! `/oauth2/authorize` (RFC 6749 §3.1): a browser comes with a client's request, a person logs in and
 //! agrees, and the browser goes back with a code. No script runs. Every form leads back to the same
 //! URL, so that the request is read and checked anew at every step; the login that is under way is in
-//! a cookie that only this browser has. A form that answers for a person bears the mark of that login, so that
-//! another person's cookie does not make it another person's answer.
+//! a cookie that only this browser has. A form that answers for a person carries the mark of that login, so that it
+//! cannot count as the answer of another person whose cookie the browser has.
 
 use std::net::IpAddr;
 
@@ -110,7 +110,7 @@ struct Fields {
     password: Zeroizing<String>,
     token: String,
     decision: String,
-    /// The mark of the page that the form is from.
+    /// The mark of the page that the form came from.
     login: String,
 }
 
@@ -201,9 +201,8 @@ impl Visit<'_> {
         }
     }
 
-    /// The login of the cookie, if it waits at that stage, is the one for this request and the one that the form
-    /// was made for. A login for one client is no consent to another, and a page that one person saw is not
-    /// answered by another.
+    /// The login of the cookie, if it waits at that stage and belongs to this request and to this form. A login for
+    /// one client is not consent to another, and one person cannot answer a page that another person saw.
     async fn waiting(&self, stage: Stage, mark: &str) -> Result<SessionAccess, NotLoggedIn> {
         let wanted = self.wanted()?;
         let id = self.cookie.ok_or(NotLoggedIn::NoLogin)?;
@@ -254,7 +253,7 @@ impl Visit<'_> {
         page(status, &template, Some(&self.asked.redirect_uri.source()))
     }
 
-    /// What a form that answers for the person of a login bears.
+    /// The mark for a form that answers for the person of a login.
     fn mark(&self, session: &Session) -> String {
         self.app.keyring.form_mark(session.id, session.user, session.stage)
     }

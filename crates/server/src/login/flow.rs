@@ -24,10 +24,10 @@ pub(super) struct LoginRequest {
     pub(super) email: String,
     pub(super) password: PlainPassword,
     pub(super) client: Option<ClientId>,
-    /// Whether nobody can log in by it, since there is no such client, it is not active, or it did not register the
-    /// redirect URI. It is answered like a wrong password.
+    /// Whether no login is possible, because the client does not exist, is not active, or did not register the
+    /// redirect URI. The answer is that of a wrong password.
     pub(super) is_for_nobody: bool,
-    /// What else is wrong with it. What a client is like is said only to who has proved to be one of its people.
+    /// Other problems of the request. Only a person who has proved to belong to the client learns about its settings.
     pub(super) problem: Option<Outcome>,
     /// The project of the client, or the one that was named.
     pub(super) project: Option<ProjectId>,
@@ -45,7 +45,7 @@ pub(super) struct LoginRequest {
 pub(super) enum NotLoggedIn {
     /// Wrong, unknown, off, locked: nobody learns which.
     Refused,
-    /// The person is who it says, and the request cannot be granted.
+    /// The person is authenticated, but the request cannot be granted.
     Bad(Outcome),
     /// There is no such login, it is over, or it is at another step.
     NoLogin,
@@ -67,7 +67,7 @@ impl From<StoreError> for NotLoggedIn {
 impl From<NotLoggedIn> for Outcome {
     fn from(error: NotLoggedIn) -> Self {
         match error {
-            // The hints are for everybody, so that they tell nobody which addresses and clients there are.
+            // Every caller gets the hints, so that they do not reveal which addresses and clients exist.
             NotLoggedIn::Refused => Self::invalid(
                 "Email or password is invalid, or people do not log in through this clientId with this redirectUri. \
                  Who has accounts in several projects can say which one: projectId",
@@ -98,7 +98,7 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     let mut fits = prove(app, email, request.project, is_for_nobody, password, from).await?;
     for account in &fits {
         if account.totp_confirmed {
-            // Earlier failures may be wrong codes, which the password alone forgives nobody.
+            // Earlier failures may be wrong codes, which a correct password must not reset.
             app.attempts.take_back(account);
         } else {
             app.attempts.forgive(account);
@@ -108,7 +108,7 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
         return Err(NotLoggedIn::Bad(problem));
     }
     if request.project.is_some() {
-        // The project's own account goes before one of the whole server: there is one membership to log in as.
+        // The account of the project comes before one of the whole server: one membership is to be chosen.
         fits.sort_by_key(|account| account.row.project.is_none());
     }
     let mut choices = Vec::new();
@@ -133,7 +133,7 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     let has_second_factor =
         fits.iter().any(|account| account.row.id == session.user && account.totp_confirmed);
     let session = if !session.others.is_empty() {
-        // Which account it is, and so which second factor, is known once the membership is chosen.
+        // The account, and so the second factor, is known only after the membership is chosen.
         session.at(Stage::Membership)
     } else if has_second_factor {
         // Where a project was named, it need not be named again.
@@ -148,8 +148,8 @@ pub(super) async fn begin(app: &App, request: LoginRequest, from: IpAddr) -> Res
     Ok(session)
 }
 
-/// The accounts of an address that a password fits, at least one. Each other that it was checked against has had an
-/// attempt counted; so have these.
+/// The accounts of an address that have this password, at least one. An attempt was counted at each account that was
+/// checked.
 async fn prove(
     app: &App,
     email: &str,
@@ -164,7 +164,7 @@ async fn prove(
         accounts.clear();
     }
     let hashes = std::array::from_fn(|n| accounts.get(n).and_then(|account| account.password_hash.clone()));
-    // Counted while the password is hashed, so that only the hashes take time, which an unknown person's take too.
+    // Counted while the password is hashed, so that only the hashes take time, as for an unknown person.
     let counted = count_each(app, accounts, look);
     let done = app.passwords.verify_each_while(from, hashes, password, counted).await;
     let (right, counted) = done.map_err(|_| StoreError::Busy)?;
@@ -180,7 +180,7 @@ async fn prove(
     Ok(fits)
 }
 
-/// Counts an attempt at each of some accounts. `None` stands for one that still waits: its password is not judged.
+/// Counts an attempt at each of some accounts. `None` is an account that still waits; its password is not checked.
 async fn count_each(
     app: &App,
     accounts: Vec<UserAccount>,
@@ -219,7 +219,7 @@ pub(super) async fn choices(
     Ok(choices)
 }
 
-/// The same for all accounts that a login may still be of.
+/// The same for all accounts that a login may still belong to.
 pub(super) async fn choices_of(
     app: &App,
     session: &Session,
@@ -331,7 +331,7 @@ pub(super) async fn membership(
     let account = app.store.user(chosen.user).await?.filter(|account| account.row.active);
     let account = account.ok_or(NotLoggedIn::NoLogin)?;
     let before = access.session.revision;
-    // Where there was one account only, its second factor came before the choice.
+    // A login with a single account had its second factor before the choice.
     let needs_second_factor = !access.session.others.is_empty() && account.totp_confirmed;
     let next =
         Session { user: chosen.user, others: Vec::new(), membership: Some(chosen.id), ..access.session };

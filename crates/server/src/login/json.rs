@@ -156,7 +156,7 @@ impl LoginBody {
         })
     }
 
-    /// Checks what is asked for against what the client registered.
+    /// Checks the request against what the client registered.
     async fn resolve(self, app: &App) -> Result<LoginRequest, Outcome> {
         let client = match &self.client {
             Some(id) => client_of(app, id).await?,
@@ -165,7 +165,7 @@ impl LoginBody {
         let redirect_uri = self.redirect_uri.as_deref();
         let is_registered =
             |client: &LoginClient| redirect_uri.is_none_or(|uri| client.registered(uri).is_some());
-        // Nobody logs in through it, and nobody learns why: a wrong password is answered the same.
+        // No login is possible, and the caller does not learn why: the answer is that of a wrong password.
         let is_for_nobody = self.client.is_some() && !client.as_ref().is_some_and(is_registered);
         let scope = for_people(self.scope.as_deref(), client.as_ref());
         let scope = scope.map_err(|error| Outcome::invalid_at("scope", error.to_string()))?;

@@ -18,7 +18,7 @@ pub(super) struct LoginClient {
     pub(super) id: ClientId,
     pub(super) name: String,
     pub(super) project: ProjectId,
-    /// Those of an allowed form: what was registered before the form was checked is used no longer.
+    /// Only those of an allowed form: older ones of another form are ignored.
     pub(super) redirect_uris: Vec<RedirectUri>,
     pub(super) default_scope: Option<String>,
     /// What its registration bounds it to.
@@ -35,8 +35,8 @@ impl LoginClient {
     }
 }
 
-/// The client of that id, if people may log in through it now. An id that is no id is looked up all the same, under
-/// one that nothing has.
+/// The client of that id, if people may log in through it now. A malformed id is looked up too, as an id that no
+/// client has.
 pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>, Outcome> {
     let id = ClientId::parse(id).unwrap_or(ClientId::NIL);
     let (state, access) = tokio::try_join!(app.store.client(id), app.store.access(id))?;
@@ -62,8 +62,8 @@ pub(super) async fn client_of(app: &App, id: &str) -> Result<Option<LoginClient>
     }))
 }
 
-/// Said of a client that does not exist, is not active, or did not register the redirect URI: nobody learns which
-/// clients there are.
+/// The text for a client that does not exist, is not active, or did not register the redirect URI, so that the caller
+/// does not learn which clients exist.
 const NOT_THROUGH_IT: &str = "There is no such client application, people do not log in through it, or it has not registered the \
      redirect_uri of the request.";
 
@@ -143,7 +143,7 @@ impl AuthorizationRequest {
         let registered =
             client.and_then(|client| client.registered(redirect_uri).cloned().map(|uri| (client, uri)));
         let Some((client, redirect_uri)) = registered else {
-            // At one time too: a client that is there takes longer to read than one that is not (P5).
+            // After the same time too: an existing client takes longer to read than a missing one (P5).
             sleep_until(answered_at).await;
             return Err(Unanswerable::Bad(NOT_THROUGH_IT));
         };

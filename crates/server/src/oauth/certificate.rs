@@ -83,7 +83,7 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether others than its owner can sign for the key of a certificate.
+/// Refuses a certificate if others than its owner can sign for its key.
 fn check_key(certificate: &CertificateDer<'_>) -> Result<(), String> {
     let parsed = Certificate::from_der(certificate).map_err(|error| format!("cannot be read: {error}"))?;
     PublicKey::of_certificate(&parsed).and_then(|key| key.check()).map_err(|weakness| weakness.to_string())
@@ -126,7 +126,7 @@ impl TrustStore {
     /// and for a client.
     fn accepts(&self, presented: &ClientCertificate, now: Timestamp) -> bool {
         let Ok(leaf) = Certificate::from_der(presented.leaf()) else { return false };
-        // That it was presented proves nothing if anybody can sign for its key.
+        // A certificate proves nothing if anybody can sign for its key.
         if check_key(presented.leaf()).is_err() {
             return false;
         }

@@ -15,7 +15,7 @@ use super::public_key::PublicKey;
 
 /// The name space of the ids that keys are counted by (RFC 9562 §5.5). Never change it: counts name them.
 const KEYS_NAMESPACE: Uuid = Uuid::from_u128(0x5a0c_41de_7f7e_4b52_9f2c_8d8e_0b64_3c11);
-/// Members of a JWK that are private (RFC 7518 §6), also of types of keys that are not taken here.
+/// Private members of a JWK (RFC 7518 §6), also of key types that are not accepted here.
 const PRIVATE_MEMBERS: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
 
 /// A key that verifies assertions.
@@ -56,8 +56,8 @@ pub(super) fn read(client: ClientId, text: &str) -> Result<Vec<ClientKey>, Strin
     set.keys.iter().enumerate().map(|(n, key)| one(client, n, key)).collect()
 }
 
-/// The keys of a set that can be used (RFC 7517 §5), the first few of them. Weak ones are left out: they may
-/// have been fetched, or written before they were refused.
+/// The first few usable keys of a set (RFC 7517 §5). Weak keys are left out: they may have been fetched, or written
+/// before they were refused.
 pub(super) fn usable(client: ClientId, text: &str) -> Vec<ClientKey> {
     let set: Value = serde_json::from_str(text).unwrap_or_default();
     let keys = set.get("keys").and_then(Value::as_array).into_iter().flatten().enumerate();

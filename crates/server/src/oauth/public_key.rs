@@ -1,6 +1,6 @@
-//! Public keys that others are known by: those of client applications (RFC 7517) and those of certificates
-//! (RFC 5280). Whoever can sign for a key comes in as its owner, so a key that anybody can sign for is
-//! refused when it is written, and never used where it is stored already.
+//! Public keys that clients authenticate with: their own (RFC 7517) and those of certificates (RFC 5280). A caller
+//! that can sign for a key authenticates as its owner, so a key that anybody can sign for is refused when it is
+//! written, and is never used if it is stored already.
 
 use std::sync::LazyLock;
 
@@ -31,7 +31,7 @@ use x509_cert::der::{Decode, Reader, SliceReader};
 const SMALL_PRIMES_PRODUCT: u64 = 16_294_579_238_595_022_365;
 const SMALL_PRIMES: [u64; 15] = [3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53];
 
-/// Why a key is refused; follows the name of the key in a sentence.
+/// Why a key is refused; the text follows the name of the key in a sentence.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Weakness {
     #[error("is none of RSA, P-256, P-384 and Ed25519")]
@@ -152,7 +152,7 @@ impl PublicKey {
         match info.algorithm.oid {
             RSA_ENCRYPTION | ID_RSASSA_PSS => rsa_of_der(bytes),
             ID_EC_PUBLIC_KEY => {
-                // A curve that the certificate itself describes is none that anybody knows.
+                // A curve that the certificate itself describes is not a known curve.
                 let named = info.algorithm.parameters.as_ref();
                 let named = named.and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
                 let curve = match named {
@@ -168,7 +168,7 @@ impl PublicKey {
         }
     }
 
-    /// What it can verify of what clients sign.
+    /// The signature algorithms that it can verify.
     pub(super) const fn algorithms(&self) -> &'static [Algorithm] {
         match self {
             Self::Rsa { .. } => &[Algorithm::RS384, Algorithm::RS256],
@@ -179,7 +179,7 @@ impl PublicKey {
         }
     }
 
-    /// Refuses a key that cannot be used, or that others than its owner can sign for.
+    /// Refuses a key that is unusable, or that others than its owner can sign for.
     pub(super) fn check(&self) -> Result<(), Weakness> {
         match self {
             Self::Rsa { modulus, exponent } => check_rsa(modulus, exponent),
@@ -217,7 +217,7 @@ fn is_odd(number: &[u8]) -> bool {
 }
 
 fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), Weakness> {
-    // By what it is worth, not by how long it is written.
+    // By its value, not by the length of its encoding.
     let size = bits(modulus);
     if !(RSA_MODULUS_BITS_MIN..=RSA_MODULUS_BITS_MAX).contains(&size) {
         return Err(Weakness::ModulusBits(size));
@@ -244,7 +244,7 @@ fn check_point(curve: Curve, point: &[u8]) -> Result<(), Weakness> {
         return Err(Weakness::Encoding("it is no uncompressed point"));
     }
     parse(curve.verification(), point).ok_or(Weakness::OffCurve)?;
-    // The point below it has the private part -1.
+    // The negated base point has the private part -1.
     let x = 1..=curve.coordinate_bytes();
     if curve.base_point().is_some_and(|base| base.get(x.clone()) == point.get(x)) {
         return Err(Weakness::BasePoint);
@@ -252,7 +252,7 @@ fn check_point(curve: Curve, point: &[u8]) -> Result<(), Weakness> {
     Ok(())
 }
 
-/// The library takes any 32 bytes for a key of Ed25519.
+/// The library accepts any 32 bytes as an Ed25519 key.
 fn check_ed25519(bytes: &[u8]) -> Result<(), Weakness> {
     let encoded: [u8; 32] =
         bytes.try_into().map_err(|_| Weakness::Encoding("a key of Ed25519 has 32 bytes"))?;
@@ -342,7 +342,7 @@ mod tests {
         assert!(PublicKey::Point(Curve::P256, point).check().is_err(), "of another curve");
     }
 
-    /// A number of so many bits without a small factor; whether it is the product of two primes does not matter.
+    /// A number of so many bits without a small factor; it need not be the product of two primes.
     fn modulus(bits: usize) -> Vec<u8> {
         let mut number = vec![0; bits.div_ceil(8)];
         number[0] = 1 << ((bits - 1) % 8);

@@ -30,7 +30,7 @@ struct Known {
     tried: Option<Timestamp>,
     /// For the order in which URLs are forgotten.
     used: u64,
-    /// The project of the client that used it last: what is kept is shared between projects.
+    /// The project of the client that used it last; projects share the cache.
     project: Option<ProjectId>,
 }
 
@@ -184,7 +184,7 @@ impl RemoteKeys {
     }
 }
 
-/// Of the project that takes most by this measure, forgets the URL that was of no use for the longest time.
+/// Removes the least recently used URL of the project that takes the most by this measure.
 fn forget_oldest(
     entries: &mut HashMap<String, Arc<Entry>>,
     weight: impl Fn(&Arc<Entry>) -> usize,

@@ -1,4 +1,4 @@
-//! A connection of which so much is read and no more.
+//! A connection with a bound of the bytes that are read from it.
 
 use std::error::Error;
 use std::io;
@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Counts what is read from a connection, below TLS and HTTP: whatever comes before an answer, such as
-/// informational responses (RFC 9110 §15.2), is part of it, and costs no more than it.
+/// Counts the bytes read from a connection, below TLS and HTTP. So everything before an answer, such as informational
+/// responses (RFC 9110 §15.2), counts as part of it.
 #[derive(Debug)]
 pub(super) struct Metered<S> {
     stream: S,
@@ -22,7 +22,7 @@ pub(super) struct Metered<S> {
 pub(crate) struct TooMuch(usize);
 
 impl TooMuch {
-    /// Finds it in what HTTP or TLS says of the connection.
+    /// Finds this error among the causes of an HTTP or TLS error.
     pub(super) fn find(error: &(dyn Error + 'static)) -> Option<Self> {
         let error = error.downcast_ref::<io::Error>()?.get_ref()?;
         error.downcast_ref::<Self>().copied()
@@ -46,7 +46,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        // The last piece may go beyond: it is there already, and no larger than a buffer.
+        // The last piece may exceed it: it is in memory already, and no larger than a buffer.
         self.left = self.left.saturating_sub(buffer.filled().len().saturating_sub(before));
         Poll::Ready(Ok(()))
     }

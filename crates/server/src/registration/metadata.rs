@@ -63,8 +63,8 @@ impl Metadata {
         Ok(Self { auth_method, elements })
     }
 
-    /// Checks names and redirect URIs. What was stored before a rule was made, in `before`, stands in the way of no
-    /// other change: the client sends all of it with each (RFC 7592 §2.2).
+    /// Checks names and redirect URIs. A value in `before` that was stored before a rule existed does not block other
+    /// changes, because the client sends all metadata with each change (RFC 7592 §2.2).
     pub(super) fn check(&self, before: Option<&Map<String, Value>>) -> Result<(), OAuthError> {
         let stored = before.and_then(|before| before.get("name"));
         if let Some(name) = self.element("name").filter(|name| stored != Some(*name)) {
