@@ -59,7 +59,7 @@ pub struct AgentArgs {
     /// A command that takes the new secret on standard input, after the files. May be repeated.
     #[arg(long, value_name = "COMMAND")]
     exec: Vec<String>,
-    /// How long a command may take; then it is killed, with all that it has started [default: 15m]
+    /// How long a command may take; after that, it and all processes that it started are killed [default: 15m]
     #[arg(long, value_name = "DURATION")]
     exec_timeout: Option<Period>,
     /// How old a secret may become; it is rotated up to a tenth of that earlier

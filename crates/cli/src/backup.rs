@@ -29,7 +29,7 @@ pub struct BackupArgs {
 pub async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     let settings = args.data.read()?;
     let Place::File(database) = place(&settings)? else { bail!(NATIVE_WAY) };
-    // Everything is in it, and SQLite opens files by their path.
+    // It holds everything, and SQLite opens files by their path.
     Entry::find_new(&args.file)?;
     let mut bar = Bar::new("copying", Unit::Things("pages"));
     let keys = copy(&database, &args.file, &mut |done, total| bar.set(done, total)).await?;

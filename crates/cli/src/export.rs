@@ -23,7 +23,7 @@ pub struct ExportArgs {
 /// Writes a whole installation to a file, for `keyrelay import`.
 pub async fn export(args: ExportArgs) -> anyhow::Result<()> {
     let settings = args.data.read()?;
-    // Everything is in it.
+    // It holds everything.
     Entry::find_new(&args.file)?;
     let mut bar = Bar::new("exporting", Unit::Things("rows"));
     let rows = write_out(&place(&settings)?, &args.file, &mut |done, total| bar.set(done, total)).await?;

@@ -133,7 +133,7 @@ pub fn keyring(settings: &Settings, is_new: bool) -> anyhow::Result<Keyring> {
 /// The keyring of a process that seals.
 fn durable_keyring(settings: &Settings, is_new: bool) -> anyhow::Result<Keyring> {
     let file = master_key_file(settings);
-    // Also where it is missing: that is reported below, or it is made.
+    // Also if it is missing: that is reported below, or the file is created.
     make_durable(&file)
         .or_else(missing_is_fine)
         .with_context(|| format!("cannot sync {}", file.display()))?;
@@ -144,8 +144,8 @@ fn missing_is_fine(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// Makes a master key file durable, with its name: nothing may be sealed under a key that a loss of power could take
-/// away. A file system that is read-only, or has no such thing, is as durable as it gets.
+/// Makes a master key file and its name durable: nothing may be sealed under a key that a power failure could delete.
+/// A file system that is read-only or cannot sync counts as durable.
 pub fn make_durable(file: &Path) -> io::Result<()> {
     let sync = |path: &Path| match fs::File::open(path)?.sync_all() {
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::ReadOnlyFilesystem) => {
@@ -156,7 +156,7 @@ pub fn make_durable(file: &Path) -> io::Result<()> {
     let file = file.canonicalize()?;
     sync(&file)?;
     match sync(dir_of(&file)) {
-        // Whoever may read the file need not be able to list its directory. `keyrelay keys` has synced it.
+        // A process that may read the file may lack access to its directory; `keyrelay keys` has synced that.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }

@@ -77,7 +77,7 @@ pub async fn keys(args: KeysArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until nobody else changes the master keys of an installation.
+/// Waits until no other process changes the master keys of an installation.
 async fn lock(settings: &Settings) -> anyhow::Result<KeyFile> {
     KeyFile::lock(master_key_file(settings), &place(settings)?).await
 }

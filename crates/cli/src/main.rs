@@ -1,6 +1,6 @@
 //! The binary `keyrelay`: one file per command.
 
-// They panic where nobody can read them; `say` does not.
+// `println!` and `eprintln!` panic if their output is closed; `say` does not.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod admin;
@@ -120,7 +120,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     runtime.context("the runtime could not be started")?.block_on(run(cli.command))
 }
 
-/// Shows help, or what is wrong with the arguments.
+/// Prints help, or an error in the arguments.
 fn show(shown: &clap::Error) -> ExitCode {
     match shown.print() {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,

@@ -1,15 +1,14 @@
-//! What commands say, on standard output and standard error. A line that cannot be written stops nothing half-way: the
-//! work is done, and the command ends with an error afterwards. Whoever reads may also have gone away, as `head` does;
-//! that is no error.
+//! The output of commands, on standard output and standard error. A line that fails to be written does not stop the
+//! work: the command finishes, and then ends with an error. A closed pipe, as after `head`, is not an error.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write, stderr, stdout};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Why the first line that could not be written could not be.
+/// The error of the first line that failed to be written.
 static FAILURE: OnceLock<String> = OnceLock::new();
-/// Whether nobody reads standard output any more.
+/// Whether the reader of standard output has gone.
 static IS_UNREAD: AtomicBool = AtomicBool::new(false);
 
 /// Like `println!`, but never panics.
@@ -37,13 +36,13 @@ pub fn warning(line: Arguments<'_>) {
     note("standard error", &writeln!(stderr(), "keyrelay: {line}"));
 }
 
-/// What could not be written, if anything. To be asked for at the end.
+/// The first failure to write, if any. Call it at the end of a command.
 pub fn failure() -> Option<&'static str> {
     note("standard output", &stdout().flush());
     FAILURE.get().map(String::as_str)
 }
 
-/// Whether there is no use in saying more: for commands that do nothing else.
+/// Whether more output is useless: for commands that only print.
 pub fn is_over() -> bool {
     IS_UNREAD.load(Ordering::Relaxed) || FAILURE.get().is_some()
 }

@@ -161,7 +161,7 @@ fn watch_master_keys(settings: &Settings, app: App) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A fault in it must not end the watch.
+/// A panic in it must not end the watch.
 async fn reseal(app: &App) {
     let _ = survive_waiting(app.reseal()).await;
 }
@@ -171,7 +171,7 @@ fn reload(file: &Path, app: &App) -> anyhow::Result<bool> {
     if app.has_master_keys(&read()?)? {
         return Ok(false);
     }
-    // Before anything is sealed under a new key. What is taken up is what is read after that.
+    // Before anything is sealed under a new key. The server uses the keys that it reads after this.
     make_durable(file)?;
     Ok(app.replace_master_keys(&read()?)?)
 }

@@ -50,7 +50,7 @@ async fn look_on(args: &WatchArgs, server: &Server) -> anyhow::Result<ExitCode> 
             Err(error) if error.may_pass() => live.show_problem(&error.to_string()),
             Err(error) => return Err(error.into()),
         }
-        // Nobody looks on.
+        // The reader of the output has gone.
         if say::is_over() {
             return Ok(ExitCode::SUCCESS);
         }

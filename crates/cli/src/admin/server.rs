@@ -154,7 +154,7 @@ pub enum Retirement {
     StillInUse(String),
 }
 
-/// Reads an answer, up to a bound: what answers may be no such server.
+/// Reads an answer, up to a bound, because another program may answer.
 async fn read_answer(mut answer: Response) -> Result<Zeroizing<Vec<u8>>, ServerError> {
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = answer.chunk().await.map_err(|error| ServerError::Away(error.without_url()))? {

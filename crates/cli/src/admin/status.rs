@@ -106,7 +106,7 @@ impl std::fmt::Display for Who {
         f.write_str(&self.address)?;
         for text in [&self.user_agent, &self.instance] {
             if !text.is_empty() {
-                // Quoted, so that no text passes for another caller.
+                // Quoted, so that a text cannot look like another caller.
                 write!(f, " {text:?}")?;
             }
         }

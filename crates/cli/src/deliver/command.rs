@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// The processes of a command. Those that are left when this is dropped early, as by a signal, are asked to end.
+/// The processes of a command. If this is dropped early, as by a signal, those that still run are asked to end.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -22,12 +22,12 @@ impl Group {
 
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.0 {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = kill_process_group(group, signal);
         }
     }
 
-    /// Ends all of them: those that do not go when they are asked to are killed.
+    /// Ends all of them: asks first, then kills those that still run.
     async fn end(self, child: &mut Child) {
         self.signal(Signal::TERM);
         let _ = timeout(EXEC_GRACE, child.wait()).await;
@@ -36,7 +36,7 @@ impl Group {
         self.release();
     }
 
-    /// Leaves what is running in the background.
+    /// Leaves processes in the background running.
     fn release(mut self) {
         self.0 = None;
     }
@@ -48,7 +48,7 @@ impl Drop for Group {
     }
 }
 
-/// Runs a command by the shell, for at most a time. What it prints goes to standard error: standard output is for
+/// Runs a command by the shell, with a time limit. Its output goes to standard error, because standard output is for
 /// events.
 pub async fn run(command: &str, secret: &PlainSecret, at_most: Duration) -> anyhow::Result<()> {
     let mut child = Command::new("/bin/sh")

@@ -95,7 +95,7 @@ impl Target {
     pub async fn check(&self) -> anyhow::Result<()> {
         let check = async {
             let turn = Turn::wait(Entry::find(self.path())?).await?;
-            // As much as there is, and nothing of it: the server has not accepted that value yet.
+            // Spaces of the same length: the server has not accepted that value yet.
             let length = turn.read()?.map_or(0, |bytes| bytes.len());
             turn.check(&vec![b' '; length])
         };

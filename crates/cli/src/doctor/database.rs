@@ -68,7 +68,7 @@ pub async fn check(settings: &Settings, keyring: Option<&Keyring>, report: &mut 
     }
 }
 
-/// Which projects have nearly as many resources as they may: four fifths.
+/// Projects near their bound of resources: above four fifths of it.
 async fn quota(place: &Place, ResourcesMax(most): ResourcesMax, report: &mut Report) {
     let check = "resources";
     let largest = match largest_projects(place).await {
@@ -87,7 +87,7 @@ async fn quota(place: &Place, ResourcesMax(most): ResourcesMax, report: &mut Rep
     }
 }
 
-/// What was done under a profile that several people share cannot be told apart by the profile.
+/// Profiles that several people share: records under such a profile do not show which person acted.
 async fn profiles(place: &Place, report: &mut Report) {
     let check = "profiles";
     match shared_profiles(place).await {

@@ -1,4 +1,4 @@
-//! Files that only one process of this program works on at a time, and whose replacement is seen whole or not at all.
+//! Files that only one process of this program changes at a time. A reader sees a replacement whole or not at all.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata, Permissions, TryLockError};
@@ -15,22 +15,23 @@ use zeroize::Zeroizing;
 
 use super::entry::Entry;
 
-/// How often a lock that others hold is tried.
+/// The pause between two attempts to take a lock that others hold.
 const TRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A locked file that is removed at the end, so that nothing is left of the lock.
+/// A locked file that is removed at the end, so that the lock leaves no file.
 ///
-/// Only its owner can open it, so no other user can hold the lock unless the file is theirs. Whoever waited finds that
-/// the name is gone or another file's, and tries again. A killed process leaves the file; the next one takes it over.
+/// Only its owner can open it, so no other user can hold the lock unless the file is theirs. A process that waited
+/// for the lock finds that the name is gone or belongs to another file, and retries. A killed process leaves the
+/// file; the next process takes it over.
 #[derive(Debug)]
 pub struct Claim {
     entry: Entry,
     file: File,
-    /// Whether the file has got another name, and so is not removed.
+    /// Whether the file was renamed, and so must not be removed.
     is_given_away: bool,
 }
 
-/// What one attempt came to.
+/// The result of one attempt.
 enum Attempt {
     Held(Claim),
     /// Others hold it.
@@ -78,7 +79,7 @@ impl Claim {
             entry.unlink().with_context(cannot)?;
             return Ok(Attempt::Again);
         };
-        // Before it is locked: what others have put there is not waited for.
+        // Before the lock: a file that others put there is refused without a wait.
         if !may_hold(&file.metadata()?, owner) {
             entry.unlink().with_context(cannot)?;
             return Ok(Attempt::Again);
@@ -88,7 +89,7 @@ impl Claim {
             Err(TryLockError::WouldBlock) => return Ok(Attempt::Busy),
             Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
         }
-        // Whoever had it may have removed it, given it another name, or given it away.
+        // The previous holder may have removed it, renamed it, or changed its owner.
         let meta = file.metadata()?;
         if !entry.is_name_of(&meta).with_context(cannot)? {
             return Ok(Attempt::Again);
@@ -104,7 +105,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Once it has another name, this one is that of whoever comes next.
+        // After a rename, this name belongs to the next process.
         if !self.is_given_away {
             let _ = self.entry.unlink();
         }
@@ -128,11 +129,11 @@ fn aside(entry: &Entry, what: &str) -> OsString {
     name
 }
 
-/// Opens a file, or makes it, for its owner only; `None` if it is a link or cannot be opened.
+/// Opens or creates a file, for its owner only; `None` if it is a link or cannot be opened.
 fn open_own(entry: &Entry) -> io::Result<Option<File>> {
     let own = Mode::RUSR | Mode::WUSR;
     let opened = match entry.open(OFlags::WRONLY | OFlags::CREATE, own) {
-        // It has the mode of its place already. To be locked it needs no more.
+        // It has the mode of the target already, so the write bit may be missing. A lock needs no more.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             entry.open(OFlags::RDONLY, Mode::empty())
         }
@@ -152,16 +153,17 @@ fn open_own(entry: &Entry) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether a secret may be written to a file that was there: not if somebody else put it there, who would read it.
+/// Whether a secret may be written to an existing file: not if another user put it there, who could read it.
 fn may_hold(file: &Metadata, owner: Option<u32>) -> bool {
     let is_own = file.uid() == geteuid().as_raw() || Some(file.uid()) == owner;
     file.is_file() && file.nlink() == 1 && is_own
 }
 
-/// A file that no other process of this program changes, as long as this lives: what was read of it is what is
-/// replaced. Mode and owner stay; a new file is for its owner only.
+/// A file that no other process of this program changes as long as this lives, so that a change replaces what was
+/// read.
+/// Mode and owner stay; a new file is for its owner only.
 ///
-/// What is locked is the file beside it that gets its name.
+/// The lock is on the new file beside it, which later gets its name.
 #[derive(Debug)]
 pub struct Turn {
     place: Entry,
@@ -177,7 +179,7 @@ impl Turn {
         Self::with(place, claim)
     }
 
-    /// Takes it, or reports at once that others have it.
+    /// Takes it, or reports at once that others hold it.
     pub fn take(place: Entry) -> anyhow::Result<Self> {
         let (part, owner) = Self::part(&place)?;
         let claim = Claim::take(&part, owner);
@@ -201,16 +203,16 @@ impl Turn {
         self
     }
 
-    /// What the file holds.
+    /// The contents of the file.
     pub fn read(&self) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
         self.place.read()
     }
 
-    /// Gives the file its contents.
+    /// Replaces the contents of the file.
     pub fn place(mut self, contents: &[u8]) -> anyhow::Result<()> {
         self.fill(contents)?;
         let cannot = || format!("cannot replace {}", self.place.path().display());
-        // A name that others have given to another file meanwhile is not handed on.
+        // If others gave the name to another file meanwhile, that file is not moved into place.
         if !self.claim.entry.is_name_of(&self.claim.file.metadata()?).with_context(cannot)? {
             bail!("{}: the file that was written beside it is gone", cannot());
         }
@@ -219,7 +221,7 @@ impl Turn {
         self.place.sync_dir().with_context(cannot)
     }
 
-    /// Does all of [`Turn::place`] but the last step.
+    /// Runs [`Turn::place`] without its last step.
     pub fn check(mut self, contents: &[u8]) -> anyhow::Result<()> {
         self.fill(contents)
     }
@@ -231,7 +233,7 @@ impl Turn {
 }
 
 fn fill(file: &mut File, contents: &[u8], before: Option<&Metadata>) -> anyhow::Result<()> {
-    // Whatever a killed attempt left.
+    // Removes what a killed attempt left.
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.set_len(0)?;
     file.write_all(contents)?;
@@ -241,7 +243,7 @@ fn fill(file: &mut File, contents: &[u8], before: Option<&Metadata>) -> anyhow::
             fchown(&*file, Some(before.uid()), Some(before.gid()))
                 .context("its owner would change: run this as its owner or as root")?;
         }
-        // After the owner, or others could read it for a moment. No program: those bits are not kept.
+        // After the owner, or others could read it for a moment. Without set-user-id and similar bits.
         file.set_permissions(Permissions::from_mode(before.mode() & 0o777))?;
     }
     file.sync_all()?;

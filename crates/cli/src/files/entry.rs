@@ -1,4 +1,4 @@
-//! A name in an open directory, and the file that has it.
+//! A name in an open directory, and the file with that name.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata, TryLockError};
@@ -43,10 +43,10 @@ impl Entry {
         Ok(Self { dir, name, shown: path.to_owned(), is_own_way })
     }
 
-    /// A file that must not be there yet, at a path that others can change no part of: what is written there may go by
-    /// the path, too.
+    /// A file that must not exist yet, at a path that no other user can change, so that it may also be opened by its
+    /// path.
     pub fn find_new(path: &Path) -> anyhow::Result<Self> {
-        // From the root on, so that every directory is looked at.
+        // From the root on, so that every directory is checked.
         let found = absolute(path).context("there is no working directory")?;
         let entry = Self { shown: path.to_owned(), ..Self::find(&found)? };
         if !entry.is_own_way {
@@ -78,7 +78,7 @@ impl Entry {
         Ok(Self { dir: self.dir.try_clone()?, name, shown, is_own_way: self.is_own_way })
     }
 
-    /// Refuses a directory that anybody but the caller and root can write to.
+    /// Refuses a directory that other users than the caller and root can write to.
     pub fn require_own_dir(&self) -> anyhow::Result<()> {
         if !is_own_dir(&self.dir.metadata()?) {
             bail!(
@@ -99,14 +99,14 @@ impl Entry {
         Ok(())
     }
 
-    /// The whole file; `None` where there is none.
+    /// The whole file; `None` if it does not exist.
     pub fn read(&self) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
         let cannot = || format!("cannot read {}", self.shown.display());
         let Some((file, _)) = self.open_checked().with_context(cannot)? else { return Ok(None) };
         self.read_all(file).map(Some)
     }
 
-    /// The whole file, if nobody but the caller and root can change it.
+    /// The whole file, if only the caller and root can change it.
     pub fn read_own(&self) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
         let Some((file, meta)) = self.open_checked()? else { return Ok(None) };
         if !is_trusted_uid(meta.uid()) || is_shared(&meta) {
@@ -126,9 +126,9 @@ impl Entry {
         Ok(bytes)
     }
 
-    /// The file for reading, once its owner, mode and kind are found to be good.
+    /// The file for reading, after its owner, mode and kind were checked.
     pub(super) fn open_checked(&self) -> anyhow::Result<Option<(File, Metadata)>> {
-        // Before it is opened: opening alone does something to some devices.
+        // Before it is opened, because opening alone has an effect on some devices.
         let Some(stat) = look(&self.dir, &self.name)? else { return Ok(None) };
         if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
             bail!("{} is not a file", self.shown.display());
@@ -139,7 +139,7 @@ impl Entry {
         Ok(Some((file, meta)))
     }
 
-    /// Opens what has the name, if it is no link; waits for nothing that is no file.
+    /// Opens the name without following a link, and without waiting if it is not a regular file.
     pub(super) fn open(&self, how: OFlags, mode: Mode) -> io::Result<Option<File>> {
         let flags = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         match openat(&self.dir, self.name.as_os_str(), flags, mode) {
@@ -149,8 +149,8 @@ impl Entry {
         }
     }
 
-    /// Where others can put files, a file must be of whom the directory is, and have no other name: it could be one
-    /// that they may not read.
+    /// In a directory that others can write to, a file must belong to the owner of the directory and have no other
+    /// name: otherwise it could be a file that they may not read.
     fn check(&self, meta: &Metadata) -> anyhow::Result<()> {
         let shown = self.shown.display();
         if !meta.is_file() {
@@ -175,7 +175,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Makes the file, for its owner only. One that is there already is left alone.
+    /// Creates the file, for its owner only. An existing file stays unchanged.
     pub fn create(&self, contents: &[u8]) -> anyhow::Result<()> {
         let create = || {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -189,7 +189,7 @@ impl Entry {
         create().with_context(|| format!("cannot write {}", self.shown.display()))
     }
 
-    /// Locks the file, which is made if it is not there and stays afterwards. None if others hold the lock.
+    /// Locks the file. It is created if it does not exist, and stays afterwards. `None` if others hold the lock.
     pub fn lock(&self) -> anyhow::Result<Option<File>> {
         let cannot = || format!("cannot lock {}", self.shown.display());
         let file =
@@ -203,7 +203,7 @@ impl Entry {
         }
     }
 
-    /// Removes the file, if there is one.
+    /// Removes the file, if it exists.
     pub fn remove(&self) -> anyhow::Result<()> {
         self.unlink().with_context(|| format!("cannot remove {}", self.shown.display()))
     }
@@ -225,7 +225,7 @@ impl Entry {
         self.dir.sync_all()
     }
 
-    /// Whether the name is that of an open file still.
+    /// Whether the name still belongs to an open file.
     pub(super) fn is_name_of(&self, file: &Metadata) -> io::Result<bool> {
         let named = look(&self.dir, &self.name)?;
         Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (file.dev(), file.ino())))

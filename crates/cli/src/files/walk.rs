@@ -1,5 +1,5 @@
-//! From a path to the descriptor of a directory and a name in it. Every component is opened in the directory before
-//! it, without following links; a link is read and its target walked like the path itself, where its owner allows.
+//! Resolves a path to the descriptor of a directory and a name in it. Each component is opened in the directory before
+//! it, without following links. If its owner is trusted, a link is read, and its target is walked like the path.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::trust::{is_trusted_uid, keeps_own_entries};
 
-/// What is passed through need not be readable.
+/// Directories on the way need not be readable.
 #[cfg(target_os = "linux")]
 const THROUGH: OFlags = OFlags::PATH;
 #[cfg(not(target_os = "linux"))]
@@ -33,9 +33,9 @@ pub(super) enum Missing {
 pub(super) struct Found {
     /// The directory.
     pub dir: File,
-    /// The name in it, which is no link.
+    /// The name in it, which is not a link.
     pub name: OsString,
-    /// Whether others can exchange none of the directories on the way.
+    /// Whether no other user can exchange a directory on the way.
     pub is_own_way: bool,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn walk(path: &Path, missing: Missing) -> anyhow::Result<Found> {
     walk.go()
 }
 
-/// What a name in a directory is, if it is there; a link is not followed.
+/// The status of a name in a directory, if it exists; a link is not followed.
 pub(super) fn look(dir: &File, name: &OsString) -> io::Result<Option<Stat>> {
     match statat(dir, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
@@ -99,7 +99,7 @@ impl Walk {
                     self.follow(&name)?;
                     continue;
                 }
-                // Its names are made durable by it, so it is opened for reading, if the caller may.
+                // Its descriptor makes names durable, so it is opened for reading, if the caller may.
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let dir = match openat(&self.dir, ".", flags, Mode::empty()) {
                     Err(Errno::ACCESS) => self.dir,

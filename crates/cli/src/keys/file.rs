@@ -1,5 +1,5 @@
 //! The master key file while it changes. One lock is held from the first read to the last write: in the directory of
-//! the file, and in the database, which hosts share that have copies of the file.
+//! the file, and in the database, which all hosts with a copy of the file share.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::files::{Claim, Entry, Turn};
 use crate::installation::dir_of;
 
-/// What the file is called as it was before the last change.
+/// The ending of the file with the keys before the last change.
 const PREVIOUS: &str = "previous";
 
 /// The file, locked as long as this lives.
@@ -24,7 +24,7 @@ pub struct KeyFile {
 }
 
 impl KeyFile {
-    /// Waits for the lock. A link is followed: what it leads to is locked, and changed.
+    /// Waits for the lock. A link is followed: its target is locked and changed.
     pub async fn lock(path: PathBuf, place: &Place) -> anyhow::Result<Self> {
         let cannot = || format!("cannot change {}", path.display());
         let wait = KEYS_LOCK_WAIT_MAX;
@@ -37,7 +37,7 @@ impl KeyFile {
                     "another `keyrelay keys` works on this database, perhaps on another host: wait until it has ended",
                 )?);
             }
-            // Where no database is yet, nobody else can work on it.
+            // A database that does not exist yet needs no lock.
             Place::File(database) if dir_of(database).is_dir() => {
                 let entry = Entry::find(database).with_context(cannot)?;
                 database_file = Some(Claim::wait(&entry, wait).await.with_context(cannot)?);
@@ -63,13 +63,13 @@ impl KeyFile {
         Ok(Zeroizing::new(std::str::from_utf8(&bytes).with_context(cannot)?.to_owned()))
     }
 
-    /// Writes the file anew, for the owner that it had, and keeps it as it was beside it. Gives the keys that it lists
-    /// when it has been made durable and read again: only under these may anything be sealed.
+    /// Replaces the file, keeps its owner, and keeps the old file beside it. Returns the keys that the new file lists
+    /// after it was made durable and read again: only these may seal.
     pub async fn change(&self, change: impl FnOnce(&str) -> Zeroizing<String>) -> anyhow::Result<Keyring> {
         let cannot = || format!("cannot change {}", self.path.display());
         let text = self.text()?;
         let changed = change(&text);
-        // Before anything is written: never a file that no server can read.
+        // Before the write, so that the file is never one that a server cannot read.
         parse(&self.path, &changed)?;
         let place = Entry::find(&self.path).with_context(cannot)?;
         let mut name = place.name().clone();
@@ -92,7 +92,7 @@ impl KeyFile {
         Ok(keyring)
     }
 
-    /// Refuses to go on without the lock in the database: its connection may have ended.
+    /// Fails if the lock in the database is lost, because its connection may have ended.
     pub fn require_held(&self) -> anyhow::Result<()> {
         if self.database.as_ref().is_some_and(|lock| !lock.is_held()) {
             bail!(

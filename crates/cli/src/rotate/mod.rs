@@ -56,7 +56,7 @@ pub struct RotateArgs {
     /// bear that.
     #[arg(long, value_name = "COMMAND")]
     exec: Vec<String>,
-    /// How long a command may take; then it is killed, with all that it has started [default: 15m]
+    /// How long a command may take; after that, it and all processes that it started are killed [default: 15m]
     #[arg(long, value_name = "DURATION")]
     exec_timeout: Option<Period>,
     /// Wait until nobody uses the old secret: callers that were not seen to move must have stayed away this long
@@ -144,9 +144,9 @@ pub fn open(connection: &ConnectionArgs) -> anyhow::Result<Server> {
     Ok(server)
 }
 
-/// Says it if everybody on the way can read along.
+/// Warns if the secrets are readable on the network.
 pub fn warn_if_in_clear(server: &Server) {
     if server.is_in_clear() {
-        complain!("{} is not https: everybody on the way can read the secrets", server.url());
+        complain!("{} is not https: the secrets are readable on the network", server.url());
     }
 }

@@ -1,5 +1,5 @@
-//! What a rotation that is under way leaves on the disk, so that it can resume: a record with ids of secrets, and no
-//! value. Where a project shows secrets once, the old secret is in a file of its own beside the record.
+//! The record of a rotation under way, by which it can resume. The record has ids of secrets and no values. If the
+//! project shows secrets once, the old secret is in a separate file beside the record.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -38,8 +38,8 @@ pub struct Record {
     pub asked: Option<Rotation>,
 }
 
-/// The file of a record, locked as long as this lives. Beside it, in a directory that no other user can write to, the
-/// old secret is kept where nobody else can say it.
+/// The file of a record, locked as long as this lives. If the server does not show the old secret, it is kept beside
+/// this file, in a directory that no other user can write to.
 #[derive(Debug)]
 pub struct RecordFile {
     path: PathBuf,
@@ -85,12 +85,12 @@ impl RecordFile {
         Turn::take(Entry::find(&self.path)?)?.place(text.as_bytes())
     }
 
-    /// Where the old secret is kept.
+    /// The file with the old secret.
     pub fn kept_path(&self) -> PathBuf {
         with_ending(&self.path, "retiring")
     }
 
-    /// The old secret, if it is kept.
+    /// The old secret, if the file exists.
     pub fn kept(&self) -> anyhow::Result<Option<PlainSecret>> {
         let path = self.kept_path();
         let Some(bytes) = Entry::find(&path)?.read()? else { return Ok(None) };
@@ -99,7 +99,7 @@ impl RecordFile {
         Ok(Some(PlainSecret::presented(text).with_context(cannot)?))
     }
 
-    /// Keeps the old secret, durably.
+    /// Stores the old secret durably.
     pub fn keep(&self, old: &PlainSecret) -> anyhow::Result<()> {
         Turn::take(Entry::find(&self.kept_path())?)?.place(old.reveal().as_bytes())
     }

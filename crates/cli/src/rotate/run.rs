@@ -177,7 +177,7 @@ impl Run {
             fresh => fresh?,
         };
         if shows_once {
-            // Before anything else: both are nowhere else. The server has just accepted the old one.
+            // First of all, because no other place holds these two secrets. The server has just accepted the old one.
             self.file.keep(&current).context(GO_ON)?;
             self.first()?.deliver(&fresh.secret).await.context(GO_ON)?;
         }
@@ -211,7 +211,7 @@ impl Run {
                         return Ok(given);
                     }
                 }
-                // What was taken for the current secret is another one by now.
+                // The value that was read as the current secret has changed meanwhile.
                 Err(error) if is_of_another(&error) => {}
                 Err(error) => return Err(error).context(ASK_AGAIN),
             }

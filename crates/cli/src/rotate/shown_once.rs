@@ -1,8 +1,8 @@
 //! Where a project shows secrets once, nobody says what the current secret is, and what the old one was. The first
 //! target holds the one, a file beside the record the other; but both may have changed, or were never written.
 //!
-//! The first target may be in a directory of another user, who may put anything there. So a value of it is copied only
-//! when the server has accepted it as the secret that it should be.
+//! The first target may be in a directory of another user, who may write anything to it. So its value is copied only
+//! after the server has accepted it as the expected secret.
 
 use anyhow::Context;
 use keyrelay_core::secret::PlainSecret;
@@ -14,7 +14,7 @@ use crate::admin::{Rotated, ServerError};
 use crate::deliver::Target;
 
 impl Run {
-    /// What holds the secret in a project that shows it once.
+    /// The first target, which holds the secret in a project that shows it once.
     pub(super) fn first(&self) -> anyhow::Result<&Target> {
         self.files.first().context(
             "the client's project shows secrets once, so the new secret can be read from the answer only: name a \
@@ -22,11 +22,12 @@ impl Run {
         )
     }
 
-    /// The current secret, where the project shows it once. The server has not seen it yet, so it is copied nowhere.
+    /// The current secret, in a project that shows it once. The server has not accepted it yet, so it must not be
+    /// copied.
     pub(super) fn current(&self, before: Option<&Record>) -> anyhow::Result<PlainSecret> {
         let first = self.first()?;
-        // Where both differ, what the first target got has ended, and the kept one, which is current again, is nowhere
-        // else.
+        // If both differ, the secret in the first target has ended, and only the kept file has the one that is
+        // current again.
         if before.is_some()
             && let Some(kept) = self.file.kept()?
         {
@@ -90,13 +91,13 @@ impl Run {
         let Some(asked) = &record.asked else { return Ok(None) };
         let kept = self.file.kept()?;
         let is_kept = kept.is_some();
-        // An earlier run that did not get the answer has not kept it: the first target has it still.
+        // An earlier run that got no answer has not kept the old secret: the first target still has it.
         let Some(old) = kept.map_or_else(|| held(self.first()?), |kept| Ok(Some(kept)))? else {
             return Ok(None);
         };
         match self.server.rotate(self.client, &old, asked).await {
             Ok(rotated) => {
-                // By this answer it is known to be the old one.
+                // This answer proves that it is the old one.
                 if !is_kept {
                     self.file.keep(&old)?;
                 }
@@ -127,7 +128,7 @@ pub(super) fn is_no_match(error: &anyhow::Error) -> bool {
     is_refused_by(error.downcast_ref::<ServerError>(), StatusCode::BAD_REQUEST)
 }
 
-/// Whether the server said that the key was used for another request.
+/// Whether the server reported that the key was used for another request.
 pub(super) fn is_of_another(error: &ServerError) -> bool {
     is_refused_by(Some(error), StatusCode::UNPROCESSABLE_ENTITY)
 }
