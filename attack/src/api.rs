@@ -1,5 +1,5 @@
-//! Asking a server, as somebody, from an address, with a deadline. Blocking: a row is read from top to bottom, and those
-//! who ask at once are threads.
+//! Requests to a server, as one caller, from one address, with a deadline. Blocking, so that a row reads from top to
+//! bottom; parallel callers are threads.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,20 +14,20 @@ use tokio::runtime::Handle;
 
 use crate::clock::Stopwatch;
 
-/// How long an answer may take before the deadline is missed: longer than any wait that the product allows itself on a
-/// machine that does other things too.
+/// How long an answer may take before the deadline is missed: longer than any wait of the product, even on a busy
+/// machine.
 pub const DEADLINE: Duration = Duration::from_secs(10);
-/// How much of an answer is read. More than any answer may have.
+/// How many bytes of an answer are read: more than any answer may have.
 const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How much of a body an error shows.
 const SHOWN_CHARS_MAX: usize = 200;
-/// Most who ask at once.
+/// Most parallel callers.
 const AT_ONCE_MAX: usize = 512;
 
-/// How a request says who it is from. No `Debug`: it holds secrets.
+/// The credentials of a request. No `Debug`, because it holds secrets.
 #[derive(Clone)]
 pub enum Proof {
-    /// It does not.
+    /// None.
     Nobody,
     /// An id and a secret.
     Basic(String, String),
@@ -35,12 +35,12 @@ pub enum Proof {
     Bearer(String),
 }
 
-/// What is sent with a request.
+/// The body of a request.
 #[derive(Clone)]
 pub enum Body {
     /// Nothing.
     Empty,
-    /// JSON, for FHIR and the routes beside it.
+    /// JSON, for FHIR and the other routes.
     Json(Value),
     /// A JSON Patch.
     Patch(Value),
@@ -50,16 +50,16 @@ pub enum Body {
     Raw(&'static str, Vec<u8>),
 }
 
-/// What becomes of a connection after an answer.
+/// Whether a connection is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stays {
     /// The next request uses it.
     Connected,
-    /// The next request needs another, as that of a probe or of a worker that was just started does.
+    /// The next request opens another one, like a probe or a worker that was just started.
     No,
 }
 
-/// Somebody who asks.
+/// A caller.
 #[derive(Clone)]
 pub struct Caller {
     http: Client,
@@ -68,10 +68,10 @@ pub struct Caller {
     handle: Handle,
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub struct Reply {
-    /// The status; 0 where no answer came.
+    /// The status; 0 if no answer came.
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
@@ -84,7 +84,7 @@ pub struct Reply {
 }
 
 impl Caller {
-    /// Somebody at a loopback address who asks the server at `base` (`http://IP:PORT/`).
+    /// A caller at a loopback address, for the server at `base` (`http://IP:PORT/`).
     ///
     /// # Errors
     /// When the HTTP client cannot be made.
@@ -106,7 +106,7 @@ impl Caller {
         Ok(Self { http, base: base.to_owned(), proof: Proof::Nobody, handle: handle.clone() })
     }
 
-    /// The same, with a proof.
+    /// The same, with credentials.
     #[must_use]
     pub fn with(&self, proof: Proof) -> Self {
         Self { proof, ..self.clone() }
@@ -222,7 +222,7 @@ impl Caller {
         self.post(&format!("fhir/R4/ClientApplication/{client}/$rotate-secret"), json!({ slot: value }))
     }
 
-    /// Opens a stream of events, and gives its status; the stream is open until the value goes.
+    /// Opens a stream of events, and returns its status; the stream is open until the value is dropped.
     ///
     /// # Errors
     /// When no answer comes.
@@ -258,7 +258,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Where the client is.
+    /// The path of the client.
     #[must_use]
     pub fn path(&self) -> String {
         format!("fhir/R4/ClientApplication/{}", self.id)
@@ -288,10 +288,10 @@ impl Reply {
         found.with_context(|| format!("the answer has no {pointer}"))
     }
 
-    /// Gives itself if the status is the one expected.
+    /// Returns itself if the status is the expected one.
     ///
     /// # Errors
-    /// When it is another, with the text of a refusal. The body of another answer may hold a secret.
+    /// When it is another one; the error has the text of a refusal. The body of other answers may hold a secret.
     pub fn expect(self, status: u16) -> Result<Self> {
         if self.status == status {
             return Ok(self);
@@ -305,8 +305,7 @@ impl Reply {
         self.status == 0 || self.status >= 500
     }
 
-    /// Whether this is one of the documented ways to say no without doing anything: 4xx, or a 503 that says when to
-    /// come again.
+    /// Whether this is a documented refusal that changed nothing: 4xx, or a 503 with `Retry-After`.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         (400..500).contains(&self.status)
@@ -327,7 +326,7 @@ impl fmt::Display for Reply {
     }
 }
 
-/// Answers, counted by what they were.
+/// Counts of answers by kind.
 #[derive(Clone, Debug, Default)]
 pub struct Tally(BTreeMap<String, u64>);
 
@@ -368,10 +367,10 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Does something so many times at once, each in a thread of its own, and waits for all.
+/// Runs work so many times in parallel, each in its own thread, and waits for all.
 ///
 /// # Panics
-/// When one of them panics, or there are too many.
+/// When one of them panics, or when they are too many.
 pub fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     assert!(count <= AT_ONCE_MAX, "at most {AT_ONCE_MAX} ask at once");
     let work = &work;

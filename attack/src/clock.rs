@@ -1,5 +1,5 @@
-//! The one place of this crate that reads the machine's clock: how long somebody waited for an answer is not something
-//! to inject.
+//! The only place of this crate that reads the machine's clock. How long a caller waited for an answer cannot be
+//! injected.
 #![allow(clippy::disallowed_methods, reason = "all other files of the crate call these functions")]
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

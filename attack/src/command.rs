@@ -1,4 +1,4 @@
-//! Commands of the binary: run to their end, within a time and with their memory looked at.
+//! Commands of the binary: run to their end, with a time limit and with their memory measured.
 
 use std::io::Read;
 use std::path::Path;
@@ -10,19 +10,19 @@ use keyrelay_bench::process::memory_of;
 
 use crate::clock::Stopwatch;
 
-/// How often a command is looked at.
+/// The pause between two checks of a command.
 const POLL: Duration = Duration::from_millis(5);
-/// How much of what a command says is kept.
+/// How much output of a command is kept.
 const SAID_BYTES_MAX: u64 = 64 * 1024;
 
 /// How a command ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// None if it was ended because its time was over.
+    /// `None` if it was killed at its time limit.
     pub status: Option<ExitStatus>,
-    /// What it said, on both outputs.
+    /// Its output, on both streams.
     pub said: String,
-    /// The most memory that it was seen to have, in bytes.
+    /// The most memory that was measured, in bytes.
     pub peak: u64,
 }
 
@@ -33,14 +33,14 @@ impl Ended {
         self.status.is_some_and(|status| status.success())
     }
 
-    /// Whether it ended by itself with an exit code of its own: no panic, no signal, no time that was over.
+    /// Whether it ended with a regular exit code: no panic, no signal, no time limit.
     #[must_use]
     pub fn is_orderly(&self) -> bool {
         // A panic ends a Rust program with 101.
         self.status.and_then(|status| status.code()).is_some_and(|code| code != 101)
     }
 
-    /// In a few words.
+    /// A short description.
     #[must_use]
     pub fn words(&self) -> String {
         let said: String = self.said.trim().chars().take(200).collect();
@@ -52,7 +52,7 @@ impl Ended {
     }
 }
 
-/// A command under way. It is ended when the value goes.
+/// A running command. It is killed when the value is dropped.
 #[derive(Debug)]
 pub struct Running(Child);
 
@@ -80,7 +80,7 @@ impl Running {
         self.0.id()
     }
 
-    /// Waits for its end, at most so long.
+    /// Waits for its end, up to a time.
     ///
     /// # Errors
     /// When it cannot be waited for.
@@ -99,7 +99,7 @@ impl Running {
     }
 }
 
-/// Runs a command to its end, or until its time is over. What it says goes to files in `scratch` first, so that it never
+/// Runs a command to its end, or up to its time limit. Its output goes to files in `scratch` first, so that it never
 /// waits for a pipe.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
-//! Attacks on the real binary: one function for each way in which one caller was able to stop, starve or mislead the
-//! others, and a table that says whether it still is.
+//! Attacks on the real binary: one function for each way in which one caller was once able to stop, starve or mislead
+//! the others, and a table that shows whether it still is.
 //!
-//! Tenant A attacks. Tenant B works meanwhile, and what B is answered decides ([`tenant`]). Each row has a server and a
-//! database of its own, unless rows are to meet ([`scene`]). Loopback only, bounded in count and time.
+//! Tenant A attacks. Tenant B works meanwhile, and the answers that B gets decide ([`tenant`]). Each row has its own
+//! server and database, except rows that share them on purpose ([`scene`]). Loopback only, bounded in count and time.
 #![forbid(unsafe_code)]
 
 pub mod api;

@@ -21,10 +21,10 @@ struct Arguments {
     /// The rows to run; all of them when none is named
     #[arg(long, value_delimiter = ',', value_name = "ROW")]
     only: Vec<String>,
-    /// Attack with less, in a minute or so; leaves out what takes long
+    /// Attack with less, in about a minute; leaves out rows that take long
     #[arg(long)]
     short: bool,
-    /// The most memory, in MiB, that the rows about memory may leave resident, all at once
+    /// The most resident memory, in MiB, that the server may have after the rows about memory
     #[arg(long, default_value_t = 200)]
     memory_mib: u64,
     /// The keyrelay binary
@@ -36,7 +36,7 @@ struct Arguments {
     /// Attack on PostgreSQL: the URL of a throw-away server of this machine, without a password
     #[arg(long)]
     postgres: Option<String>,
-    /// Print the rows and what each says, and end
+    /// Print the rows with their claims, and exit
     #[arg(long)]
     list: bool,
 }
@@ -51,7 +51,7 @@ fn main() -> Result<ExitCode> {
     }
     for name in &arguments.only {
         if !rows::all().any(|row| row.name == name) {
-            bail!("there is no row `{name}`; `--list` prints all");
+            bail!("unknown row `{name}`; `--list` prints all");
         }
     }
     let runtime = Runtime::new()?;

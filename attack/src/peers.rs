@@ -1,5 +1,5 @@
-//! What the product speaks to, and should not trust: receivers and servers that never come to an end. Each is a thread
-//! that ends with the value, or after a bound of its own.
+//! Untrusted peers of the product: receivers and servers whose answers never end. Each is a thread that ends with the
+//! value, or after its own bound.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// How long a peer waits for one piece of a request, or to be rid of one piece of an answer.
+/// How long a peer waits to read one piece of a request, or to send one piece of an answer.
 const PIECE_WAIT: Duration = Duration::from_secs(5);
 /// The most that is ever sent on one connection.
 const SENT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// Connections that a peer takes in its life.
+/// Most connections that a peer accepts.
 const CONNECTIONS_MAX: usize = 1000;
 
 /// How an answer never ends.
@@ -68,7 +68,7 @@ impl Peer {
                 accepted.fetch_add(1, Ordering::SeqCst);
                 open.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
-                    // An end by the other side is what is hoped for.
+                    // The other side should end the connection.
                     let _ = answer(stream, endless, &sent, &stopped);
                     open.fetch_sub(1, Ordering::SeqCst);
                 });
@@ -106,7 +106,7 @@ fn answer(mut stream: TcpStream, endless: Endless, sent: &AtomicU64, stopped: &A
     stream.set_read_timeout(Some(PIECE_WAIT))?;
     stream.set_write_timeout(Some(PIECE_WAIT))?;
     let mut request = [0; 16 * 1024];
-    // As much as comes at once: what is asked does not matter.
+    // One read is enough, because the request does not matter.
     let _ = stream.read(&mut request)?;
     let piece = match endless {
         Endless::EarlyHints => b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n".repeat(16),

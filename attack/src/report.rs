@@ -1,4 +1,4 @@
-//! What a run found, as lines for a terminal: one for each row as it ends, with what was seen where a row does not hold.
+//! The results of a run, as lines for a terminal: one for each row when it ends, with details if the row fails.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use keyrelay_bench::report::ms;
 use crate::rows::Verdict;
 use crate::tenant::Work;
 
-/// What became of one row.
+/// The result of one row.
 #[derive(Debug)]
 pub struct Line {
     /// The row.
@@ -18,7 +18,7 @@ pub struct Line {
     pub verdict: Verdict,
     /// The memory of the server after it.
     pub memory: Option<Memory>,
-    /// What tenant B was answered.
+    /// The answers that tenant B got.
     pub work: Option<Work>,
     /// How long the attack took.
     pub took: Duration,

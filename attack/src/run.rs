@@ -1,4 +1,4 @@
-//! Runs the rows: sets the scene, lets tenant B work, attacks, and judges what came of it.
+//! Runs the rows: sets the scene, lets tenant B work, attacks, and judges the result.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::rows::{ROWS, Row, Verdict};
 use crate::scene::{Kind, Scene, Setting};
 use crate::tenant::Work;
 
-/// What bounds a run.
+/// The bounds of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The most resident memory that the rows about memory may leave the server with, all at once, in bytes.
+    /// The most resident memory, in bytes, that the server may have after the rows about memory.
     pub memory_max: u64,
 }
 
-/// Runs the chosen rows, and gives each line to `show` as soon as it is known. True if all hold.
+/// Runs the chosen rows, and passes each line to `show` as soon as it is known. True if all hold.
 ///
 /// # Errors
 /// When nothing can be run at all.
@@ -50,7 +50,7 @@ pub fn run(
                 match scene {
                     Ok(scene) => {
                         tell(one(row, &scene));
-                        // What has killed the server is not to be blamed on the next row.
+                        // If a row has killed the server, the next row must not be blamed.
                         shared = scene.memory().is_ok().then_some(scene);
                     }
                     Err(error) => tell(Line::unset(row.name, &error)),
@@ -81,7 +81,7 @@ fn one(row: &Row, scene: &Scene<'_>) -> Line {
     Line { took, ..judge(row, attacked, watch.stop(), scene.memory(), None) }
 }
 
-/// All of them beside each other, and the bound for what they leave together.
+/// All rows at the same time, with the bound of memory after them.
 fn at_once(rows: &[&Row], scene: &Scene<'_>, bounds: Bounds) -> Vec<Line> {
     let (watch, stopwatch) = (scene.watch(), Stopwatch::start());
     let attacked: Vec<Result<Verdict>> = std::thread::scope(|scope| {
@@ -114,7 +114,7 @@ fn judge(
             Work::default()
         }
     };
-    // While the disk is full, nobody's changes are made: an answer says so.
+    // While the disk is full, every change is refused with an answer.
     let faults = if row.scene == Kind::DiskFull { work.unanswered() } else { work.faults() };
     if !faults.is_empty() {
         verdict = verdict.and_fails(&format!("tenant B: {}", faults.join("; ")));

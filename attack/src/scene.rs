@@ -1,4 +1,4 @@
-//! Where a row happens: a server with a database of its own, tenant A, who attacks, and tenant B, who works.
+//! The scene of a row: a server with its own database, tenant A, who attacks, and tenant B, who works.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -16,23 +16,23 @@ use tokio::runtime::Handle;
 use crate::api::{Caller, Credentials, DEADLINE, Proof, Reply, Stays};
 use crate::tenant::{PASSWORD, Tenant, Watch};
 
-/// How long A, who asks for much, waits for an answer. What is not answered by then has no deadline.
+/// How long A, whose requests are large, waits for an answer. A later answer counts as one without a deadline.
 const ATTACKER_WAIT: Duration = Duration::from_secs(30);
-/// Who sets a scene, from which address, and who asks from which.
+/// The addresses of the Super Admin and of both tenants.
 const STAGE_HAND: Ipv4Addr = Ipv4Addr::new(127, 0, 7, 1);
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 9, 1);
 const WORKER: Ipv4Addr = Ipv4Addr::new(127, 0, 8, 1);
-/// How often something is asked again that was refused for a while, where a scene is set.
+/// How many times the set-up of a scene retries a request that was refused for a while.
 const PATIENCE: usize = 60;
 
-/// What all scenes share.
+/// Settings that all scenes share.
 #[derive(Debug)]
 pub struct Setting {
     /// The binary.
     pub keyrelay: PathBuf,
     /// Where data directories are made.
     pub scratch: PathBuf,
-    /// The PostgreSQL server that databases are made on; else SQLite.
+    /// The PostgreSQL server for databases; `None` is SQLite.
     pub postgres: Option<pgbench::Server>,
     /// Whether to attack with less.
     pub short: bool,
@@ -42,19 +42,18 @@ pub struct Setting {
     pub databases: AtomicU32,
 }
 
-/// What is particular about a scene.
+/// The kind of a scene.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing: a server that has just been started, for one row alone.
     Usual,
-    /// Everything that is logged fails, and much is logged.
+    /// Every write to the log fails, and the log is verbose.
     LogFull,
-    /// Nothing on the disk can grow any more, once the row says so.
+    /// No file can grow, from a moment that the row chooses.
     DiskFull,
-    /// Low rates of changes in a short run, so that they are reached in little time; those that are set by default in a
-    /// whole one.
+    /// Low rates of changes in a short run, so that they are reached fast; the default rates in a full run.
     Rates,
-    /// Large client applications; all rows of this kind happen at once.
+    /// Large client applications; all rows of this kind run at the same time.
     Large,
     /// Many client applications of other projects, and one project of tagged ones; shared by the rows of this kind.
     Many,
@@ -62,14 +61,14 @@ pub enum Kind {
 
 /// See the module.
 pub struct Scene<'a> {
-    /// What all share.
+    /// The shared settings.
     pub setting: &'a Setting,
     /// The data directory and the binary.
     pub installation: Installation,
     server: Server,
     /// The Super Admin, who sets the scene.
     pub supers: Caller,
-    /// Tenant A, from its own address. Add a proof.
+    /// Tenant A, from its own address, without credentials.
     pub attacker: Caller,
     /// Tenant B, from its own address, with its deadline.
     pub worker: Caller,
@@ -82,7 +81,7 @@ pub struct Scene<'a> {
 }
 
 impl Setting {
-    /// One of two numbers: how much a short run does, and how much a whole one.
+    /// One of two numbers: the amount for a short run, or for a full one.
     #[must_use]
     pub fn pick<T>(&self, short: T, whole: T) -> T {
         if self.short { short } else { whole }
@@ -135,13 +134,13 @@ impl<'a> Scene<'a> {
         self.attacker.as_client(&self.a.admin)
     }
 
-    /// A, without a proof.
+    /// A, without credentials.
     #[must_use]
     pub fn nobody(&self) -> Caller {
         self.attacker.with(Proof::Nobody)
     }
 
-    /// Somebody at another loopback address.
+    /// A caller at another loopback address.
     ///
     /// # Errors
     /// When the HTTP client cannot be made.
@@ -225,7 +224,7 @@ fn start(setting: &Setting, installation: &Installation, kind: Kind) -> Result<S
                     None => command.env_remove(name),
                 };
             }
-            // What a limit on the size of files forbids is an error then, and not the end of the process.
+            // A write beyond the limit of file sizes is then an error, and does not end the process.
             command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(product.get_program());
             command.env("KEYRELAY_LOG", "info");
             Server::start(serve(command, installation), &installation.log())
@@ -239,7 +238,7 @@ fn serve(mut command: Command, installation: &Installation) -> Command {
     command
 }
 
-/// Fills the database; gives the project that the rows of this kind are about.
+/// Fills the database, and returns the project that the rows of this kind use.
 fn seed(setting: &Setting, installation: &Installation, kind: Kind) -> Result<Option<String>> {
     let flag = |name: &str, value: usize| vec![name.to_owned(), value.to_string()];
     match kind {
@@ -269,7 +268,7 @@ fn make_tenant(supers: &Caller, name: &str) -> Result<Tenant> {
     Ok(Tenant { project, admin, member, email })
 }
 
-/// Makes a person of a project, and gives the membership.
+/// Creates a person of a project, and returns the membership.
 ///
 /// # Errors
 /// When the server refuses.
@@ -280,7 +279,7 @@ pub fn invite(supers: &Caller, project: &str, email: &str) -> Result<Value> {
     Ok(supers.post(&format!("admin/projects/{project}/invite"), body).expect(200)?.json())
 }
 
-/// The id of the membership of whoever has this profile.
+/// The id of the membership with this profile.
 ///
 /// # Errors
 /// When there is none.
@@ -302,7 +301,7 @@ fn make_client(supers: &Caller, project: &str, name: &str, rules: Option<Value>)
     Ok(Credentials { id: made.text_at("/id")?, secret: made.text_at("/secret")? })
 }
 
-/// Asks again, as long as the server says that it can be done later, and when it says so: a scene may be set by more
+/// Retries as long as the server answers with `Retry-After`, and after that time: setting a scene may take more
 /// requests than a tenant may send at once.
 pub fn patiently(ask: impl Fn() -> Reply) -> Reply {
     let mut reply = ask();

@@ -1,5 +1,6 @@
-//! Tenant B: gets tokens, rotates, ends secrets, logs in, and asks whether the server lives, while somebody else attacks.
-//! What it is answered decides whether a row holds. How long it waited is for people to read, up to the deadline.
+//! Tenant B gets tokens, rotates, ends secrets, logs in, and probes the server, while tenant A attacks. The answers
+//! that
+//! B gets decide whether a row holds. Its waits are reported for people; only the deadline decides.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,27 +18,27 @@ use crate::clock::Stopwatch;
 pub const PASSWORD: &str = "four plain words here";
 /// The pause after each turn.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How far apart it rotates: below every rate that is allowed.
+/// The interval of its rotations: slower than every allowed rate.
 const ROTATES_EVERY: Duration = Duration::from_millis(500);
-/// How far apart it logs in: as often as is forgiven.
+/// The interval of its logins: the rate at which attempts are forgiven.
 const LOGS_IN_EVERY: Duration = Duration::from_secs(2);
 /// Faults that are described; all are counted.
 const FAULTS_SHOWN_MAX: usize = 3;
 
-/// A project, with those who are in it.
+/// A project with its members.
 #[derive(Clone)]
 pub struct Tenant {
     /// The id of the project.
     pub project: String,
     /// Its admin.
     pub admin: Credentials,
-    /// A client of it that is no admin.
+    /// A client of it that is not an admin.
     pub member: Credentials,
-    /// The address of a person of it, whose password is [`PASSWORD`].
+    /// The email address of a person of it, whose password is [`PASSWORD`].
     pub email: String,
 }
 
-/// What B was answered.
+/// The answers that B got.
 #[derive(Clone, Debug, Default)]
 pub struct Work {
     answers: BTreeMap<&'static str, Tally>,
@@ -54,7 +55,7 @@ pub struct Watch {
     thread: JoinHandle<Work>,
 }
 
-/// What B asks with.
+/// The caller of B's requests.
 struct Worker {
     admin: Caller,
     nobody: Caller,
@@ -65,7 +66,7 @@ struct Worker {
 }
 
 impl Watch {
-    /// B begins to work. `caller` asks from B's own address, with B's deadline.
+    /// B begins to work. `caller` has B's own address and B's deadline.
     #[must_use]
     pub fn start(caller: &Caller, tenant: &Tenant) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
@@ -81,7 +82,7 @@ impl Watch {
         Self { stopped, thread: std::thread::spawn(move || worker.work_until(&until)) }
     }
 
-    /// B stops after what it is at.
+    /// B stops after its current step.
     ///
     /// # Errors
     /// When its thread has ended early.
@@ -97,7 +98,7 @@ impl Worker {
         self.ask_again();
         let (mut rotated, mut logged_in) = (None::<Stopwatch>, None::<Stopwatch>);
         let is_due = |last: Option<Stopwatch>, every| last.is_none_or(|last| last.elapsed() >= every);
-        // At least once, also where an attack is over in a moment.
+        // At least once, even if an attack is short.
         loop {
             self.turn();
             if is_due(rotated, ROTATES_EVERY) {
@@ -115,7 +116,7 @@ impl Worker {
         }
     }
 
-    /// A token, and whether the server lives and is ready.
+    /// A token, and the probes for liveness and readiness.
     fn turn(&mut self) {
         let member = self.tenant.member.with(&self.secret);
         let reply = self.nobody.grant(&member, &[]);
@@ -146,7 +147,7 @@ impl Worker {
         self.work.record("admin", &reply, &[200]);
     }
 
-    /// The answer to a rotation may be lost, and the rotation made.
+    /// The answer to a rotation may be lost although the rotation was made.
     fn ask_again(&mut self) {
         let reply = self.admin.get(&self.tenant.member.path());
         if let (200, Ok(secret)) = (reply.status, reply.text_at("/secret")) {
@@ -154,7 +155,7 @@ impl Worker {
         }
     }
 
-    /// One who may, and one whom nobody knows.
+    /// A login of a known person, and one of an unknown person.
     fn log_in(&mut self) {
         self.logins += 1;
         let login = |email: &str| json!({ "email": email, "password": PASSWORD });
@@ -182,19 +183,19 @@ impl Work {
         }
     }
 
-    /// What B should not have been answered.
+    /// Answers that B should not have got.
     #[must_use]
     pub fn faults(&self) -> &[String] {
         &self.faults
     }
 
-    /// What B got no answer to, in time.
+    /// Requests of B that got no answer in time.
     #[must_use]
     pub fn unanswered(&self) -> &[String] {
         &self.unanswered
     }
 
-    /// In a few words: how many answers were as they should be, and what the others were.
+    /// A short description: how many answers were as expected, and what the others were.
     #[must_use]
     pub fn words(&self) -> String {
         if self.bad == 0 {
@@ -203,7 +204,7 @@ impl Work {
         format!("{} good, {} bad", self.good, self.bad)
     }
 
-    /// The time of a grant that the given share (in percent) of the grants did not exceed.
+    /// The percentile of the times of grants, in percent.
     #[must_use]
     pub fn grant_quantile(&self, percent: usize) -> Duration {
         let mut sorted = self.grants.clone();

@@ -275,7 +275,7 @@ impl Installation {
             }
         }
         command.env("KEYRELAY_LOG", "warn").current_dir(self.dir.path());
-        // What is measured is the server, and not the rates that tenants are held to.
+        // Without rates, because the run measures the server.
         command.env("KEYRELAY_CLIENT_CHANGE_RATE", "off").env("KEYRELAY_PROJECT_CHANGE_RATE", "off");
         if let Some(url) = &self.database_url {
             command.env("KEYRELAY_DATABASE_URL", url).env("KEYRELAY_MASTER_KEY_FILE", self.master_key());
@@ -334,7 +334,7 @@ impl Credentials {
 }
 
 impl Admin {
-    /// Asks something that has a body of JSON, or none.
+    /// Sends a request with a JSON body, or without a body.
     ///
     /// # Errors
     /// When the answer has another status.

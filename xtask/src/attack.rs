@@ -1,6 +1,6 @@
-//! `cargo xtask attack`: builds the product and hands over to the program that attacks it.
+//! `cargo xtask attack`: builds the product and starts the program that attacks it.
 //!
-//! Attacking needs HTTP and PostgreSQL clients, which is why it is a crate of its own and not part of this one.
+//! Attacks need HTTP and PostgreSQL clients, so they are a separate crate and not part of this one.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::steps::{Done, Selection};
 
 const ATTACK: &str = "keyrelay-attack";
 
-/// What a binary that was not optimized may have resident under the short attack: its code alone takes more.
+/// Bound of resident memory in a short attack on a binary without optimization, whose code takes more memory.
 const MEMORY_DEBUG_MIB: &str = "256";
 
 /// Where the database is.
@@ -21,21 +21,21 @@ enum Database {
     Postgres,
 }
 
-/// What was asked for.
+/// The arguments.
 #[derive(Debug, PartialEq, Eq)]
 struct Arguments {
     databases: Vec<Database>,
     /// The binary to attack, if it is not to be built.
     binary: Option<PathBuf>,
-    /// What is passed on.
+    /// Arguments for the attacking program.
     rest: Vec<String>,
 }
 
-/// Takes `--database` and `--binary` out of the arguments, and passes the others on.
+/// Reads `--database` and `--binary`, and passes the other arguments on.
 pub fn run_attack(arguments: &[String]) -> Result<(), String> {
     let arguments = parse(arguments)?;
     if arguments.binary.is_none() {
-        // Two builds, or the product would be built with features that only the attack asks for.
+        // Two builds, or the product would get features that only the attack needs.
         run(cargo().args(["build", "--quiet", "--release", "--package", PRODUCT, "--bin", PRODUCT]))?;
     }
     run(cargo().args(["build", "--quiet", "--package", ATTACK]))?;

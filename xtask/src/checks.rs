@@ -19,8 +19,8 @@ pub fn lint(_: &Selection) -> Result<Done, String> {
     Ok(Done::Passed)
 }
 
-/// The rules of `deny.toml`. Known vulnerabilities are looked for where their database was fetched before: a test
-/// run needs no network.
+/// The rules of `deny.toml`. Known vulnerabilities are checked only if their database was fetched before, because a
+/// test run needs no network.
 pub fn deny(_: &Selection) -> Result<Done, String> {
     let mut command = cargo_deny()?;
     command.arg("check");
@@ -36,13 +36,13 @@ pub fn deny(_: &Selection) -> Result<Done, String> {
 
 /// All Rust tests; examples in the documentation are a step of their own.
 ///
-/// By the test runner of cargo, which is on every machine, so that every machine runs the same tests.
+/// Uses the test runner of cargo, which every machine has, so that every machine runs the same tests.
 pub fn rust_tests(_: &Selection) -> Result<Done, String> {
     run(&mut all_tests())?;
     Ok(Done::Passed)
 }
 
-/// The same tests once more: those that speak to a database do so on PostgreSQL.
+/// The same tests again: those that use a database use PostgreSQL.
 ///
 /// The whole workspace is built, as for the step before: with fewer packages features would differ, and everything
 /// would be built again.

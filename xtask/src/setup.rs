@@ -13,7 +13,7 @@ use crate::steps::{Done, Group, Selection};
 struct Package {
     name: &'static str,
     there: fn() -> bool,
-    /// Everybody, where this is empty.
+    /// Empty if every group needs it.
     needed_by: &'static [Group],
 }
 
@@ -96,7 +96,7 @@ pub fn node_modules(_: &Selection) -> Result<Done, String> {
     Ok(Done::Passed)
 }
 
-/// cargo-deny, as a program that its package ships: building it takes longer than all that it checks.
+/// cargo-deny, as a prebuilt program: building it takes longer than its checks.
 pub fn cargo_deny_program(_: &Selection) -> Result<Done, String> {
     if works(cargo().args(["deny", "--version"])) {
         return Ok(Done::Nothing("cargo-deny is installed already"));
@@ -124,8 +124,7 @@ pub fn environment_python() -> Result<Command, String> {
     PYTHON_TESTS.python()
 }
 
-/// A Python environment below the folder that cargo builds into, made anew whenever it is not what its
-/// requirements ask for.
+/// A Python environment below the target folder of cargo. It is created again if it does not match its requirements.
 struct Environment {
     name: &'static str,
     /// From the root of the workspace; each package is pinned by its hash.
@@ -160,7 +159,7 @@ impl Environment {
         run(python3().args(["-m", "venv", "--clear"]).arg(&folder))?;
         let mut pip = self.python()?;
         pip.args(["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]);
-        // Nothing is built, so nothing of a package runs before its hash has been checked.
+        // Nothing is built, so no code of a package runs before its hash was checked.
         pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(&requirements);
         run(&mut pip)?;
         std::fs::write(&installed, wanted)

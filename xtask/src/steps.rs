@@ -27,9 +27,9 @@ pub enum Group {
 #[derive(Debug)]
 pub enum Done {
     Passed,
-    /// There was nothing to do, for this reason.
+    /// Nothing to do, for this reason.
     Nothing(&'static str),
-    /// All but a part, which is named with the reason.
+    /// Passed without one part, which is named with the reason.
     PassedWithout(String),
 }
 
@@ -148,7 +148,7 @@ impl Stopwatch {
     }
 }
 
-/// Runs the chosen steps in order, up to the first that fails. What was not run is listed at the end, with the reason.
+/// Runs the chosen steps in order, up to the first that fails. Lists the skipped steps at the end, with the reason.
 pub fn run(selection: &Selection) -> Result<(), String> {
     let whole = Stopwatch::start();
     let chosen = STEPS.iter().filter(|step| selection.includes(step.group)).count();

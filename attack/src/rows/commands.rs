@@ -1,4 +1,4 @@
-//! Section 6: commands that root runs in a directory of somebody else, who has prepared it.
+//! Section 6: commands that root runs in a directory that another user has prepared.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
@@ -48,14 +48,14 @@ const fn row(name: &'static str, claim: &'static str, run: fn(&Scene<'_>) -> Res
     Row { name, claim, scene: Kind::Usual, needs: Needs::Root, run }
 }
 
-/// Whom the directory belongs to: nobody, as a user of this machine.
+/// The owner of the directory: the user `nobody`.
 const STRANGER: u32 = 65534;
 const COMMAND_WAIT: Duration = Duration::from_mins(1);
-/// How long a command may wait for a lock that somebody else holds.
+/// How long a command may wait for a lock that another user holds.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// How old a secret must be for an agent that rotates every second.
 const OLD_ENOUGH: Duration = Duration::from_millis(1500);
-/// What is in the file of root.
+/// The contents of root's file.
 const OF_ROOT: &str = "only-root-may-read-or-write-this-0001";
 
 /// A directory of a stranger, and a file of root beside it.
@@ -84,7 +84,7 @@ impl Trap {
         self.dir.path().join("application")
     }
 
-    /// Puts a link of the stranger there, which leads to root's file.
+    /// Puts a link of the stranger there, to root's file.
     fn link(&self, name: &str) -> Result<PathBuf> {
         let link = self.place().join(name);
         symlink(&self.victim, &link)?;
@@ -101,14 +101,14 @@ impl Trap {
         Ok(file)
     }
 
-    /// Whether root's file is as it was: contents, owner and mode.
+    /// Whether root's file is unchanged: contents, owner and mode.
     fn is_untouched(&self, victim: &str) -> Result<bool> {
         let meta = fs::metadata(&self.victim)?;
         let is_roots = (meta.uid(), meta.mode() & 0o777) == (0, 0o600);
         Ok(is_roots && fs::read_to_string(&self.victim)? == victim)
     }
 
-    /// What in the stranger's directory holds a text, in files of any name.
+    /// The files in the stranger's directory that hold a text, whatever their names.
     fn holding(&self, text: &str) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.place())? {
@@ -126,7 +126,7 @@ impl Trap {
         run(command, &self.home, COMMAND_WAIT)
     }
 
-    /// The same, and what of the stranger's held the text at any time: a copy may be there for a moment only.
+    /// The same, with all files of the stranger that held the text at any time: a copy may exist for a moment only.
     fn run_looking_for(
         &self,
         text: &str,
@@ -246,7 +246,7 @@ fn part_locked(scene: &Scene<'_>) -> Result<Verdict> {
     let trap = Trap::set(scene, OF_ROOT)?;
     let secret = trap.file("secret", &scene.a.member.secret)?;
     let part = trap.file(".secret.keyrelay-part", "")?;
-    // As the stranger would hold it, in a process that does not end.
+    // As the stranger could hold it, in a process that does not end.
     let lock = File::options().read(true).write(true).open(&part)?;
     lock.lock().context("locking the prepared file")?;
     let mut command = scene.command(&trap.home);
@@ -283,7 +283,7 @@ fn backup_part(scene: &Scene<'_>) -> Result<Verdict> {
     for round in 0..rounds {
         let trap = Trap::set(scene, OF_ROOT)?;
         let copy = trap.place().join("copy");
-        // It is there before, or it comes while the copy is made.
+        // It exists before, or appears while the copy is made.
         if round % 2 == 0 {
             trap.link("copy.part")?;
         }

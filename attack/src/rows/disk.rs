@@ -1,4 +1,4 @@
-//! Section 4: what one tenant can write, keep and hold open has a bound of that tenant, and takes nothing from others.
+//! Section 4: one tenant can write, keep and hold open a bounded amount, and takes nothing from others.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,10 +66,10 @@ pub(super) static ROWS: &[Row] = &[
     },
 ];
 
-/// Who writes at once.
+/// Parallel writers.
 const WRITERS: usize = 8;
 
-/// Writes so often, from several threads. Each write gets the number of its thread.
+/// Writes so many times, from several threads. Each write gets the number of its thread.
 fn storm(count: usize, write: impl Fn(usize) -> Reply + Sync) -> Vec<Reply> {
     let left = AtomicUsize::new(count);
     let take = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
@@ -83,7 +83,7 @@ fn storm(count: usize, write: impl Fn(usize) -> Reply + Sync) -> Vec<Reply> {
     replies.into_iter().flatten().collect()
 }
 
-/// Holds if some were refused by a rate or a quota, nothing went wrong, and the secret could be ended afterwards.
+/// Holds if a rate or a quota refused some writes, nothing failed, and the secret could be ended afterwards.
 fn limited(replies: &[Reply], ended: &Reply) -> Verdict {
     let tally = Tally::over(replies);
     let fault = replies.iter().find(|reply| reply.is_fault());
@@ -120,7 +120,7 @@ fn registration_writes(scene: &Scene<'_>) -> Result<Verdict> {
     let client = registered.text_at("/client_id")?;
     let mut put = body;
     put["client_id"] = json!(client);
-    // About 30 KB, and another one each time.
+    // About 30 KB, different each time.
     let uri = |n: usize, m: usize| format!("https://{n}-{m}.example.test/{}", "x".repeat(1400));
     let replies = storm(scene.setting.pick(100, 1_000), |n| {
         let mut put = put.clone();
@@ -175,7 +175,7 @@ fn events(caller: &Caller, project: &str) -> Result<String> {
 fn events_kept(scene: &Scene<'_>) -> Result<Verdict> {
     let b = scene.worker.as_client(&scene.b.admin);
     let webhooks = format!("admin/projects/{}/webhooks", scene.b.project);
-    // Nobody listens there: nothing of this is delivered for now.
+    // No receiver listens there, so nothing is delivered for now.
     let silent = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let webhook = json!({ "url": format!("http://{silent}/"), "types": ["client.secret.former_seen"] });
     let webhook = b.post(&webhooks, webhook).expect(201)?.text_at("/id")?;
@@ -214,7 +214,7 @@ fn events_kept(scene: &Scene<'_>) -> Result<Verdict> {
     Ok(Verdict::of(kept && pending > 0, seen))
 }
 
-/// Grants of a client, each time as another caller.
+/// Grants of a client, each as a different caller.
 struct Crowd {
     target: keyrelay_bench::http::Target,
     clients: Vec<keyrelay_bench::product::Credentials>,
@@ -249,7 +249,7 @@ fn callers_shared(scene: &Scene<'_>) -> Result<Verdict> {
     let callers = std::thread::scope(|scope| {
         let load = scope.spawn(|| keyrelay_bench::load::run(plan, sources));
         let nobody = scene.worker.with(Proof::Nobody);
-        // While the table is as full as it gets.
+        // While the table is full.
         std::thread::sleep(plan.duration * 3 / 4);
         for n in 0..OWN_CALLERS {
             let form = vec![
@@ -312,7 +312,7 @@ fn connections_taken(scene: &Scene<'_>) -> Result<Verdict> {
     let open: Vec<TcpStream> = at_once(WRITERS, |writer| {
         let mut open = Vec::new();
         for n in (writer..CONNECTIONS).step_by(WRITERS) {
-            // From many addresses: one alone has a bound of its own.
+            // From many addresses, because one address has its own bound.
             let from = Ipv4Addr::new(127, 0, 10, u8::try_from(1 + n / EACH).unwrap_or(1));
             open.extend(source::connect(from, to).ok());
         }

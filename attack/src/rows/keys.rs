@@ -1,4 +1,4 @@
-//! Part 0: master keys that are changed by two at once, and keys of clients that prove nothing.
+//! Part 0: master keys that two commands change at once, and weak keys of clients.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn keys(installation: &Installation, word: &str) -> std::process::Command {
     command
 }
 
-/// Runs a command twice at once; how many succeeded.
+/// Runs a command twice at once, and returns how many succeeded.
 fn twice(installation: &Installation, word: &str) -> Result<usize> {
     let mut running =
         [Running::start(&mut keys(installation, word))?, Running::start(&mut keys(installation, word))?];
@@ -76,7 +76,7 @@ fn keys_rotate_twice(scene: &Scene<'_>) -> Result<Verdict> {
     let rounds = scene.setting.pick(3, 12);
     for round in 1..=rounds {
         let succeeded = twice(&installation, "rotate")?;
-        // What is lost once is lost.
+        // One lost key is enough to fail.
         if !lets_in(scene, &installation)? {
             return Ok(Verdict::Fails(format!(
                 "nothing opens any more after round {round}, {succeeded} of 2 succeeded"

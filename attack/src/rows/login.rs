@@ -1,4 +1,4 @@
-//! Section 5, and consent of part 0: who is let in, and what that tells others.
+//! Section 5, and consent of part 0: logins, and what their answers reveal to others.
 
 use anyhow::{Context, Result};
 use aws_lc_rs::rand::SystemRandom;
@@ -124,7 +124,7 @@ fn authorize_unknown(scene: &Scene<'_>) -> Result<Verdict> {
         body["clientId"] = json!(client);
         nobody.post("auth/login", body)
     };
-    // A client that anybody made up, one that is off, and one that is there, for somebody who has no password.
+    // An invented client, a disabled one, and an existing one, for a person without a password.
     for password in ["not the password", PASSWORD] {
         let (unknown, off) = (login(unknown, password), login(&off, password));
         if (unknown.status, &unknown.text) != (off.status, &off.text) {
@@ -173,7 +173,7 @@ fn consent_of_another(scene: &Scene<'_>) -> Result<Verdict> {
         let mut form = vec![("email", email.to_owned()), ("password", PASSWORD.to_owned())];
         let mut names = vec!["email", "password"];
         for (name, value) in hidden(&page.text) {
-            // Names of form fields are few and last as long as the run.
+            // Names of form fields are few, and live as long as the run.
             let name: &'static str = Box::leak(name.into_boxed_str());
             names.push(name);
             form.push((name, value));
@@ -193,16 +193,16 @@ fn consent_of_another(scene: &Scene<'_>) -> Result<Verdict> {
         form.extend(fields.into_iter().map(|(name, value)| (&*Box::leak(name.into_boxed_str()), value)));
         form
     };
-    // The page that Mallory saw, sent with the cookie of somebody else.
+    // The page that Mallory saw, sent with the cookie of another person.
     let forged = submit(&nobody, &path, &cookie_of(&other), form(&own));
-    // What anybody can write without a page.
+    // A form that anybody can write without the page.
     let plain = vec![("decision", "allow".to_owned()), ("step", "consent".to_owned())];
     let guessed = submit(&nobody, &path, &cookie_of(&other), plain);
     let given = |reply: &Reply| {
         let location = reply.headers.get("location").and_then(|value| value.to_str().ok());
         location.is_some_and(|location| location.contains("code="))
     };
-    // Whoever has seen the page still may.
+    // The person who saw the page still may answer.
     let proper = submit(&nobody, &path, &cookie_of(&own), form(&own));
     let seen = format!("forged {}, guessed {}, proper {}", forged.status, guessed.status, proper.status);
     Ok(Verdict::of(!given(&forged) && !given(&guessed) && given(&proper), seen))

@@ -1,5 +1,5 @@
-//! Section 2: what is sent, kept and listed is bounded by its weight. All these rows happen at once, and what they leave
-//! the server with together has a bound.
+//! Section 2: requests, caches and lists are bounded by their weight. All these rows run at the same time, and the
+//! memory of the server after them has a bound.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -48,7 +48,7 @@ pub(super) static ROWS: &[Row] = &[
     },
 ];
 
-/// Who asks at once where one after another would take long.
+/// Parallel callers, where sequential requests would take long.
 const CALLERS: usize = 8;
 
 /// Holds if each answer is a success or a documented refusal.
@@ -76,7 +76,7 @@ fn login_junk(scene: &Scene<'_>) -> Result<Verdict> {
     Ok(documented(&replies, |tally| tally.to_string()))
 }
 
-/// The pages after one, to the last; and how many resources they have.
+/// Reads all pages after one, and returns how many resources they have.
 fn walk(caller: &crate::api::Caller, path: &str) -> Result<(usize, usize)> {
     const PAGES_MAX: usize = 1000;
     let (mut next, mut pages, mut found) = (Some(path.to_owned()), 0, 0);
@@ -145,13 +145,13 @@ fn long_history(scene: &Scene<'_>) -> Result<Verdict> {
 
 fn scoped_tokens(scene: &Scene<'_>) -> Result<Verdict> {
     let member = scene.make_client("Has many tokens", None)?;
-    // So many connections that one address has not enough ports for them.
+    // More connections than one address has ports.
     let callers = (100_u8..).take(CALLERS).map(|last| scene.caller_from(last)).collect::<Result<Vec<_>>>()?;
     let each = scene.setting.pick(500, 20_000) / CALLERS;
     let bad = at_once(CALLERS, |caller| {
         let (mut tally, nobody) = (Tally::default(), &callers[caller]);
         for n in 0..each {
-            // Another one each time, and near the longest that is allowed.
+            // Different each time, and near the allowed length.
             let part =
                 |m: usize| format!("system/ClientApplication.rs?name=n{caller}-{n}-{m}-{}", "x".repeat(180));
             let scope = (0..8).map(part).collect::<Vec<_>>().join(" ");
@@ -193,7 +193,7 @@ fn big_policies(scene: &Scene<'_>) -> Result<Verdict> {
                 Some(big_policy(caller * each + n)),
             ) {
                 Ok(client) => client,
-                // A quota that is used up is one way to be bounded.
+                // A quota that is used up is a bound too.
                 Err(error) if made > 0 && format!("{error:#}").contains("got 4") => break,
                 Err(error) => return Err(error),
             };

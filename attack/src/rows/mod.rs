@@ -1,5 +1,6 @@
-//! The rows: what was seen to go wrong once, each as a program of a few lines. One file for each section of the issue
-//! that they come from.
+//! The rows: each is a short program for a failure that was once seen. One file for each section of the issue that
+//! they
+//! come from.
 #![allow(
     clippy::unnecessary_wraps,
     reason = "all rows have one signature, and most can fail to set their scene"
@@ -20,13 +21,13 @@ mod time;
 /// One row.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// What holds if it holds.
+    /// The claim that it checks.
     pub claim: &'static str,
-    /// Where it happens.
+    /// Its scene.
     pub scene: Kind,
-    /// What it needs to be shown.
+    /// What it needs to run.
     pub needs: Needs,
     /// The attack.
     pub run: fn(&Scene<'_>) -> anyhow::Result<Verdict>,
@@ -37,11 +38,11 @@ pub struct Row {
 pub enum Needs {
     /// Nothing.
     Nothing,
-    /// More time than a short run has.
+    /// More time than a short run allows.
     Time,
     /// A database in a file.
     File,
-    /// To be root, who works in a directory of somebody else.
+    /// To be root, in a directory of another user.
     Root,
     /// To be root, and a database in a file.
     RootAndFile,
@@ -50,22 +51,22 @@ pub enum Needs {
 /// Whether a row holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It does; and what the attack came to.
+    /// It holds; with the result of the attack.
     Holds(String),
-    /// It does not, and why.
+    /// It does not hold; with the reason.
     Fails(String),
-    /// This run cannot say, and why.
+    /// This run cannot decide; with the reason.
     Skipped(String),
 }
 
 impl Verdict {
-    /// Holds or not, with what was seen.
+    /// Whether it holds, with details.
     #[must_use]
     pub fn of(holds: bool, seen: impl Into<String>) -> Self {
         if holds { Self::Holds(seen.into()) } else { Self::Fails(seen.into()) }
     }
 
-    /// Does not hold, for this reason too.
+    /// Adds a reason why it does not hold.
     #[must_use]
     pub fn and_fails(self, reason: &str) -> Self {
         match self {
@@ -75,7 +76,7 @@ impl Verdict {
         }
     }
 
-    /// Whether nothing is against it.
+    /// Whether no reason against it was found.
     #[must_use]
     pub const fn is_good(&self) -> bool {
         !matches!(self, Self::Fails(_))
@@ -101,7 +102,7 @@ pub fn all() -> impl Iterator<Item = &'static Row> {
 }
 
 impl Row {
-    /// Why it cannot be shown here.
+    /// Why it cannot run here.
     #[must_use]
     pub fn left_out(&self, setting: &Setting) -> Option<String> {
         let is_root = rustix::process::geteuid().is_root();

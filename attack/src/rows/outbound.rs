@@ -1,4 +1,4 @@
-//! Section 4, what is spoken to: a peer that never comes to an end costs neither the server nor a command.
+//! Section 4, outbound connections: a peer whose answer never ends costs neither the server nor a command much.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) static ROWS: &[Row] = &[
     },
 ];
 
-/// More than buffers of both sides hold, and far less than a receiver sends in ten seconds.
+/// More than the buffers of both sides hold, and far less than a receiver sends in ten seconds.
 const SENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 fn webhook_early_hints(scene: &Scene<'_>) -> Result<Verdict> {
@@ -54,7 +54,7 @@ fn webhook_early_hints(scene: &Scene<'_>) -> Result<Verdict> {
     Ok(Verdict::of(accepted > 0 && open == 0 && sent < accepted * SENT_BYTES_MAX, seen))
 }
 
-/// A command needs no more than this, also where it was built without optimization.
+/// More memory than a command needs, even if it was built without optimization.
 const COMMAND_BYTES_MAX: u64 = 100 * 1024 * 1024;
 
 fn endless_answer(scene: &Scene<'_>) -> Result<Verdict> {
@@ -78,7 +78,7 @@ fn endless_exec(scene: &Scene<'_>) -> Result<Verdict> {
     let home = scene.directory()?;
     let file = format!("file:{}", home.path().join("secret").display());
     let noted = home.path().join("process");
-    // Longer than anybody waits; with the number of its process, to see whether it is left behind.
+    // Longer than any wait; writes its process id, to check whether it is left behind.
     let exec = format!("echo $$ > {}; exec sleep 600", noted.display());
     let mut command = scene.command(home.path());
     command.args(["rotate", &scene.a.member.id, "--to", &file, "--exec", &exec, "--exec-timeout", "2s"]);

@@ -1,4 +1,4 @@
-//! Section 1: nothing that is sent, and nothing that is full, ends the process or one of its threads.
+//! Section 1: no request and no full disk ends the process or one of its threads.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -130,7 +130,7 @@ fn body_depth(scene: &Scene<'_>) -> Result<Verdict> {
     Ok(Verdict::of(bad.is_none(), bad.map_or_else(|| Tally::over(&replies).to_string(), Reply::to_string)))
 }
 
-/// A connection that a proxy shares between tenants must not end under the next request without a word.
+/// A connection that a proxy shares between tenants must not close during the next request without an announcement.
 fn early_answer(scene: &Scene<'_>) -> Result<Verdict> {
     let address = scene.attacker.base().trim_start_matches("http://").trim_end_matches('/').to_owned();
     let mut silent = Vec::new();
@@ -144,7 +144,7 @@ fn early_answer(scene: &Scene<'_>) -> Result<Verdict> {
         );
         stream.write_all(head.as_bytes())?;
         let mut answer = Vec::new();
-        // To its end: the rest of the body never comes.
+        // Until the end of the connection: the rest of the body never comes.
         stream.take(64 * 1024).read_to_end(&mut answer)?;
         let answer = String::from_utf8_lossy(&answer).to_lowercase();
         if !answer.contains("connection: close") {
@@ -187,7 +187,7 @@ fn log_full(scene: &Scene<'_>) -> Result<Verdict> {
     Ok(Verdict::of(holds, tally.to_string()))
 }
 
-/// Whether an answer to a write says that it was not made, or says nothing that is not so.
+/// Whether the answer to a write is true: it reports a refusal, or makes no false statement.
 fn is_honest(reply: &Reply) -> bool {
     reply.status == 200 || reply.status == 503 || reply.status == 507
 }
@@ -200,7 +200,7 @@ fn disk_full(scene: &Scene<'_>) -> Result<Verdict> {
     };
     let (admin, nobody, member) = (scene.admin(), scene.nobody(), &scene.a.member);
     let wrong = member.with("a-secret-that-this-client-never-had-0001");
-    // No file can grow any more, and nothing can be written to one beyond its first byte: neither database nor log.
+    // No file can grow, and no write beyond the first byte of a file succeeds: neither to the database nor to the log.
     limit(Some(1))?;
     let mut full = Vec::new();
     for _ in 0..5 {
@@ -217,7 +217,7 @@ fn disk_full(scene: &Scene<'_>) -> Result<Verdict> {
     Ok(Verdict::of(again.status == 200, seen))
 }
 
-/// How long a command may take that asks the server one thing.
+/// How long a command with one request may take.
 const COMMAND_WAIT: Duration = Duration::from_secs(30);
 
 fn output_full(scene: &Scene<'_>) -> Result<Verdict> {
@@ -227,7 +227,7 @@ fn output_full(scene: &Scene<'_>) -> Result<Verdict> {
     let mut holds = true;
     let mut judge = |name: &str, command: &mut std::process::Command| -> Result<()> {
         let (status, _) = Running::start(command)?.wait(COMMAND_WAIT)?;
-        // A panic ends a Rust program with 101; success would say that somebody has read it.
+        // A panic ends a Rust program with 101; success would mean that the output was read.
         let good = status.and_then(|status| status.code()).is_some_and(|code| code != 0 && code != 101);
         holds &= good;
         let words = status.map_or_else(|| "did not end".to_owned(), |status| status.to_string());
@@ -241,7 +241,7 @@ fn output_full(scene: &Scene<'_>) -> Result<Verdict> {
         command.args(&arguments).stdout(full()?).stderr(Stdio::null());
         judge(&format!("{} >/dev/full", arguments[0]), &mut command)?;
     }
-    // An error that nobody can be shown: a client that does not exist.
+    // An error that cannot be printed: a client that does not exist.
     let unknown = scene.a.member.id.replace(|digit: char| digit.is_ascii_hexdigit(), "0");
     let product = scene.command(home.path());
     let mut closed = std::process::Command::new("/bin/sh");

@@ -1,4 +1,4 @@
-//! Section 5: records name who did something, and what a body says is done or refused.
+//! Section 5: records name the actor, and each member of a body is applied or refused.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ fn is_refused(reply: &Reply) -> bool {
     (400..500).contains(&reply.status)
 }
 
-/// The names of those that were not refused.
+/// The names of the members that were not refused.
 fn all_refused(cases: &[(&str, Reply)]) -> Verdict {
     let taken: Vec<String> = cases
         .iter()

@@ -1,4 +1,4 @@
-//! Section 3: what costs a caller's own time costs nobody else's.
+//! Section 3: an expensive request delays its own caller only.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ fn filters(count: usize) -> String {
 fn search_storm(scene: &Scene<'_>) -> Result<Verdict> {
     let admin = scene.admin();
     let repeated = format!("fhir/R4/ClientApplication?{}", filters(64));
-    // The same without repeating: values that differ are not one filter.
+    // The same without repetition: different values are not one filter.
     let letters = ('a'..='z').chain('0'..='9').map(|letter| format!("name:contains={letter}"));
     let different = format!("fhir/R4/ClientApplication?{}", letters.collect::<Vec<_>>().join("&"));
     let everywhere = format!("fhir/R4/ClientApplication?_total=accurate&_sort=-name&{}", filters(8));
@@ -71,7 +71,7 @@ fn search_storm(scene: &Scene<'_>) -> Result<Verdict> {
 fn conditional_creates(scene: &Scene<'_>) -> Result<Verdict> {
     let admin = scene.admin();
     let body = json!({ "resourceType": "ClientApplication", "name": "Conditional" });
-    // The last one is never so: everything before it is looked at.
+    // The last one never matches, so all before it are evaluated.
     let condition = format!("{}&name:contains=no-client-is-called-so", filters(30));
     let replies: Vec<Reply> = at_once(2, |_| {
         let headers = [("if-none-exist", condition.as_str())];
@@ -105,7 +105,7 @@ fn one_of_many_creates(scene: &Scene<'_>) -> Result<Verdict> {
     Ok(if holds { verdict } else { verdict.and_fails("not exactly one was made") })
 }
 
-/// Rules with criteria that nothing meets, and one at the end that everything does.
+/// Rules whose criteria nothing matches, and a last one that matches everything.
 fn rules() -> Value {
     let rule = |n: usize| json!({ "resourceType": "ClientApplication", "criteria": format!("ClientApplication?_tag=urn:seed|none{n}") });
     let last =
@@ -125,7 +125,7 @@ fn rule_checks(scene: &Scene<'_>) -> Result<Verdict> {
     }
     let listed = replies.iter().map(|reply| reply.json()["entry"].as_array().map_or(0, Vec::len)).max();
     let verdict = in_time(&replies, &[200]);
-    // What is refused altogether has not been shown to be bounded by its cost.
+    // If every request is refused, the bound of the cost was not shown.
     let some = listed.is_some_and(|listed| listed > 0);
     Ok(if some { verdict } else { verdict.and_fails("nothing was ever listed") })
 }

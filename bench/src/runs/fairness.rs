@@ -1,5 +1,7 @@
-//! What one tenant's load costs another: grants and rotations of tenant B alone, and while tenant A does what costs the
-//! server most. In turn, each with an installation of its own. Aim: no 5xx for B, and a p99 of at most five times that alone.
+//! What one tenant's load costs another: grants and rotations of tenant B, alone and during the most expensive
+//! requests
+//! of tenant A. One attack after another, each with its own installation. Aim: no 5xx for B, and a p99 of at most five
+//! times the p99 alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,7 +21,7 @@ const GRANTING: usize = 4;
 const ROTATING: usize = 1;
 /// Connections of A.
 const ATTACKING: usize = 8;
-/// Client applications of other projects, and of the projects that A looks at.
+/// Client applications of other projects, and of the projects that A reads.
 const OTHERS: u64 = 10_000;
 const LARGE: u64 = 300;
 const TAGGED: u64 = 300;
@@ -90,7 +92,7 @@ impl Attack {
         }
     }
 
-    /// The project that it is about, filled while the server is stopped.
+    /// The project that the attack uses, filled while the server is stopped.
     fn seed(self, installation: &Installation) -> Result<Option<String>> {
         let flags = |name: &str, value: u32| [name.to_owned(), value.to_string()];
         let seeded = match self {
@@ -216,7 +218,7 @@ fn measure(setting: &Setting, attack: Attack) -> Result<(Measured, Measured, Str
             (worked, answers)
         });
         under.add(&worked?);
-        // What A misses is A's own affair, unless B is measured against nothing.
+        // Refusals of A do not matter, unless no attack remains.
         attacked.add(&answers?.unwrap_or_default());
     }
     server.stop()?;
@@ -225,7 +227,7 @@ fn measure(setting: &Setting, attack: Attack) -> Result<(Measured, Measured, Str
     Ok((alone, under, parts.join(", ")))
 }
 
-/// Reads a stream of events until it is over.
+/// Reads a stream of events until it ends.
 fn listen(a: &Admin, target: Target, ended: &AtomicBool) -> Option<()> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(target.address()).ok()?;
@@ -234,7 +236,7 @@ fn listen(a: &Admin, target: Target, ended: &AtomicBool) -> Option<()> {
     stream.write_all(&a.prepared("GET", &path, &[], b"")).ok()?;
     let mut chunk = [0; 16 * 1024];
     while !ended.load(Ordering::SeqCst) {
-        // No event for a while is no end.
+        // A time without events is not an end.
         if let Ok(0) = stream.read(&mut chunk) {
             return None;
         }
