@@ -1,5 +1,5 @@
 //! The log goes to standard error: pretty for people, JSON for machines. Lines that fail to be written are counted;
-//! the library's own report of them would panic. A thread of its own writes it, so that nothing waits for who reads it.
+//! the library's own report of them would panic. A separate thread writes it, so that nothing waits for its reader.
 
 use std::io::{IsTerminal, stderr};
 

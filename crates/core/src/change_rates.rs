@@ -180,7 +180,7 @@ impl ChangeBuckets {
         Ok(())
     }
 
-    /// Fills the buckets of a payer by a change of so many bytes, also where there is no room.
+    /// Charges the buckets of a payer for a change of so many bytes, even if they have no room.
     pub fn owe(&mut self, rates: ChangeRates, payer: Payer, bytes: u64) {
         for (key, _, rate, _) in buckets(rates, payer).iter().flatten() {
             self.make_room(rates, payer.at);

@@ -353,8 +353,8 @@ pub const REFUSED_AFTER: Duration = Duration::from_millis(5);
 pub const FAILURE_KEYS_MAX: usize = 50_000;
 /// How long a login may take, from the password to the consent.
 pub const LOGIN_LIFETIME: Duration = Duration::from_mins(10);
-/// Logins of one person that are open, and as many that are not finished or have ended; the one that was used least
-/// recently ends for one more. Protects a new password, which ends them all in one change, from taking too long.
+/// Open logins of one person, and as many that are unfinished or have ended; above it, the least recently used one
+/// ends. Protects the time of the change that sets a new password, which ends them all.
 pub const SESSIONS_PER_PERSON_MAX: i64 = 100;
 /// How long an authorization code can be redeemed (RFC 6749 §4.1.2 recommends ten minutes at most).
 pub const CODE_LIFETIME: Duration = Duration::from_mins(1);
@@ -465,8 +465,8 @@ pub const REGISTRATION_GRANT_LIFETIME_DEFAULT: Duration = Duration::from_hours(2
 pub const REGISTRATION_GRANT_LIFETIME_MAX: Duration = Duration::from_hours(90 * 24);
 /// Most clients that one initial access token may register.
 pub const REGISTRATION_GRANT_USES_MAX: i64 = 1000;
-/// Initial access tokens of one project that work at a time; one answer lists them all. They stay in the database for
-/// up to 90 days.
+/// Initial access tokens of one project that work at the same time. Protects the disk, where they stay for up to 90
+/// days, and the answer that lists them all.
 pub const REGISTRATION_GRANTS_PER_PROJECT_MAX: usize = 1000;
 /// Largest body of a client registration, in bytes: a key set and some metadata.
 pub const REGISTRATION_BYTES_MAX: usize = JWKS_BYTES_MAX + 64 * 1024;

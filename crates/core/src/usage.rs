@@ -200,7 +200,7 @@ impl SecretUsage {
         }
     }
 
-    /// How many rows it takes to write it down, at most.
+    /// The most rows that recording it takes.
     #[must_use]
     pub fn rows(&self) -> usize {
         1 + self.minutes.len() + self.callers.len() + usize::from(self.others.is_some())
@@ -265,11 +265,11 @@ impl SecretUsage {
     }
 }
 
-/// Uses that were counted and not written down yet.
+/// Uses that were counted and not recorded yet.
 #[derive(Debug)]
 pub struct UsageCounts {
     secrets: HashMap<UsageKey, SecretUsage, RandomState>,
-    /// How many callers are told apart of each project.
+    /// The number of callers that are counted separately, of each project.
     callers: Shares<ProjectId>,
     /// The secrets of each project, by which its callers are found.
     of_projects: HashMap<ProjectId, Vec<UsageKey>, RandomState>,

@@ -197,7 +197,7 @@ impl App {
         }
     }
 
-    /// Sums callers of secrets past the bounds.
+    /// Sums callers of secrets beyond the bounds.
     pub async fn sweep_callers(&self, bounds: CallerBounds) {
         if self.store.refuses_changes() {
             return;

@@ -157,7 +157,7 @@ impl Budget {
         self.open_for(address, Claim::BySize, 0)
     }
 
-    /// Pays for the buffer of a connection, which is none of what is kept for small requests.
+    /// Pays for the buffer of a connection, without the reserve for small requests.
     pub(crate) fn open_for_buffer(&self, address: Option<IpAddr>, bytes: usize) -> Result<Account, Refused> {
         self.open_for(address, Claim::Large, bytes)
     }
@@ -185,14 +185,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Which part of the budget an account may have.
+/// The parts of the budget that an account may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claim {
-    /// What is kept for small requests, while it is small.
+    /// The reserve for small requests, while it is small.
     BySize,
-    /// What is kept for small requests, however large it is.
+    /// The reserve for small requests, whatever its size.
     Urgent,
-    /// Nothing of what is kept for small requests.
+    /// Never the reserve for small requests.
     Large,
 }
 
@@ -407,7 +407,7 @@ pub(crate) fn take(bytes: usize) -> Result<(), Refused> {
     with(|account| account.take(bytes))
 }
 
-/// Gives back bytes that were taken, once what they were for is freed.
+/// Returns bytes that were taken, after their memory was freed.
 pub(crate) fn give_back(bytes: usize) {
     let _ = ACCOUNT.try_with(|account| account.give_back(bytes));
 }

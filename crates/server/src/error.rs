@@ -163,7 +163,7 @@ impl Outcome {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-costly", text)
     }
 
-    /// 403: a project has as much of something as it may have.
+    /// 403: a project has reached a bound.
     pub(crate) fn over_quota(text: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "too-costly", text)
     }

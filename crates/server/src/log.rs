@@ -18,7 +18,7 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Default)]
 struct Waiting {
     lines: VecDeque<Box<[u8]>>,
-    /// What the lines take in memory, also the one that is being written.
+    /// The memory of the lines, including the one that is being written.
     bytes: usize,
     /// No more lines are accepted.
     is_closed: bool,
@@ -33,7 +33,7 @@ struct Queue {
     emptied: Condvar,
 }
 
-/// What a line takes in memory.
+/// The memory that a line takes.
 const fn weight(line: &[u8]) -> usize {
     line.len() + size_of::<Box<[u8]>>() + 2 * size_of::<usize>()
 }
@@ -43,7 +43,7 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a line, if there is room for it.
+    /// Accepts a line, if the queue has room for it.
     fn push(&self, line: &[u8]) -> bool {
         let bytes = weight(line);
         let mut waiting = self.lock();
@@ -80,7 +80,7 @@ impl Queue {
     }
 }
 
-/// A log that is written while this is kept. Dropped, it waits for the last lines, [`LOG_FLUSH_MAX`] at most.
+/// A log, written as long as this lives. When dropped, it waits at most [`LOG_FLUSH_MAX`] for the last lines.
 #[derive(Debug)]
 pub struct Log(Arc<Queue>);
 
@@ -146,7 +146,7 @@ pub fn log_panics() {
     }));
 }
 
-/// Lines that could not be written.
+/// The number of lost lines.
 pub(crate) fn lines_lost() -> u64 {
     LINES_LOST.load(Ordering::Relaxed)
 }

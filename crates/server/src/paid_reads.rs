@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(budget.used(), 0);
         send(1, &mut stream, &mut other).await.unwrap();
         assert_eq!(budget.used(), HEAD_BYTES_MAX - HEAD_BYTES_FREE);
-        // Another large head of the same connection is read into the same buffer.
+        // A second large head of the same connection uses the same buffer.
         drop(heads.begin());
         send(HEAD_BYTES_MAX / KIB, &mut stream, &mut other).await.unwrap();
         assert_eq!(budget.used(), HEAD_BYTES_MAX - HEAD_BYTES_FREE);

@@ -43,7 +43,7 @@ const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 /// The routes that the reserve answers when all connections are taken.
 const HEALTH_ROUTES: [&str; 3] = ["/livez", "/readyz", "/healthcheck"];
 
-/// What is answered to a large head for which there are not enough bytes: no request has come of it.
+/// The answer to a large head that the bytes in flight have no room for; no request began.
 const NO_ROOM_FOR_HEAD: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
@@ -284,7 +284,7 @@ impl Connection {
         }
         let (mut stream, is_refused) = http.into_parts().io.into_inner().into_inner().into_inner();
         if is_refused {
-            // It fits into what the socket takes at once.
+            // It fits into the buffer of the socket.
             let _ = tokio::time::timeout(limits::LINGER_TIMEOUT, stream.write_all(NO_ROOM_FOR_HEAD)).await;
         }
         // Boxed: its buffer is larger than all that an open connection needs.

@@ -97,9 +97,9 @@ impl Weighed for Parsed {
     }
 }
 
-/// Parsed policies of all threads, by version. Every request reads anew which version is current, and its text. A
-/// version never changes within a database; but a process may open several, and copies of one may differ. So a policy
-/// is used only for the very text that it was parsed from.
+/// Parsed policies of all threads, by version. Every request reads the current version and its text from the
+/// database. A version never changes within a database, but a process may open several databases, and copies of one
+/// may differ. So a parsed policy is used only for the exact text that it was parsed from.
 static PARSED: LazyLock<WeighedCache<VersionId, Parsed>> = LazyLock::new(WeighedCache::default);
 
 /// The policy of a membership. One that is named but cannot be read allows nothing.

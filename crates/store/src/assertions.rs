@@ -11,8 +11,8 @@ use crate::{Change, Conflict, Store, StoreError};
 
 impl Store {
     /// Marks an assertion as used until it is dead. False if it was used before. `jti` is the digest of
-    /// its `jti`, in base64url. What is kept counts against the rates of the client and its project, apart from
-    /// their changes: neither keeps the other from being made.
+    /// its `jti`, in base64url. It counts against the rates of the client and its project, separately from
+    /// their changes, so that neither blocks the other.
     pub async fn use_assertion(
         &self,
         client: ClientId,

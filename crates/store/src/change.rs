@@ -122,9 +122,9 @@ pub struct Change {
     pub(crate) payer: Option<Payer>,
     /// The bytes that it writes and that count against a rate.
     pub(crate) weight: u64,
-    /// What it writes that counts against the rate without being refused by it, in bytes.
+    /// The bytes that it writes and that count against a rate but are never refused by it.
     pub(crate) owed: u64,
-    /// Whether it keeps that an assertion was used, which counts apart from other changes.
+    /// Whether it records a used assertion, which counts separately from other changes.
     pub(crate) is_assertion: bool,
     is_free: bool,
     /// Work that follows once it is durable, a few rows at a time.
@@ -240,8 +240,8 @@ impl Change {
         (self.is_free, self.weight) = (true, 0);
     }
 
-    /// Counts what was added so far against the rates, but lets no rate refuse it: for what shuts somebody out. Undoing
-    /// it waits until there is room again, so it cannot be repeated to pass the rates.
+    /// Counts the statements so far against the rates, but no rate refuses them: for changes that shut a caller out.
+    /// The opposite change waits until there is room, so a loop of both cannot exceed the rates.
     pub fn owe(&mut self) {
         self.owed += std::mem::take(&mut self.weight);
     }

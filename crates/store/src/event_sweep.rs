@@ -168,7 +168,7 @@ impl Store {
     }
 }
 
-/// The projects that have too many rows of a table, and by how many. `counts` are of each project that has any.
+/// The projects with too many rows of a table, each with the excess. `counts` has each project with any rows.
 pub(crate) fn projects_over(
     counts: &[Row],
     per_project: i64,

@@ -77,8 +77,9 @@ impl Change {
     }
 
     /// Forgets the answers that were kept while a project's secrets could be read again. Belongs before the
-    /// change of the project; those that are kept in one that shows them once already stay. However many they are,
-    /// none is given again from this change on; their rows are deleted after it.
+    /// change of the project; those that are kept in one that shows them once already stay. From this change on none
+    /// of
+    /// them is returned again; their rows are deleted after it.
     pub fn forget_kept_answers(&mut self, project: ProjectId) {
         self.push(
             "UPDATE project SET answers_epoch = answers_epoch + 1 WHERE id = $1 AND NOT secret_once",

@@ -89,13 +89,13 @@ impl Store {
         }
     }
 
-    /// Sends to a webhook what was not delivered, now and as often as at first.
+    /// Makes undelivered events of a webhook due now, with all their retries.
     pub async fn resend_deliveries(&self, webhook: WebhookId, now: Timestamp) -> Result<(), StoreError> {
         let resend = format!("UPDATE webhook_delivery SET due = $4, attempts = 0 WHERE {PAGE}");
         self.each_page_of(webhook, &resend, &[Arg::from(now)]).await
     }
 
-    /// Forgets the deliveries of webhooks that are gone.
+    /// Deletes the deliveries of deleted webhooks.
     pub async fn forget_lost_deliveries(&self) -> Result<(), StoreError> {
         let sql = "SELECT d.webhook_id, EXISTS (SELECT 1 FROM webhook w WHERE w.id = d.webhook_id) \
                    FROM webhook_delivery d WHERE d.webhook_id > $1 ORDER BY d.webhook_id LIMIT 1";
@@ -114,8 +114,8 @@ impl Store {
         self.each_page_of(webhook, &format!("DELETE FROM webhook_delivery WHERE {PAGE}"), &[]).await
     }
 
-    /// Does that to the deliveries of a webhook, each by one of many changes. What comes meanwhile may not be among
-    /// them.
+    /// Runs the statement for all deliveries of a webhook, in many changes. Deliveries that are added meanwhile may
+    /// be missed.
     async fn each_page_of(&self, webhook: WebhookId, sql: &str, more: &[Arg]) -> Result<(), StoreError> {
         let next = "SELECT event_id FROM webhook_delivery WHERE webhook_id = $1 AND event_id > $2 \
                     ORDER BY event_id LIMIT $3";
@@ -285,7 +285,7 @@ mod tests {
         change.delete_webhook(webhook, project);
         stage.store.commit(leaves(change, "webhook_delivery")).await.unwrap();
         assert_eq!([stage.count(&sent).await, stage.count("webhook_delivery").await], [0, 2 * MANY]);
-        // What a server left that ended before it could.
+        // What a server left because it ended early.
         stage.store.forget_lost_deliveries().await.unwrap();
         assert_eq!(stage.count("webhook_delivery").await, MANY);
         let mut change = Change::new();

@@ -277,7 +277,7 @@ mod tests {
         "_id:not=a",
     ];
 
-    /// A search of a project, with what explains it in front.
+    /// A search of a project, after a prefix that explains it.
     fn explained(explain: &str, project: ProjectId, text: &str) -> Sql {
         let resource_type = ResourceType::ProjectMembership;
         let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));

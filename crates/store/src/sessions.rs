@@ -202,8 +202,8 @@ pub(crate) fn profile(row: &Row, at: usize) -> Result<Option<Profile>, StoreErro
 }
 
 impl Change {
-    /// Keeps a new login. The person has at most [`SESSIONS_PER_PERSON_MAX`] that are not finished or have ended:
-    /// those that have ended go first, then the oldest.
+    /// Stores a new login. A person has at most [`SESSIONS_PER_PERSON_MAX`] logins that are unfinished or have ended:
+    /// ended ones are deleted first, then the oldest.
     pub fn create_session(&mut self, session: &Session) {
         self.push(
             "INSERT INTO session (membership_id, stage, scope, nonce, redirect_uri, code_challenge, refreshable, \
@@ -228,9 +228,9 @@ impl Change {
         );
     }
 
-    /// Moves a login on, if it is still at the revision before. Whoever comes second changes nothing. Of the open
-    /// ones of a person, the one that was used least recently ends for one more: unfinished ones, which need
-    /// no second factor, end none.
+    /// Moves a login to its next step, if it is still at the revision before. A second, concurrent move changes
+    /// nothing. If a person has too many open logins, the least recently used one ends. An unfinished login, which
+    /// needs no second factor, ends none.
     pub fn move_session(&mut self, session: &Session) {
         let mut args = session_args(session);
         args.truncate(15);
@@ -267,7 +267,7 @@ impl Change {
         );
     }
 
-    /// Ends all logins of a person, but for one. How many that can be is bounded when they are made.
+    /// Ends all logins of a person except one. Their number is bounded when they are made.
     pub fn end_sessions_of(&mut self, user: UserId, but: Option<SessionId>) {
         self.push(
             "UPDATE session SET stage = $1, revision = revision + 1 WHERE user_id = $2 AND id <> $3",

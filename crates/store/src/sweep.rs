@@ -32,8 +32,8 @@ fn alive_from(table: &str, now: Timestamp) -> i64 {
 }
 
 impl Change {
-    /// Forgets logins, revocations, assertions, kept answers, notes of events, callers and minutes of use
-    /// that are dead, the oldest [`SWEEP_ROWS`] of each.
+    /// Deletes expired logins, revocations, assertions, kept answers, notes of events, callers and minutes of use,
+    /// the oldest [`SWEEP_ROWS`] of each.
     pub fn sweep(&mut self, now: Timestamp) {
         for (table, key, dies) in MORTAL {
             let sql = format!(

@@ -357,8 +357,8 @@ impl Change {
         self.later.push(Later::UsesOf(client));
     }
 
-    /// Forgets servers that ended out of order once nothing that they counted matters any more, and records that
-    /// a server other than `node` has ended that has been silent for too long.
+    /// Deletes servers that ended out of order once none of their counts matters, and records the end of each server
+    /// other than `node` that has been silent for too long.
     fn sweep_marks(&mut self, node: NodeId, now: Timestamp) {
         self.push(
             "DELETE FROM usage_mark WHERE node IN (SELECT node FROM usage_mark WHERE ended < $1 LIMIT $2)",
@@ -374,15 +374,14 @@ impl Change {
     }
 }
 
-/// Whether no client has the secret of a sum `u` any more, not even as a former one.
+/// Whether no client still has the secret of a sum `u`, not even as a former one.
 const IS_LEFT: &str = "NOT EXISTS (SELECT 1 FROM client c WHERE c.id = u.client_id AND (c.active_id = u.secret_id \
      OR c.retiring_id = u.secret_id OR EXISTS (SELECT 1 FROM former_secret f \
      WHERE f.client_id = c.id AND f.secret_id = u.secret_id)))";
 
 impl Store {
-    /// Forgets the sums of secrets that were not seen for long and that no client has any more; and servers, as
-    /// `sweep_marks` says. What is looked at grows with all secrets, so that is done outside the changes,
-    /// and a few rows at a time.
+    /// Deletes the sums of secrets that were not seen for long and that no client still has; and servers, see
+    /// `sweep_marks`. The rows to read grow with all secrets, so they are read outside the changes, a few at a time.
     pub async fn sweep_usage(&self, node: NodeId, now: Timestamp) -> Result<(), StoreError> {
         let mut marks = Change::new();
         marks.sweep_marks(node, now);

@@ -1,6 +1,6 @@
-//! Bounds how many callers of secrets are told apart, fairly between projects: past the bound, a project has those
-//! summed that were not seen for longest. Nothing that was counted is lost by that, so evidence about a secret only
-//! becomes less detailed.
+//! Bounds how many callers of secrets are counted separately, fairly between projects. Beyond the bound, the callers
+//! that a project saw longest ago are summed. No count is lost by that, so evidence about a secret only becomes less
+//! detailed.
 
 use keyrelay_core::id::ProjectId;
 use keyrelay_core::limits::{
@@ -12,7 +12,7 @@ use crate::database::Arg;
 use crate::event_sweep::projects_over;
 use crate::{Change, Store, StoreError};
 
-/// How many callers are told apart in the database.
+/// Bounds of the callers that are counted separately in the database.
 #[derive(Clone, Copy, Debug)]
 pub struct CallerBounds {
     /// Of one project.
@@ -27,8 +27,8 @@ impl Default for CallerBounds {
     }
 }
 
-/// The callers of a project that were not seen for longest. The order is total, so two statements of one change
-/// mean the same rows.
+/// The callers that a project saw longest ago. The order is total, so two statements of one change affect the same
+/// rows.
 macro_rules! oldest {
     ($columns:literal) => {
         concat!(
@@ -41,7 +41,7 @@ macro_rules! oldest {
 }
 
 impl Store {
-    /// Sums callers past the bounds, in small changes, and says how many.
+    /// Sums callers beyond the bounds, in small changes, and returns how many.
     pub async fn sweep_callers(&self, bounds: CallerBounds) -> Result<u64, StoreError> {
         let sql =
             "SELECT project_id, COUNT(*) FROM secret_caller WHERE project_id IS NOT NULL GROUP BY project_id";

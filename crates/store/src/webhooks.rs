@@ -322,8 +322,8 @@ impl Change {
         );
     }
 
-    /// Sends to a webhook of a project again, also if its receiver was gone. A conflict if there is no such webhook.
-    /// [`Store::resend_deliveries`] then sends what was not delivered.
+    /// Enables a webhook of a project again, also if its receiver was gone. A conflict if the project has no such
+    /// webhook. [`Store::resend_deliveries`] then sends its undelivered events.
     pub fn resend(&mut self, id: WebhookId, project: ProjectId) {
         self.push(
             "UPDATE webhook SET disabled = NULL WHERE id = $1 AND project_id = $2",

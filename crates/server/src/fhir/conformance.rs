@@ -32,8 +32,8 @@ struct Definition {
     index: Vec<IndexEntry>,
 }
 
-/// The statement and the definitions, made when first asked for: they depend on nothing that changes while the server
-/// runs, and anybody may ask for the statement, as often as they like.
+/// The statement and the definitions, built at the first request: they never change while the server runs, and
+/// anonymous callers may request the statement at any rate.
 pub(crate) struct Conformance {
     base_url: String,
     since: Timestamp,

@@ -116,7 +116,7 @@ impl Serialize for WithSecrets<'_> {
 /// Reads the JSON of a stored version.
 pub(crate) fn stored_resource(version: &ResourceVersion) -> Result<Map<String, Value>, Outcome> {
     if let Ok(Value::Object(map)) = serde_json::from_str(&version.content) {
-        // As it was, as it is to be, and as somebody sees it, each as a value and as text.
+        // The old version, the new one, and the caller's view, each as a value and as text.
         budget::take_for_now(3 * (version.content.len() + json::weight_of_members(&map)))?;
         return Ok(map);
     }

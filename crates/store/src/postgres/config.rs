@@ -131,9 +131,9 @@ impl PostgresConfig {
         self.sizes
     }
 
-    /// What makes connections for searches, on which a statement may take that long. A search of a project reads by
-    /// indexes that start with the project, even where all of a small table takes less time: what it costs is not to
-    /// grow with others. It has one process.
+    /// Makes connections for searches, on which a statement may take that long. A search of a project always uses the
+    /// indexes that start with the project, even if scanning a small table would be faster, so that its cost does not
+    /// grow with other projects. It runs in one process.
     pub(super) fn connector_within(&self, statement: Duration) -> Connect {
         let mut config = self.clone();
         for host in &mut config.hosts {

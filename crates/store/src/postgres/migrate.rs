@@ -49,7 +49,7 @@ const MIGRATIONS: [Migration; 21] = [
     Migration { text: include_str!("../../migrations/postgres/0018_accounts_of_address.sql"), needs: 16 },
     Migration { text: include_str!("../../migrations/postgres/0019_callers_of_project.sql"), needs: 16 },
     Migration { text: include_str!("../../migrations/postgres/0020_bounded_sessions.sql"), needs: 16 },
-    // A program that does not know the columns would give answers again that show more than the project does.
+    // A program without these columns would return kept answers that show more than the project does.
     Migration { text: include_str!("../../migrations/postgres/0021_answers_epoch.sql"), needs: 21 },
 ];
 

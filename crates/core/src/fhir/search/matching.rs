@@ -46,8 +46,8 @@ pub struct IndexRows {
     texts: OnceCell<Texts>,
 }
 
-/// The values of rows in one text, each before a NUL, and where each ends. What may be anywhere in a value is looked
-/// for once in all of them: a policy that was stored before that was bounded may look for hundreds of texts.
+/// The values of rows in one text, each before a NUL, with the end of each. One scan finds a text in all values: a
+/// policy from before the bound of scans may have hundreds of texts.
 #[derive(Debug)]
 struct Texts {
     all: Vec<u8>,
@@ -65,7 +65,7 @@ impl Texts {
         texts
     }
 
-    /// The texts of some rows that follow each other.
+    /// The texts of consecutive rows.
     fn between(&self, first: usize, end: usize) -> &[u8] {
         let start_of = |row: usize| row.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
         self.all.get(start_of(first).unwrap_or(0)..start_of(end).unwrap_or(0)).unwrap_or_default()

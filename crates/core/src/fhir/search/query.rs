@@ -21,7 +21,7 @@ pub const COUNT_DEFAULT: u32 = 20;
 /// The largest `_count`.
 pub const COUNT_MAX: u32 = 1000;
 
-/// The largest `_offset`. The link to a page behind it is shown, and refused with what to do instead.
+/// The largest `_offset`. A page may link to a larger one, which is refused with an advice.
 pub const OFFSET_MAX: u32 = 10_000;
 
 /// How many sort keys `_sort` may list.
@@ -170,7 +170,7 @@ pub enum SearchError {
         /// What it takes.
         expected: String,
     },
-    /// Over [`OFFSET_MAX`]: what is passed over is found all the same.
+    /// Above [`OFFSET_MAX`]: the database must find all skipped matches too.
     #[error("_offset is at most {OFFSET_MAX}: narrow the search by a filter, for example by _lastUpdated")]
     TooDeep,
     /// A result parameter such as `_count` given twice.

@@ -209,7 +209,7 @@ async fn decide(
     Ok(Decision { reply, change: Some(change), fate: Some(Fate::Changed(particulars)) })
 }
 
-/// Whether a change sets inactive what was active: nobody must be kept from that.
+/// Whether a change sets an active resource inactive, which no bound may prevent.
 fn shuts_out(resource_type: ResourceType, before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
     let lets_in = |resource: &Map<String, Value>| match resource_type {
         ResourceType::ClientApplication => resource.get("status").is_none_or(|status| status == "active"),
