@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_is_never_refused_and_makes_others_wait() {
+    fn a_charge_that_must_not_be_refused_makes_later_ones_wait() {
         let entropy = SeededEntropy::new(1);
         let one = member(&entropy, ProjectId::random(&entropy));
         let mut buckets = ChangeBuckets::default();
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_who_wrote_most_is_remembered() {
+    fn memory_is_bounded_and_the_heaviest_writers_are_kept() {
         let entropy = SeededEntropy::new(1);
         let mut buckets = ChangeBuckets::default();
         let flooder = member(&entropy, ProjectId::random(&entropy));

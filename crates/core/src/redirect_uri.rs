@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_allowed_is_kept_as_it_is_written() {
+    fn an_allowed_uri_keeps_its_spelling() {
         for (good, source) in [
             ("https://app.example.test/back", "https://app.example.test"),
             ("https://app.example.test", "https://app.example.test"),
@@ -232,7 +232,7 @@ mod tests {
     proptest! {
         /// An accepted URI leads to the host that a strict reader of its text expects.
         #[test]
-        fn what_is_accepted_has_one_reading(text in "(https?:/{0,3}|[a-z.]{1,8}:)[a-z0-9.:@%\\[\\]/?#*\\\\-]{0,24}") {
+        fn an_accepted_uri_has_one_reading(text in "(https?:/{0,3}|[a-z.]{1,8}:)[a-z0-9.:@%\\[\\]/?#*\\\\-]{0,24}") {
             if let Ok(read) = RedirectUri::parse(&text) {
                 let url = Url::parse(&text).unwrap();
                 prop_assert!(url.fragment().is_none() && url.username().is_empty() && url.password().is_none());

@@ -120,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_is_within_the_bound_and_nobody_loses_below_a_fair_share(
+        fn shares_stay_within_the_bound_and_are_fair(
             counts in prop::collection::vec(0_i64..1000, 1..20),
             all in 0_i64..5000,
         ) {

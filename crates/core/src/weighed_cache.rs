@@ -121,7 +121,7 @@ mod tests {
     use crate::scope::Scope;
 
     #[test]
-    fn it_holds_no_more_bytes_than_it_may_and_the_newest_values() {
+    fn the_cache_stays_within_its_bytes_and_keeps_the_newest() {
         for value_bytes in [0, 2048, 300 * 1024] {
             let cache = WeighedCache::<u32, String>::default();
             for n in 0..20_000 {
@@ -149,7 +149,7 @@ mod tests {
 
     /// What an outsider can have remembered: many tokens with long scopes, many policies with long rules.
     #[test]
-    fn scopes_and_policies_weigh_what_they_hold() {
+    fn the_weight_of_scopes_and_policies_covers_their_memory() {
         let words =
             (0..28).map(|n| format!("system/ClientApplication.rs?name=a{n},b{n},c{n},d{n},e{n},f{n}&_id=x"));
         let text = words.collect::<Vec<_>>().join(" ");

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_back_leaves_what_others_did() {
+    fn taking_back_a_failure_keeps_the_others() {
         let limiter = Limiter::default();
         let from = address("192.0.2.1");
         let guesses: Vec<_> =
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_from_everywhere_makes_no_guesser_be_forgotten() {
+    fn a_flood_from_many_addresses_does_not_hide_a_guesser() {
         let limiter = Limiter::default();
         let guesser = address("2001:db8::1");
         for _ in 0..FAILURES_PER_ADDRESS_MAX {

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_nobody_reads_wait_up_to_a_weight_and_hold_up_nobody() {
+    fn unread_lines_wait_up_to_a_bound_and_delay_nobody() {
         let (reader, out) = pipe().unwrap();
         let log = Log::start(out).unwrap();
         let line = |n: usize| format!("{n} {}\n", "x".repeat(1000));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_does_not_wait_for_ever_for_who_reads_the_log() {
+    fn the_end_waits_for_the_reader_of_the_log_up_to_a_time() {
         let (reader, out) = pipe().unwrap();
         let log = Log::start(out).unwrap();
         let line = "x".repeat(1000);

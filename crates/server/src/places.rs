@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_are_taken_there_is_a_reserve_that_no_address_uses_up() {
+    fn the_reserve_is_shared_between_addresses() {
         let places = places(2);
         let taken = [take(&places, "192.0.2.1"), take(&places, "192.0.2.2")];
         assert!(taken.iter().flatten().all(|place| place.kind == Kind::Ordinary));

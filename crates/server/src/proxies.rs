@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn who_speaks_for_many_has_no_share_of_its_own() {
+    fn proxies_and_this_machine_have_no_share() {
         let trusted = TrustedProxies::parse(&["10.0.0.0/8"]).unwrap();
         let payer = |from: &str| trusted.payer(from.parse().unwrap()).map(|payer| payer.to_string());
         for from in ["127.0.0.1", "::1", "10.1.2.3", "::ffff:10.1.2.3"] {

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_a_little_at_a_time_loses_its_place() {
+    async fn a_slow_reader_loses_its_connection() {
         let started = Instant::now();
         let written = write_to_one_who_takes(1, WRITE_TIMEOUT / 3).await;
         assert_eq!(written.unwrap_err().kind(), ErrorKind::TimedOut);

@@ -602,7 +602,7 @@ mod tests {
     use super::history_bounds;
 
     #[test]
-    fn of_a_large_resource_fewer_versions_are_kept() {
+    fn fewer_versions_of_a_large_resource_are_kept() {
         assert_eq!(history_bounds(0), (100, 1000));
         assert_eq!(history_bounds(64 * 1024), (100, 256));
         assert_eq!(history_bounds(1024 * 1024), (16, 16));

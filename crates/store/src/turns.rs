@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_project_that_is_crowded_holds_up_no_other_and_leaves_nothing_behind() {
+    async fn a_crowded_project_delays_no_other_and_leaves_no_entry() {
         let entropy = SeededEntropy::new(1);
         let (one, other) = (ProjectId::random(&entropy), ProjectId::random(&entropy));
         let turns = Turns::new(Duration::from_secs(5));

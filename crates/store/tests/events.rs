@@ -233,7 +233,7 @@ async fn of_two_servers_one_has_a_webhook_to_itself_until_its_time_is_over() {
 
 /// Of two projects, the one that has most loses its oldest, however many changes that takes.
 #[tokio::test]
-async fn past_the_bound_of_all_the_project_with_most_loses_its_oldest() {
+async fn above_the_bound_of_all_the_project_with_most_events_loses_its_oldest() {
     let mut stage = Stage::open().await;
     let few = stage.project;
     let alarm = stage.tell(&stage.one, NOW).await;

@@ -67,7 +67,7 @@ impl Logins {
 }
 
 #[tokio::test]
-async fn the_login_that_was_used_least_recently_ends_for_one_more() {
+async fn the_least_recently_used_login_ends_above_the_bound() {
     let logins = Logins::open().await;
     let (ann, bo) = (logins.person("ann@example.test").await, logins.person("bo@example.test").await);
     let others = [logins.grant(bo, NOW).await, logins.begin(bo, NOW).await];

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn who_writes_other_keys_of_one_file_takes_turns() {
+    async fn writers_of_different_keys_of_one_file_take_turns() {
         const ROUNDS: usize = 30;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".env");

@@ -213,7 +213,7 @@ fn dir_of_test(name: &str, path: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn a_lock_that_others_hold_is_waited_for_up_to_a_time() {
+async fn the_wait_for_a_lock_has_a_deadline() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("secret");
     let entry = || Entry::find(&path).unwrap();

@@ -27,7 +27,7 @@ async fn to(mut command: Command, out: Stdio) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn an_answer_without_an_end_is_not_read_to_its_end() {
+async fn an_endless_answer_is_read_up_to_a_bound() {
     const SENT_MAX: usize = 256 * 1024 * 1024;
     let stage = Stage::set().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -54,7 +54,7 @@ async fn an_answer_without_an_end_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_command_that_does_not_end_is_killed_with_all_that_it_has_started() {
+async fn a_hanging_command_is_killed_with_its_processes() {
     let stage = Stage::set().await;
     // Its output ends only when all that it has started has ended.
     let stubborn = "cat > got; trap '' TERM; (trap '' TERM; sleep 1000) & sleep 1000; wait";
@@ -73,7 +73,7 @@ async fn a_command_that_does_not_end_is_killed_with_all_that_it_has_started() {
 }
 
 #[tokio::test]
-async fn where_output_cannot_be_written_a_command_ends_with_an_error() {
+async fn a_command_that_fails_to_write_its_output_reports_an_error() {
     let stage = Stage::set().await;
     let data = stage.path("data");
     let data = data.to_str().unwrap();
@@ -116,7 +116,7 @@ async fn where_output_cannot_be_written_a_command_ends_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_rotation_that_cannot_say_what_it_does_does_it_all_the_same() {
+async fn a_rotation_completes_although_its_output_fails() {
     let stage = Stage::set().await;
     let old = stage.read("secret");
     // It would warn that this is shorter than tokens live.

@@ -56,12 +56,12 @@ async fn a_log_on_a_full_disk_fails_no_request() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_any_more_fails_no_request() {
+async fn a_closed_log_fails_no_request() {
     works_without_a_log(Stdio::piped()).await;
 }
 
 #[tokio::test]
-async fn a_log_that_is_open_but_not_read_holds_up_no_request() {
+async fn a_log_without_a_reader_delays_no_request() {
     let (mut reader, stderr) = std::io::pipe().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut command = keyrelay();
@@ -118,7 +118,7 @@ async fn start_on_small_disk(dir: &Path) -> Process {
 }
 
 #[tokio::test]
-async fn a_full_disk_fails_changes_only_and_until_there_is_room() {
+async fn a_full_disk_fails_only_changes_until_space_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let server = start_on_small_disk(dir.path()).await;
     let (id, secret) = bootstrap(dir.path());

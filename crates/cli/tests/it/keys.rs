@@ -231,7 +231,7 @@ async fn rotations_at_once_lose_nothing() {
 
 /// Hosts with a copy of the file each, which know of each other by the database only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts_with_copies_of_the_file_do_not_move_to_keys_of_their_own() {
+async fn hosts_with_copies_of_the_file_move_to_the_same_key() {
     let dir = tempfile::tempdir().unwrap();
     let original = Home::sqlite(&dir.path().join("home"));
     let server = original.start().await;

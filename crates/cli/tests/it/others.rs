@@ -78,9 +78,9 @@ async fn root_follows_no_link_of_the_application() {
 }
 
 #[tokio::test]
-async fn a_value_is_kept_where_no_other_user_reads_it_once_the_server_has_accepted_it() {
+async fn an_accepted_secret_is_kept_where_no_other_user_can_read_it() {
     let stage = Stage::set().await;
-    let name = "a_value_is_kept_where_no_other_user_reads_it_once_the_server_has_accepted_it";
+    let name = "an_accepted_secret_is_kept_where_no_other_user_can_read_it";
     let Some(app) = of_app(&stage, name) else { return };
     stage.set_project("secretVisibility", "once").await;
     let token = app.join("token");
@@ -105,9 +105,9 @@ async fn a_value_is_kept_where_no_other_user_reads_it_once_the_server_has_accept
 }
 
 #[tokio::test]
-async fn who_waits_for_a_lock_of_another_user_can_be_interrupted() {
+async fn a_wait_for_a_lock_of_another_user_can_be_interrupted() {
     let stage = Stage::set().await;
-    let Some(app) = of_app(&stage, "who_waits_for_a_lock_of_another_user_can_be_interrupted") else { return };
+    let Some(app) = of_app(&stage, "a_wait_for_a_lock_of_another_user_can_be_interrupted") else { return };
     let (token, part) = (app.join("token"), app.join(".token.keyrelay-part"));
     for path in [&token, &part] {
         std::fs::write(path, "").unwrap();
@@ -142,9 +142,9 @@ async fn who_waits_for_a_lock_of_another_user_can_be_interrupted() {
 }
 
 #[tokio::test]
-async fn root_does_not_obey_a_configuration_that_another_user_can_change() {
+async fn root_refuses_a_configuration_that_another_user_can_change() {
     let stage = Stage::set().await;
-    let name = "root_does_not_obey_a_configuration_that_another_user_can_change";
+    let name = "root_refuses_a_configuration_that_another_user_can_change";
     let Some(app) = of_app(&stage, name) else { return };
     let theirs = app.join("keyrelay.toml");
     std::fs::write(&theirs, format!("data_dir = {:?}\n", stage.path("data"))).unwrap();
@@ -164,9 +164,9 @@ async fn root_does_not_obey_a_configuration_that_another_user_can_change() {
 }
 
 #[tokio::test]
-async fn what_holds_everything_is_made_only_where_nobody_else_can_change_it() {
+async fn copies_and_key_files_are_made_only_where_no_other_user_can_change_them() {
     let stage = Stage::set().await;
-    let name = "what_holds_everything_is_made_only_where_nobody_else_can_change_it";
+    let name = "copies_and_key_files_are_made_only_where_no_other_user_can_change_them";
     let Some(app) = of_app(&stage, name) else { return };
     for name in ["all.part", "keyrelay.lock"] {
         symlink("../made", app.join(name)).unwrap();

@@ -208,7 +208,7 @@ async fn an_answer_is_held_until_its_last_part_is_gone() {
 }
 
 #[tokio::test]
-async fn what_is_parsed_is_paid_for_and_what_is_given_up_comes_back() {
+async fn parsed_values_are_paid_for_and_cancelled_requests_return_bytes() {
     let budget = Budget::of(TOTAL);
     let account = budget.open(None).unwrap();
     let text = format!("[{}]", vec!["0"; 1000].join(","));

@@ -43,7 +43,7 @@ async fn profile(test: &TestApp, answer: &Answer) -> Value {
 }
 
 #[tokio::test]
-async fn an_account_of_another_tenant_stands_in_nobodys_way() {
+async fn an_account_of_another_tenant_blocks_no_login() {
     let test = TestApp::start().await;
     let own = make_ann(&test, false).await;
     let other = account_in(&test, &test.other_project, OTHER_PASSWORD).await;
@@ -67,7 +67,7 @@ async fn an_account_of_another_tenant_stands_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn accounts_with_one_password_give_their_memberships_to_choose_from() {
+async fn accounts_with_the_same_password_offer_their_memberships() {
     let test = TestApp::start().await;
     let own = make_ann(&test, false).await;
     let other = account_in(&test, &test.other_project, PASSWORD).await;
@@ -87,7 +87,7 @@ async fn accounts_with_one_password_give_their_memberships_to_choose_from() {
 }
 
 #[tokio::test]
-async fn the_second_factor_is_that_of_the_account_that_is_chosen() {
+async fn the_second_factor_is_that_of_the_chosen_account() {
     let test = TestApp::start().await;
     let own = make_ann(&test, false).await;
     let answer = log_in(&test, PASSWORD, None).await.expect(200);
@@ -115,7 +115,7 @@ async fn the_second_factor_is_that_of_the_account_that_is_chosen() {
 }
 
 #[tokio::test]
-async fn a_new_password_of_any_of_the_accounts_ends_the_choice() {
+async fn a_new_password_of_an_account_ends_the_choice() {
     let test = TestApp::start().await;
     let own = make_ann(&test, false).await;
     account_in(&test, &test.other_project, PASSWORD).await;
@@ -156,7 +156,7 @@ async fn newer_accounts_do_not_push_older_ones_out() {
 }
 
 #[tokio::test]
-async fn a_password_is_a_guess_at_each_account_that_it_does_not_fit() {
+async fn a_password_counts_as_a_failure_of_each_account_with_another_one() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     account_in(&test, &test.other_project, OTHER_PASSWORD).await;
@@ -172,7 +172,7 @@ async fn a_password_is_a_guess_at_each_account_that_it_does_not_fit() {
 }
 
 #[tokio::test]
-async fn a_refusal_waits_for_no_change_and_is_counted_all_the_same() {
+async fn a_refusal_is_counted_and_waits_for_no_change() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     let nobody = json!({ "email": "nobody@example.test", "password": PASSWORD });

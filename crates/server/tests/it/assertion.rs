@@ -207,7 +207,7 @@ async fn what_an_assertion_says_must_hold() {
 }
 
 #[tokio::test]
-async fn every_audience_of_an_assertion_is_this_server_byte_for_byte() {
+async fn each_audience_of_an_assertion_must_be_this_server() {
     let test = TestApp::start().await;
     let (key, member) = (Key::es384(), test.member.clone());
     publish(&test, &member, &[key.jwk("k1")]).await;

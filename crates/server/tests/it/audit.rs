@@ -148,7 +148,7 @@ async fn refused_proofs_are_recorded_together() {
 }
 
 #[tokio::test]
-async fn what_a_caller_says_of_itself_is_kept_apart_from_what_is_known_of_it() {
+async fn claims_of_a_caller_are_recorded_apart_from_known_facts() {
     let test = TestApp::start().await;
     let client = test.make_client(&test.project, "Nightly export").await;
     let pretended = "curl/8\t1 from 10.9.9.9";

@@ -87,7 +87,7 @@ async fn an_entry_of_a_batch_is_done_for_whoever_the_caller_is_by_then() {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_the_body_says_that_the_connection_ends() {
+async fn an_answer_before_the_end_of_the_body_announces_the_close() {
     let test = TestApp::start().await;
     let cases = [("auth/login", 1_000_000, "413"), ("fhir/R4/ClientApplication", 1_000, "401")];
     for (path, length, status) in cases {
@@ -114,7 +114,7 @@ async fn an_answer_before_the_end_of_the_body_says_that_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn what_would_be_too_large_is_refused_and_not_stored() {
+async fn a_too_large_resource_is_refused_and_not_stored() {
     let test = TestApp::start_configured(|config| config.resource_bytes_max = BODY_BYTES_MAX).await;
     let client = test.make_client(&test.project, "Grows").await;
     let long = "x".repeat(900 * 1024);
@@ -234,7 +234,7 @@ async fn nobody_locks_itself_out() {
 }
 
 #[tokio::test]
-async fn a_server_that_can_write_no_more_ends_with_an_error() {
+async fn a_server_that_can_no_longer_write_ends_with_an_error() {
     let test = TestApp::start().await;
     test.app.close().await;
     assert_eq!(test.ended().await, Err(ServeError::Store));

@@ -46,7 +46,7 @@ async fn fill(test: &TestApp, who: &As) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn a_project_that_fills_its_share_still_ends_its_secrets_and_leaves_room_for_others() {
+async fn a_project_with_a_full_share_can_end_secrets_and_leaves_room_for_others() {
     let test = TestApp::start_configured(|config| config.bytes_in_flight = BYTES_IN_FLIGHT_MIN).await;
     let worker = test.make_client(&test.project, "Worker").await;
     let (tenant, other) = (test.bearer(&test.member).await, test.bearer(&test.stranger).await);
@@ -87,7 +87,7 @@ async fn a_project_that_fills_its_share_still_ends_its_secrets_and_leaves_room_f
 }
 
 #[tokio::test]
-async fn a_body_of_many_values_is_paid_for_by_its_weight_and_one_of_too_many_is_named() {
+async fn a_body_of_many_values_pays_for_their_weight() {
     let test = TestApp::start().await;
     let admin = test.bearer(&test.admin).await;
     let send = |text: String| test.fhir(&admin, Method::POST, "").body("application/fhir+json", text).send();
@@ -104,7 +104,7 @@ async fn a_body_of_many_values_is_paid_for_by_its_weight_and_one_of_too_many_is_
 }
 
 #[tokio::test]
-async fn what_a_small_patch_loads_is_paid_for_and_given_back() {
+async fn a_patch_pays_for_the_resource_it_loads() {
     let test = TestApp::start().await;
     let path = test.member.path();
     let large = json!([{ "op": "add", "path": "/description", "value": "x".repeat(60 * 1024) }]);

@@ -77,7 +77,7 @@ async fn a_client_that_writes_too_much_waits_and_can_still_retire_its_secret() {
 }
 
 #[tokio::test]
-async fn a_project_that_writes_too_much_can_still_end_secrets_and_takes_nothing_from_others() {
+async fn a_project_over_its_rate_can_end_secrets_and_blocks_no_other() {
     let test = start(None, Some(1024)).await;
     let mut client = test.make_client(&test.project, "Nightly export").await;
     let (mut leaked, gone) =
@@ -161,7 +161,7 @@ async fn versions(test: &TestApp, path: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn of_the_past_of_a_resource_the_newest_is_kept_and_all_of_a_day() {
+async fn the_newest_versions_and_all_of_a_day_are_kept() {
     let test = TestApp::start().await;
     let mut client = test.make_client(&test.project, "Nightly export").await;
     let first = test.get(&test.admin, &client.path()).await.expect(200).json()["meta"]["versionId"].clone();
@@ -192,7 +192,7 @@ async fn of_the_past_of_a_resource_the_newest_is_kept_and_all_of_a_day() {
 }
 
 #[tokio::test]
-async fn a_project_with_as_many_resources_as_it_may_makes_no_more_and_can_still_end_secrets() {
+async fn a_project_at_its_quota_creates_nothing_and_can_end_secrets() {
     let test = TestApp::start().await;
     let mut client = test.make_client(&test.project, "Nightly export").await;
     let old = client.secret.clone();
@@ -235,7 +235,7 @@ async fn a_project_with_as_many_resources_as_it_may_makes_no_more_and_can_still_
 }
 
 #[tokio::test]
-async fn a_project_has_so_many_initial_access_tokens_and_each_is_listed() {
+async fn initial_access_tokens_of_a_project_are_bounded_and_all_listed() {
     let test = TestApp::start().await;
     let body = json!({ "lifetime": "1h" });
     for _ in 0..REGISTRATION_GRANTS_PER_PROJECT_MAX {

@@ -163,7 +163,7 @@ async fn what_is_hidden_from_an_author_counts_as_well() {
 }
 
 #[tokio::test]
-async fn a_resource_has_a_bound_and_what_is_larger_already_can_become_smaller() {
+async fn a_resource_has_a_bound_and_a_larger_stored_one_can_shrink() {
     let test = large().await;
     let client = test.make_client(&test.project, "Grown").await;
     let describe =

@@ -199,7 +199,7 @@ async fn streams_are_so_many_and_end_with_the_server() {
 }
 
 #[tokio::test]
-async fn a_project_without_streams_gets_one_when_others_have_all() {
+async fn a_project_without_streams_takes_a_place_of_others() {
     let test = TestApp::start().await;
     let (mut taken, mut newest) = (Vec::new(), Vec::new());
     for n in 0..STREAMS_MAX / STREAMS_PER_PROJECT_MAX {

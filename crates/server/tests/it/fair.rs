@@ -16,7 +16,7 @@ use crate::app::{As, TestApp};
 const IMPATIENT: ReadBounds = ReadBounds { search: Duration::from_mins(1), wait: Duration::ZERO };
 
 #[tokio::test]
-async fn while_searches_hang_everybody_is_let_in_and_the_server_is_ready() {
+async fn logins_and_readiness_work_while_searches_hang() {
     let test = TestApp::start_within(IMPATIENT, |_| {}).await;
     let hanging = test.store.hold_searches().await.unwrap();
 
@@ -99,7 +99,7 @@ async fn a_search_past_its_time_is_too_costly() {
 }
 
 #[tokio::test]
-async fn what_a_search_costs_is_bounded_and_the_refusal_says_so() {
+async fn the_cost_of_a_search_is_bounded_and_a_refusal_names_the_bound() {
     let test = TestApp::start().await;
     let contains = |n: usize| {
         let all: Vec<String> = (0..n).map(|n| format!("name:contains={n}")).collect();

@@ -166,7 +166,7 @@ async fn every_member_of_an_invitation_is_honoured() {
 }
 
 #[tokio::test]
-async fn what_an_invitation_says_and_nobody_looks_at_is_refused_by_name() {
+async fn an_unknown_member_of_an_invitation_is_refused_by_name() {
     let test = TestApp::start().await;
     let policy = make_policy(&test).await;
     let two = json!([{ "policy": policy }, { "policy": policy }]);

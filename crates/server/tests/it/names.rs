@@ -18,7 +18,7 @@ fn refused_at(answer: &Answer, expression: &str) {
 }
 
 #[tokio::test]
-async fn no_way_of_writing_takes_a_name_with_hidden_characters() {
+async fn no_route_accepts_a_name_with_hidden_characters() {
     let test = TestApp::start().await;
     let id = make_app(&test).await;
     let registration = format!("admin/projects/{}/registration", test.project);
@@ -71,7 +71,7 @@ async fn no_way_of_writing_takes_a_name_with_hidden_characters() {
 }
 
 #[tokio::test]
-async fn what_was_named_before_is_read_and_stands_apart_on_pages() {
+async fn an_older_name_is_readable_and_isolated_on_pages() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     let id = make_app(&test).await;
@@ -89,7 +89,7 @@ async fn what_was_named_before_is_read_and_stands_apart_on_pages() {
 }
 
 #[tokio::test]
-async fn what_was_named_before_stands_in_the_way_of_no_other_change() {
+async fn an_older_name_blocks_no_other_change() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     let users = test.get(&test.admin, "User?email=ann@example.test").await.expect(200).resources();

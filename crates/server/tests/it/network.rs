@@ -142,7 +142,7 @@ async fn status(stream: &mut TcpStream, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn when_all_connections_are_taken_health_is_told_and_all_else_is_503() {
+async fn when_all_connections_are_taken_only_health_is_answered() {
     const MAX: usize = 40;
     let test = TestApp::start_configured(|config| config.connections_max = MAX).await;
     let path = "/.well-known/jwks.json";

@@ -74,7 +74,7 @@ async fn make_bo(test: &TestApp) {
 }
 
 #[tokio::test]
-async fn consent_is_that_of_the_person_who_saw_the_page() {
+async fn only_the_person_who_saw_the_page_can_consent() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     make_bo(&test).await;
@@ -104,7 +104,7 @@ async fn consent_is_that_of_the_person_who_saw_the_page() {
 }
 
 #[tokio::test]
-async fn a_code_is_taken_for_the_person_who_was_asked_for_it() {
+async fn a_code_counts_only_for_the_person_who_saw_the_page() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     let app = Authenticator::enrol(&test, &token(&test).await).await;

@@ -43,7 +43,7 @@ async fn make_large(test: &TestApp, name: &str) {
 }
 
 #[tokio::test]
-async fn a_page_ends_before_what_is_read_for_it_is_too_heavy() {
+async fn a_page_ends_before_its_resources_are_too_heavy() {
     let test = large().await;
     for n in 0..7 {
         make_large(&test, &format!("Large {n}")).await;
@@ -65,7 +65,7 @@ async fn a_page_ends_before_what_is_read_for_it_is_too_heavy() {
 }
 
 #[tokio::test]
-async fn a_resource_that_is_heavier_than_a_page_is_a_page() {
+async fn a_resource_heavier_than_a_page_is_a_page_of_its_own() {
     let test = large().await;
     for name in ["Heavy 1", "Heavy 2"] {
         let client = test.make_client(&test.project, name).await;
@@ -78,7 +78,7 @@ async fn a_resource_that_is_heavier_than_a_page_is_a_page() {
 }
 
 #[tokio::test]
-async fn a_history_ends_likewise_and_can_be_asked_for_in_parts() {
+async fn a_history_has_pages_too() {
     let test = large().await;
     let client = test.make_client(&test.project, "Changed").await;
     for n in 0..6 {

@@ -93,7 +93,7 @@ async fn a_profile_of_another_user_is_refused_on_every_way_of_writing() {
 }
 
 #[tokio::test]
-async fn of_many_users_that_take_a_profile_at_once_one_gets_it() {
+async fn one_of_many_concurrent_users_gets_a_profile() {
     let test = TestApp::start().await;
     let profile = make_practitioner(&test).await;
     let mut bodies = Vec::new();
@@ -112,7 +112,7 @@ async fn of_many_users_that_take_a_profile_at_once_one_gets_it() {
 }
 
 #[tokio::test]
-async fn a_profile_that_two_users_have_shared_before_stays_and_goes_to_no_third() {
+async fn a_profile_shared_before_stays_and_takes_no_third_user() {
     let test = TestApp::start().await;
     let ann = make_ann(&test, true).await;
     let profile = ann["profile"]["reference"].as_str().unwrap();

@@ -37,7 +37,7 @@ fn client(uris: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn no_way_of_writing_takes_a_redirect_that_could_lead_elsewhere() {
+async fn no_route_accepts_an_unsafe_redirect_uri() {
     let test = TestApp::start().await;
     let id = make_app(&test).await;
     let path = format!("ClientApplication/{id}");
@@ -102,7 +102,7 @@ pub async fn store_resource_as_before(test: &TestApp, kind: ResourceType, id: &s
 }
 
 #[tokio::test]
-async fn what_was_registered_before_is_read_and_not_used() {
+async fn an_older_unsafe_redirect_uri_is_readable_and_unused() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     let id = make_app(&test).await;
@@ -120,7 +120,7 @@ async fn what_was_registered_before_is_read_and_not_used() {
 }
 
 #[tokio::test]
-async fn what_was_stored_before_stands_in_the_way_of_no_other_change() {
+async fn an_older_unsafe_redirect_uri_blocks_no_other_change() {
     let test = TestApp::start().await;
     let id = make_app(&test).await;
     let path = format!("ClientApplication/{id}");
@@ -193,7 +193,7 @@ async fn clients_of_nobody(test: &TestApp) -> Vec<(String, &'static str)> {
 }
 
 #[tokio::test]
-async fn which_clients_there_are_is_not_told_by_the_sign_in_page() {
+async fn the_sign_in_page_does_not_reveal_which_clients_exist() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     let mut pages = Vec::new();
@@ -212,7 +212,7 @@ async fn which_clients_there_are_is_not_told_by_the_sign_in_page() {
 }
 
 #[tokio::test]
-async fn which_clients_there_are_is_not_told_by_a_login() {
+async fn a_login_does_not_reveal_which_clients_exist() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     let known = make_app(&test).await;

@@ -66,7 +66,7 @@ async fn a_client_that_others_guess_at_still_gets_in_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn people_who_fail_block_no_client_of_their_address_and_clients_no_people() {
+async fn failures_of_people_and_clients_block_only_their_own_kind() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     // One less than blocks the address, and one failure of a person.

@@ -317,7 +317,7 @@ async fn a_redirect_is_a_failure_and_gone_is_the_end() {
 }
 
 #[tokio::test]
-async fn what_another_tenant_does_erases_no_alarm_and_what_is_lost_of_ones_own_is_counted() {
+async fn a_tenant_loses_no_event_to_another_and_its_own_losses_are_counted() {
     let mut stage = Stage::set().await;
     stage.receiver.answers("500 Internal Server Error");
     let first = stage.client.secret.clone();

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_heavy_already_can_be_made_smaller() {
+    fn a_too_heavy_document_can_be_made_smaller() {
         let deep = (0..100).fold(json!([]), |inner, _| json!([inner]));
         let document = json!({ "x": deep, "y": 1 });
         let smaller =

@@ -58,7 +58,7 @@ fn caller(project: ProjectId) -> Caller {
 }
 
 #[tokio::test]
-async fn between_two_resources_of_an_answer_others_are_answered() {
+async fn other_requests_run_between_two_resources_of_an_answer() {
     let (dir, entropy) = (tempfile::tempdir().unwrap(), Arc::new(SeededEntropy::new(1)));
     let store = TestDatabase::new(dir.path()).await.open().await.unwrap();
     let config = Config::new(BaseUrl::parse("http://127.0.0.1/").unwrap());
