@@ -231,7 +231,7 @@ async fn of_two_servers_one_has_a_webhook_to_itself_until_its_time_is_over() {
     assert_eq!(stage.one.deliveries_pending().await.unwrap(), 0);
 }
 
-/// Of two projects, the one that has most loses its oldest, however many changes that takes.
+/// Of two projects, the one with the most events loses its oldest, whatever the number of changes.
 #[tokio::test]
 async fn above_the_bound_of_all_the_project_with_most_events_loses_its_oldest() {
     let mut stage = Stage::open().await;
@@ -252,7 +252,7 @@ async fn above_the_bound_of_all_the_project_with_most_events_loses_its_oldest() 
     assert_eq!(stage.one.events_dropped_up_to(few).await.unwrap(), 0);
     let gap = stage.one.events_dropped_up_to(stage.project).await.unwrap();
     assert_eq!(of_many.first().map(|(seq, _)| *seq), Some(gap + 1), "the oldest went");
-    // What is within the bounds stays, and so does a project that has many by itself.
+    // Events within the bounds stay, also those of a single project with many events.
     assert_eq!(stage.other.sweep_events(bounds, NOW).await.unwrap().events, 0);
     let bounds = EventBounds { per_project: 100, all: 1000 };
     assert_eq!(stage.other.sweep_events(bounds, NOW).await.unwrap().events, 200);

@@ -80,7 +80,7 @@ async fn the_least_recently_used_login_ends_above_the_bound() {
     let granted = [vec![None; 2], vec![Some(Stage::Granted); most]].concat();
     assert_eq!(logins.stages(&open).await, granted);
 
-    // Who has only the password ends no login that is open. All at one moment: the newest is kept.
+    // A caller with only the password ends no open login. All have the same time: the newest is kept.
     let mut begun = Vec::new();
     for _ in 0..most + 2 {
         let session = logins.begin(ann, NOW).await;
@@ -91,7 +91,7 @@ async fn the_least_recently_used_login_ends_above_the_bound() {
     let unfinished = logins.stages(&begun).await;
     assert_eq!(unfinished.iter().flatten().count(), most);
 
-    // Those that have ended make room before others do.
+    // Ended logins are deleted before others.
     let mut change = Change::new();
     change.end_session(open[most].id);
     logins.store.commit(change).await.unwrap();

@@ -1,4 +1,4 @@
-//! However much is dead, it goes in changes that each are small.
+//! Expired rows are deleted in small changes, however many they are.
 
 use keyrelay_core::id::{ClientId, TokenId};
 use keyrelay_core::limits::SWEEP_ROWS;

@@ -176,7 +176,7 @@ async fn a_project_with_too_many_callers_has_its_own_oldest_summed() {
     let third = key(ClientId::random(&stage.entropy));
     let at = Timestamp::from_epoch_ms;
     let mut counts = UsageCounts::default();
-    // The other project was there first: what is oldest of all is not what goes.
+    // The other project came first, so the oldest callers of all are not those that are summed.
     for n in 0..5 {
         let agent = format!("other {n}");
         let by = PresenterRef::new(Ipv4Addr::LOCALHOST.into(), &agent, "");
@@ -211,7 +211,7 @@ async fn a_project_with_too_many_callers_has_its_own_oldest_summed() {
         assert_eq!(sum.tally, Tally { accepted: 15, refused: 0, first: at(first), last: at(first + 28) });
     }
     assert_eq!(sweep(10, 15).await, 0, "sums count as no callers");
-    // Both are over: each keeps those that were seen last.
+    // Both are over the bound: each keeps the callers that it saw last.
     assert_eq!(sweep(2, 4).await, 11);
     assert_eq!((named(keys[0]).await, named(keys[1]).await, named(third).await), (1, 1, 2));
 }

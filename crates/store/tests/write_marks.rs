@@ -1,4 +1,4 @@
-//! A change that depends on nothing having been written since a mark is made once, however many there are.
+//! Of many concurrent changes that depend on one mark, exactly one is made.
 
 use futures_util::future::join_all;
 use keyrelay_core::fhir::ResourceType;
@@ -43,7 +43,7 @@ async fn of_many_changes_from_one_mark_one_is_made() {
         };
         assert_eq!(outcomes.iter().filter(|outcome| lost(outcome)).count(), 15, "{outcomes:?}");
     }
-    // What is written elsewhere moves no mark of the project, but that of all.
+    // A write in another project does not move the mark of this project, but moves that of all projects.
     let own = store.write_mark(KIND, Some(project)).await.unwrap();
     let all = store.write_mark(KIND, None).await.unwrap();
     store.commit(create(&entropy, other, None)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a command waits for, reads and writes is bounded, and it ends in order where it cannot write.
+//! The waits, reads and writes of a command are bounded, and it ends with an error if its output fails.
 
 use std::fs::File;
 use std::process::Stdio;
@@ -19,7 +19,7 @@ fn unread() -> std::io::PipeWriter {
     std::io::pipe().unwrap().1
 }
 
-/// Runs a command with its output somewhere, and gives its exit code and what it said on standard error.
+/// Runs a command with the given output, and returns its exit code and its standard error.
 async fn to(mut command: Command, out: Stdio) -> (Option<i32>, String) {
     let child = command.stdout(out).stderr(Stdio::piped()).spawn().unwrap();
     let output = child.wait_with_output().await.unwrap();
@@ -56,7 +56,7 @@ async fn an_endless_answer_is_read_up_to_a_bound() {
 #[tokio::test]
 async fn a_hanging_command_is_killed_with_its_processes() {
     let stage = Stage::set().await;
-    // Its output ends only when all that it has started has ended.
+    // Its output ends only when all its processes have ended.
     let stubborn = "cat > got; trap '' TERM; (trap '' TERM; sleep 1000) & sleep 1000; wait";
     let arguments = ["--to", "file:secret", "--exec", stubborn];
     let said = stage.run("rotate", &[&arguments[..], &["--exec-timeout", "1s"]].concat()).await;
@@ -103,7 +103,7 @@ async fn a_command_that_fails_to_write_its_output_reports_an_error() {
         if arguments != ["--help"] {
             assert!(said.contains("cannot write to standard output: "), "{arguments:?}: {said}");
         }
-        // Whoever has read enough goes away.
+        // A reader that has read enough closes the pipe.
         let (code, said) = to(command(arguments), unread().into()).await;
         assert_eq!((code, &*said), (Some(0), ""), "{arguments:?}");
     }

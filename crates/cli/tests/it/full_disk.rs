@@ -1,4 +1,4 @@
-//! A log that cannot be written fails nothing, and a disk that is full fails changes only, until there is room.
+//! A failing log fails no request, and a full disk fails only changes, until space is free.
 
 use std::fs::File;
 use std::io::Read;
@@ -22,7 +22,7 @@ async fn lost_lines(http: &Client, base: &str) -> u64 {
     line.expect("the metric").parse().unwrap()
 }
 
-/// Asks until a line is lost: those that fit wait in the pipe, and in the server.
+/// Sends requests until a line is lost: earlier lines wait in the pipe and in the server.
 async fn lose_lines(http: &Client, base: &str) {
     let mut requests = 0;
     while lost_lines(http, base).await == 0 {
@@ -31,7 +31,7 @@ async fn lose_lines(http: &Client, base: &str) {
     }
 }
 
-/// Everything that is logged, on a server whose log leads nowhere.
+/// A server with a verbose log whose output fails.
 async fn works_without_a_log(stderr: Stdio) {
     let dir = tempfile::tempdir().unwrap();
     let mut command = keyrelay();
@@ -101,7 +101,7 @@ async fn a_command_whose_error_cannot_be_written_ends_with_an_error() {
     assert_eq!(command.status().await.unwrap().code(), Some(1), "a panic is 101");
 }
 
-/// No file of a process may become longer than this from now on, as if the disk were full.
+/// From now on no file of a process may grow beyond this size, as on a full disk.
 fn limit_files(pid: u32, bytes: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap());
     let limit = Rlimit { current: bytes, maximum: getrlimit(Resource::Fsize).maximum };
@@ -111,7 +111,7 @@ fn limit_files(pid: u32, bytes: Option<u64>) {
 async fn start_on_small_disk(dir: &Path) -> Process {
     let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = tokio::process::Command::new("sh");
-    // Otherwise the signal ends a process that writes past its limit.
+    // Otherwise the signal ends a process that writes beyond its limit.
     command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", BINARY]);
     command.env_clear().env("KEYRELAY_LOG", "trace").kill_on_drop(true).stdin(Stdio::null()).stderr(log);
     Process::start_with(command, dir).await

@@ -171,7 +171,7 @@ async fn no_rotation_is_lost_while_the_master_key_changes() {
     assert!(server.terminate().await.success());
 }
 
-/// Commands that end at once or wait for each other; what each of them did is there afterwards.
+/// Concurrent commands fail at once or wait for each other; afterwards the changes of all that succeeded are there.
 async fn all_at_once(home: &Home, count: usize, arguments: &[&str]) {
     let runs = (0..count).map(|_| home.run(arguments));
     for (code, said) in futures_util::future::join_all(runs).await {
@@ -183,7 +183,7 @@ fn distinct(keys: &[String]) -> usize {
     keys.iter().collect::<std::collections::BTreeSet<_>>().len()
 }
 
-/// Some by the file, some by a link to it in another directory: the lock is that of the file.
+/// Some use the file, others a link to it in another directory: all use the lock of the file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_are_added_at_once_are_all_there() {
     let dir = tempfile::tempdir().unwrap();
@@ -206,7 +206,7 @@ async fn keys_that_are_added_at_once_are_all_there() {
     let after = listed(&home);
     assert_eq!((after.len(), distinct(&after), &after[0]), (7, 7, &before[0]));
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-    // The file as it was before the last one, and nothing of the locks.
+    // The file before the last change remains, and no lock file.
     let previous = fs::read_to_string(home.dir.join("master.key.previous")).unwrap();
     assert_eq!(previous.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>(), after[..6]);
     assert_eq!(crate::stage::names(&home.dir), ["master.key", "master.key.previous"]);
@@ -229,7 +229,7 @@ async fn rotations_at_once_lose_nothing() {
     assert!(server.terminate().await.success());
 }
 
-/// Hosts with a copy of the file each, which know of each other by the database only.
+/// Hosts that each have a copy of the file, and share only the database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_with_copies_of_the_file_move_to_the_same_key() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Commands that root runs on files in directories of other users, who may have prepared anything there.
+//! Commands that root runs on files in directories that other users may have prepared.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -11,7 +11,7 @@ use crate::stage::{Said, Stage, end, names};
 /// The application's user.
 const APP: u32 = 12345;
 
-/// A directory of the application's user; none where the tests do not run as root, who alone can make it.
+/// A directory of the application's user; `None` unless the tests run as root, because only root can make it.
 fn of_app(stage: &Stage, test: &str) -> Option<std::path::PathBuf> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("{test}: skipped, it needs a second user and so root");
@@ -115,7 +115,7 @@ async fn a_wait_for_a_lock_of_another_user_can_be_interrupted() {
     }
     let held = std::fs::File::open(&part).unwrap();
     held.lock().unwrap();
-    // It reads its credentials from a pipe, so it is known when it listens to signals.
+    // It reads its credentials from a pipe, which shows when it handles signals.
     let credentials = stage.path("credentials");
     rustix::fs::mkfifoat(rustix::fs::CWD, &credentials, rustix::fs::Mode::RWXU).unwrap();
     let mut command = stage.command("rotate", &["--to", "file:app/token"]);
@@ -194,7 +194,7 @@ async fn copies_and_key_files_are_made_only_where_no_other_user_can_change_them(
     let database = ["migrate", "--data-dir", "other", "--database-url", "sqlite://app/keyrelay.sqlite"];
     is_refused(&run(&database).await, "app belongs to user 12345: run this as that user");
     assert_eq!((names(&app), stage.path("made").exists()), (vec!["all.part".to_owned()], false));
-    // What a killed one has left in a directory of one's own is replaced, and not what it leads to.
+    // A leftover of a killed command in an own directory is replaced; the target of a link is not.
     symlink("made", stage.path("all.part")).unwrap();
     let said = run(&["backup", "all", "--data-dir", "data"]).await;
     assert_eq!((said.code, stage.path("made").exists()), (Some(0), false), "{}", said.text);

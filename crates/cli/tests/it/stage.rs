@@ -137,7 +137,7 @@ impl Stage {
         self.path(&format!("home/.local/state/keyrelay/rotate-{}.json", self.client))
     }
 
-    /// Where the old secret is kept, in a project that shows secrets once.
+    /// The file with the old secret, in a project that shows secrets once.
     pub fn kept_file(&self) -> PathBuf {
         self.state_file().with_extension("json.retiring")
     }

@@ -124,10 +124,9 @@ fn last_seen(headers: &HeaderMap) -> Result<Option<i64>, Outcome> {
     seq.map(Some).ok_or_else(refused)
 }
 
-/// The number after which the stream begins. Who was never there hears what happens from now on, or all that is
-/// kept if it does not stay. A number that was not given yet is from another life of the database, of which
-/// nothing is known: all that is kept is told. With it the number after which deleted events are a gap: who asks
-/// for what is kept misses nothing.
+/// The number after which the stream begins, and the number after which deleted events are a gap. A new reader gets
+/// the events from now on, or all kept ones if it does not follow. A number in the future is from another copy of the
+/// database, so that reader gets all kept events too. A reader that gets all kept events has no gap.
 async fn start(
     app: &App,
     project: ProjectId,

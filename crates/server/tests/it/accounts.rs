@@ -1,5 +1,5 @@
-//! One address, several accounts: each project has its own, with a password of its own. None stands in another's way,
-//! and nobody learns how many there are.
+//! One address with several accounts: each project has its own, with its own password. No account blocks another one,
+//! and their number is not revealed.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::people::{
 
 const OTHER_PASSWORD: &str = "five other plain words here";
 
-/// An account of the address in a project; gives the membership.
+/// Creates an account of the address in a project, and returns the membership.
 async fn account_in(test: &TestApp, project: &str, password: &str) -> Value {
     let mut body = ann();
     body["password"] = json!(password);
@@ -56,7 +56,7 @@ async fn an_account_of_another_tenant_blocks_no_login() {
     assert!(wrong.refused(400, "invalid").contains("projectId"));
     let nobody = json!({ "email": "nobody@example.test", "password": PASSWORD });
     assert_eq!(json_post(&test, As::Anonymous, "auth/login", &nobody).await.text, wrong.text);
-    // Where a project is named, and at a sign-in page, only its account counts.
+    // If a project is named, and at a sign-in page, only its account counts.
     log_in(&test, OTHER_PASSWORD, Some(&test.project)).await.refused(400, "invalid");
     log_in(&test, PASSWORD, Some(&test.project)).await.expect(200);
     let path = authorize_path(&make_app(&test).await, "&scope=openid");
@@ -78,7 +78,7 @@ async fn accounts_with_the_same_password_offer_their_memberships() {
         let answer = choose(&test, &begun, chosen).await.expect(200);
         assert_eq!(profile(&test, &answer).await, chosen["profile"]["reference"]);
     }
-    // One that was switched off is not offered, nor can it be chosen any more.
+    // A disabled membership is not offered and cannot be chosen.
     let begun = log_in(&test, PASSWORD, None).await.expect(200);
     let off = json!([{ "op": "add", "path": "/active", "value": false }]);
     test.patch(&test.super_admin, other["user"]["reference"].as_str().unwrap(), &off).await.expect(200);
@@ -103,7 +103,7 @@ async fn the_second_factor_is_that_of_the_chosen_account() {
     let begun = log_in(&test, PASSWORD, None).await.expect(200);
     let answer = choose(&test, &begun, &own).await.expect(200).json();
     assert_eq!((&answer["mfaRequired"], &answer["code"]), (&json!(true), &Value::Null));
-    // It is chosen for good.
+    // The choice is final.
     choose(&test, &begun, &other).await.refused(400, "invalid");
     let verify = async |token: String| {
         let body = json!({ "login": begun.text_at("/login"), "token": token });
@@ -145,9 +145,9 @@ async fn newer_accounts_do_not_push_older_ones_out() {
     assert_eq!(profile(&test, &answer).await, own["profile"]["reference"]);
     let offered = log_in(&test, OTHER_PASSWORD, None).await.expect(200).json()["memberships"].clone();
     assert_eq!(offered.as_array().unwrap().len(), LOGIN_ACCOUNTS_MAX - 1);
-    // The newest is reached by its project.
+    // The newest account needs the name of its project.
     log_in(&test, OTHER_PASSWORD, Some(&last)).await.expect(200).text_at("/code");
-    // An account without a password, or whose membership is off, takes nobody's place.
+    // An account without a password, or with a disabled membership, does not count.
     let off = json!([{ "op": "add", "path": "/active", "value": false }]);
     let first = offered[0]["id"].as_str().unwrap();
     test.patch(&test.super_admin, &format!("ProjectMembership/{first}"), &off).await.expect(200);
@@ -160,7 +160,7 @@ async fn a_password_counts_as_a_failure_of_each_account_with_another_one() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     account_in(&test, &test.other_project, OTHER_PASSWORD).await;
-    // Who controls one account of the address cannot try passwords at another by way of it.
+    // An attacker with one account of the address cannot use it to try passwords at another one.
     for _ in 0..=LOGIN_FAILURES_FREE {
         log_in(&test, OTHER_PASSWORD, None).await.expect(200);
     }
@@ -176,7 +176,7 @@ async fn a_refusal_is_counted_and_waits_for_no_change() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
     let nobody = json!({ "email": "nobody@example.test", "password": PASSWORD });
-    // Nothing can be written: what waited for that would be answered otherwise, or not in time.
+    // Nothing can be written, so a refusal that waited for a write would get another answer, or be late.
     test.app.refuse_changes();
     let unknown = json_post(&test, As::Anonymous, "auth/login", &nobody).await;
     unknown.refused(400, "invalid");

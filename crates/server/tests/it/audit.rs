@@ -122,7 +122,7 @@ async fn refused_proofs_are_recorded_together() {
     let found = records(&test, &query).await;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0]["outcome"], "4");
-    // The client is what it is about. Nobody has proved to be it.
+    // The client is the subject only, because nobody proved to be the client.
     let agent = json!([{
         "who": { "display": "Unknown" },
         "requestor": true,

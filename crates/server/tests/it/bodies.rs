@@ -1,4 +1,4 @@
-//! What is sent beside FHIR: each route takes as much as it needs, and no member is passed over.
+//! Bodies of routes outside FHIR: each route has its own bound, and no unknown member is ignored.
 
 use keyrelay_core::limits::{
     ADMIN_BODY_BYTES_MAX, AUTH_BODY_BYTES_MAX, SEARCH_FORM_BYTES_MAX, SECRET_MOVE_BYTES_MAX,

@@ -1,4 +1,4 @@
-//! What requests hold in memory together, and that one project leaves room for the others and for ending its secrets.
+//! The memory of all requests is bounded. One project leaves room for others, and can still end its secrets.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use crate::app::{As, TestApp};
 /// Large bodies under way at once.
 const LARGE: usize = 40;
 
-/// A request whose body is sent but for its last byte, so that the server holds all of it.
+/// A request whose body is sent without its last byte, so that the server holds all of it.
 async fn unfinished(test: &TestApp, authorization: &str, bytes: usize) -> TcpStream {
     let mut stream = TcpStream::connect(test.address).await.unwrap();
     let head = format!(
@@ -54,14 +54,14 @@ async fn a_project_with_a_full_share_can_end_secrets_and_leaves_room_for_others(
     let used = metric(&test, "bytes_in_flight").await;
     assert!(used > BYTES_IN_FLIGHT_MIN / 16 && used <= BYTES_IN_FLIGHT_MIN / 4, "{used}");
 
-    // One more large body of the project is refused, in the words of its route, and changes nothing.
+    // One more large body of the project is refused, in the error format of its route, and changes nothing.
     let large =
         json!({ "resourceType": "Bundle", "type": "batch", "entry": [], "padding": "x".repeat(900 * 1024) });
     let answer = test.post(&tenant, "", &large).await;
     let said = answer.refused(503, "transient");
     assert!(said.contains("nothing was changed") && !answer.header("retry-after").is_empty(), "{said}");
 
-    // Its secrets are rotated, retired and revoked as ever.
+    // Its secrets can still be rotated, retired and revoked.
     let rotated = test.rotate(&test.admin, &worker.id, "secret", &worker.secret).await.expect(200);
     test.rotate(&test.admin, &worker.id, "retiringSecret", &worker.secret).await.expect(200);
     assert!(!test.lets_in(&worker.id, &worker.secret).await);
@@ -70,7 +70,7 @@ async fn a_project_with_a_full_share_can_end_secrets_and_leaves_room_for_others(
     test.post(&test.admin, &format!("{}/$revoke-secret", worker.path()), &body).await.expect(200);
     assert!(!test.lets_in(&worker.id, &rotated.text_at("/secret")).await);
 
-    // The other project has its own share, and what operators look at needs none.
+    // The other project has its own share, and routes for operators need none.
     let large = json!({ "resourceType": "Bundle", "type": "batch", "entry": [] }).to_string();
     let padded = format!("{large}{}", " ".repeat(900 * 1024));
     test.fhir(&other, Method::POST, "").body("application/fhir+json", padded).send().await.expect(200);
@@ -78,7 +78,7 @@ async fn a_project_with_a_full_share_can_end_secrets_and_leaves_room_for_others(
         test.request(As::Anonymous, Method::GET, path).send().await.expect(200);
     }
 
-    // Everything comes back, also of requests that break off.
+    // All bytes are returned, also those of aborted requests.
     for mut stream in open {
         let _ = stream.shutdown().await;
         let _ = stream.read_to_end(&mut Vec::new()).await;
@@ -117,7 +117,7 @@ async fn a_patch_pays_for_the_resource_it_loads() {
     let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": vec![entry; 8] });
     let answer = test.post(&test.admin, "", &batch).await.expect(200);
     assert_eq!(answer.json()["entry"][7]["response"]["status"], "200");
-    // A connection that has taken its answer holds nothing afterwards.
+    // A connection that has read its answer holds nothing.
     let mut stream = TcpStream::connect(test.address).await.unwrap();
     stream
         .write_all(b"GET /fhir/R4/metadata HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -151,7 +151,7 @@ async fn a_large_head_is_paid_for_until_its_connection_ends() {
     stream.read_to_end(&mut answer).await.unwrap();
     assert_eq!(metric(&test, "bytes_in_flight").await, 0);
 
-    // A small one is paid by nobody, and one beyond the bound is refused.
+    // A small head costs nothing, and one beyond the bound is refused.
     let mut stream = half_head(&test, HEAD_BYTES_FREE / 2).await;
     stream.write_all(b"\r\n\r\n").await.unwrap();
     let _ = stream.read(&mut part).await.unwrap();

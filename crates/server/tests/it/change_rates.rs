@@ -1,5 +1,5 @@
-//! How fast tenants may write to the disk, and how much of a resource's past is kept: no client and no project can
-//! fill it, and neither bound keeps anybody from ending a secret.
+//! Rates at which tenants may write to the disk, and bounds of kept versions: no client and no project can fill the
+//! disk, and no bound prevents the end of a secret.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn start(client: Option<u64>, project: Option<u64>) -> TestApp {
     TestApp::start_configured(|config| config.change_rates = rates).await
 }
 
-/// Does something until it is refused, and gives that answer.
+/// Repeats a request until it is refused, and returns that answer.
 async fn until_refused(mut act: impl AsyncFnMut() -> Answer) -> Answer {
     for _ in 0..1000 {
         let answer = act().await;
@@ -59,7 +59,7 @@ async fn a_client_that_writes_too_much_waits_and_can_still_retire_its_secret() {
     assert!(said.contains("--client-change-rate"), "{said}");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
 
-    // Others of the project write on, the flooder is let in, and can retire its old secret.
+    // Other members can write, and the flooder can authenticate and retire its old secret.
     let mut other = test.make_client(&test.project, "Another").await;
     rotate(&test, &mut other).await.expect(200);
     assert!(test.lets_in(&registered.client.id, &registered.client.secret).await);
@@ -95,7 +95,7 @@ async fn a_project_over_its_rate_can_end_secrets_and_blocks_no_other() {
     let made = json!({ "resourceType": "ClientApplication", "name": "One more", "description": much });
     test.post(&test.admin, "ClientApplication", &made).await.refused(429, "throttled");
 
-    // Whatever was written: what ends a secret is done.
+    // A request that ends a secret succeeds, whatever was written before.
     test.rotate(&test.admin, &leaked.id, "retiringSecret", &old).await.expect(200);
     let revoke = format!("{}/$revoke-secret", leaked.path());
     test.post(&test.admin, &revoke, &json!({ "slot": "secret" })).await.expect(200);
@@ -143,7 +143,7 @@ async fn no_rate_keeps_anybody_from_being_shut_out() {
     test.request(&test.admin, Method::DELETE, &grant_path).send().await.expect(204);
     crate::registration::register(&test, &grant, &crate::registration::robot()).await.expect(401);
 
-    // All of it counts: what lets in again waits, and so does more of what is off already.
+    // These changes count: an update to active must wait, and so must another update of an inactive resource.
     let (on, active) = (set("status", json!("active")), set("active", json!(true)));
     let named = set("name", json!("Leaked once"));
     for (path, change) in
@@ -217,7 +217,7 @@ async fn a_project_at_its_quota_creates_nothing_and_can_end_secrets() {
     ] });
     test.post(&test.admin, "", &bundle).await.refused(403, "too-costly");
 
-    // What is there can be changed, and its secrets moved and ended.
+    // Existing resources can be changed, and their secrets moved and ended.
     test.rotate(&test.admin, &client.id, "retiringSecret", &old).await.expect(200);
     rotate(&test, &mut client).await.expect(200);
     let named = json!([{ "op": "replace", "path": "/name", "value": "Weekly export" }]);
@@ -225,7 +225,7 @@ async fn a_project_at_its_quota_creates_nothing_and_can_end_secrets() {
     let revoke = format!("{}/$revoke-secret", client.path());
     test.post(&test.admin, &revoke, &json!({ "slot": "secret" })).await.expect(200);
 
-    // Nobody else is held up, and what was deleted makes room.
+    // No other project is blocked, and a deletion makes room.
     test.post(&test.stranger, "AccessPolicy", &made).await.expect(201);
     test.delete(&test.admin, &format!("AccessPolicy/{last}")).await.expect(200);
     test.post(&test.admin, "AccessPolicy", &made).await.expect(201);

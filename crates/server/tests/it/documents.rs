@@ -1,5 +1,5 @@
-//! The bounds of documents hold wherever one is built: by patches, by links of a transaction, and by what is
-//! stored of elements that its author does not see.
+//! The bounds of documents hold wherever one is built: by patches, by links of a transaction, and by stored elements
+//! that the author does not see.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::app::{Credentials, TestApp};
 
-/// A server on which a resource may be as large as any document, and a request as heavy as it must be for one.
+/// A server that accepts the largest possible resource, and requests heavy enough for it.
 async fn large() -> TestApp {
     TestApp::start_configured(|config| {
         config.resource_bytes_max = DOCUMENT_BYTES_MAX;
@@ -17,7 +17,7 @@ async fn large() -> TestApp {
     .await
 }
 
-/// Arrays in one another.
+/// Nested arrays.
 fn nested(levels: usize) -> Value {
     (1..levels).fold(json!([]), |inner, _| json!([inner]))
 }

@@ -217,7 +217,7 @@ async fn a_project_without_streams_takes_a_place_of_others() {
         })
     });
     let (poorer, _, _) = select_all(ends).await;
-    // The project that lost one has its share, and no other has two more.
+    // The project that lost a stream has its share, and no other project has two more.
     let path = format!("admin/projects/{poorer}/events");
     let refused = test.request(&test.super_admin, Method::GET, &path).send().await;
     let told = refused.refused(429, "throttled");

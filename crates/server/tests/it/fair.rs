@@ -1,5 +1,5 @@
-//! What one project asks for, however much the database has to do for it, does not keep others from being let
-//! in, reading and rotating.
+//! Requests of one project, however expensive for the database, do not keep others from authenticating, reading and
+//! rotating.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::app::{As, TestApp};
 
-/// Who must wait for a search is refused at once.
+/// A search that must wait is refused at once.
 const IMPATIENT: ReadBounds = ReadBounds { search: Duration::from_mins(1), wait: Duration::ZERO };
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn searches_of_one_project_leave_room_for_those_of_others() {
     test.get(&test.admin, "ClientApplication").await.expect(200);
 }
 
-/// However long one search takes, it ends, says why, and the next is answered.
+/// A search that takes too long ends with a reason, and the next one is answered.
 #[tokio::test]
 async fn a_search_past_its_time_is_too_costly() {
     let test = TestApp::start().await;
@@ -90,7 +90,7 @@ async fn a_search_past_its_time_is_too_costly() {
         let told = strict.get(&strict.admin, &path).await.refused(403, "too-costly");
         assert!(told.contains("too long") && told.contains("Narrow it"), "{told}");
     }
-    // The search of a condition is no part of the change: nobody who writes waits for it.
+    // The search of a condition is not part of the change, so no writer waits for it.
     let create = strict.fhir(&strict.admin, Method::POST, "Practitioner");
     let create = create.header("if-none-exist", "given:contains=absent&name:contains=nobody");
     create.json(&json!({ "resourceType": "Practitioner" })).send().await.refused(403, "too-costly");
@@ -120,7 +120,7 @@ async fn the_cost_of_a_search_is_bounded_and_a_refusal_names_the_bound() {
         rule("ClientApplication?name:contains=a,b,c,d,e"), rule("ClientApplication?name:contains=f,g,h,i"),
     ] });
     test.post(&test.admin, "AccessPolicy", &policy).await.refused(403, "too-costly");
-    // The same again costs nothing more.
+    // A repeated value costs nothing more.
     let again = format!("ClientApplication?{}", ["name:contains=Read,Read,Read"; 64].join("&"));
     let found = test.get(&test.admin, &again).await.expect(200);
     assert_eq!(found.resources().len(), 1);
@@ -129,7 +129,7 @@ async fn the_cost_of_a_search_is_bounded_and_a_refusal_names_the_bound() {
     test.get(&test.admin, &many).await.refused(403, "too-costly");
 }
 
-/// Whatever the condition is, and however it comes: of many at once, one makes the resource.
+/// Of many concurrent conditional creates, one creates the resource, for each form of condition.
 #[tokio::test]
 async fn of_many_conditional_creates_one_makes_the_resource() {
     let test = TestApp::start().await;

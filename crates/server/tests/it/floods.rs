@@ -1,4 +1,4 @@
-//! Others that answer without an end: what is read of them is bounded, and the owner of the webhook learns why.
+//! Receivers with endless answers: the server reads a bounded part, and the owner of the webhook sees the reason.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -140,7 +140,7 @@ async fn every_member_of_an_invitation_is_honoured() {
     log_in(&test, PASSWORD).await.expect(200);
     let user = test.get(&test.admin, made["user"]["reference"].as_str().unwrap()).await.expect(200);
     assert_eq!(user.text_at("/externalId"), "u-1");
-    // What a member is already it may be invited as again, and as nothing else.
+    // A member may be invited again with the same values, and with no others.
     let again = |name: &str, value: Value| {
         let mut body = ann();
         body["upsert"] = json!(true);

@@ -55,7 +55,7 @@ impl Authority {
         Self { certificate: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
     }
 
-    /// One whose key everybody has.
+    /// A certificate whose private key is public.
     fn of_everybody() -> Self {
         let key = key_of_everybody();
         let params = named("Everybody", |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
@@ -74,7 +74,7 @@ impl Authority {
     }
 }
 
-/// A key that everybody has: the private part is 1, the public part the base point of P-256.
+/// A key whose private part is public: it is 1, so the public part is the base point of P-256.
 pub fn key_of_everybody() -> KeyPair {
     const BEFORE: &str = "308187020100301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420";
     const POINT: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\

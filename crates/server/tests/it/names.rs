@@ -1,5 +1,4 @@
-//! Names with characters that cannot be seen: refused whichever way they are written, and shown apart where they
-//! were written before.
+//! Names with hidden characters: refused by every route, and isolated on pages if they were stored before.
 
 use keyrelay_core::fhir::ResourceType;
 use reqwest::Method;

@@ -132,7 +132,7 @@ async fn exchange(test: &TestApp, head: &str) -> String {
     answer
 }
 
-/// Sends a request on a connection that stays open, and gives the status line.
+/// Sends a request on a connection that stays open, and returns the status line.
 async fn status(stream: &mut TcpStream, path: &str) -> String {
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -166,7 +166,7 @@ async fn when_all_connections_are_taken_only_health_is_answered() {
     for said in ["retry-after: ", "connection: close", "All connections of this server are taken"] {
         assert!(answer.contains(said), "{said}: {answer}");
     }
-    // Whoever has a place goes on.
+    // Connections with a place still work.
     let mut first = taken.remove(0);
     let mut rest = vec![0; 64 * 1024];
     while !String::from_utf8_lossy(&rest).contains("]}") {

@@ -1,5 +1,5 @@
-//! The sign-in page that not everybody sees, walked in a browser: the second factor. A form is taken from a page of
-//! this server only, and only from the login and the person that the page was made for.
+//! The page for the second factor, in a browser. The server accepts a form only from its own pages, and only from the
+//! login and the person that the page was made for.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ async fn only_the_person_who_saw_the_page_can_consent() {
     }
     let unmarked = [("step", "consent"), ("decision", "allow")];
     submit(&test, &path, &cookie_of(&anns), &unmarked).await.expect(400);
-    // None of it has changed anything, and each person's own answer is that person's.
+    // None of these changed anything, and the answer of each person counts for that person.
     let subject = |answer: &Answer| claims(&answer.text_at("/id_token"))["sub"].clone();
     let of_ann = agree(&test, &client, &path, &cookie_of(&anns), &anns).await;
     let of_bo = agree(&test, &client, &path, &cookie_of(&bos), &bos).await;
@@ -117,7 +117,7 @@ async fn a_code_counts_only_for_the_person_who_saw_the_page() {
     let form = |mark| [("step", "second-factor"), ("login", mark), ("token", code.as_str())];
     let answer = submit(&test, &path, &cookie_of(&second), &form(mark_of(&first))).await.expect(400);
     assert_eq!(step_of(&answer), "sign-in");
-    // The code was not looked at, so it is good still.
+    // The code was not checked, so it still works.
     let answer = submit(&test, &path, &cookie_of(&second), &form(mark_of(&second))).await.expect(200);
     assert_eq!(step_of(&answer), "consent");
 }

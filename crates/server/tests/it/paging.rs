@@ -1,4 +1,4 @@
-//! Pages and histories end where they become heavy, and lead on to the rest.
+//! Pages of searches and histories end before they become too heavy, with a link to the next page.
 
 use keyrelay_core::change_rates::{ChangeRate, ChangeRates};
 use keyrelay_core::limits::{
@@ -109,9 +109,9 @@ async fn a_history_has_pages_too() {
     test.get(&test.admin, &format!("{path}?_since=2026")).await.refused(400, "not-supported");
 }
 
-/// Almost as heavy as one resource may be.
+/// Almost the largest allowed resource.
 const WEIGHT: usize = 60 * 1024;
-/// So many are more than one project may have in flight.
+/// Their sum is more than one project may have in flight.
 const HEAVY: usize = 110;
 const _: () = assert!(HEAVY * WEIGHT > BYTES_IN_FLIGHT_MIN * 3 / 4 / BYTES_IN_FLIGHT_SHARES);
 

@@ -1,5 +1,5 @@
-//! A profile belongs to one user of a project, and records name the user, the membership, the login and the
-//! client beside it: nobody acts under the name of somebody else.
+//! A profile belongs to one user of a project, and records name user, membership, login and client beside it, so that
+//! no person acts under the name of another.
 
 use futures_util::future::join_all;
 use keyrelay_core::caller::Profile;
@@ -79,11 +79,11 @@ async fn a_profile_of_another_user_is_refused_on_every_way_of_writing() {
         .collect();
     let both = json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries });
     test.post(&test.admin, "", &both).await.refused(409, "conflict");
-    // Whose it is changes it as before, and one that is free may be taken.
+    // Its owner can change the membership, and a free profile can be taken.
     let off = json!([{ "op": "add", "path": "/active", "value": false }]);
     test.patch(&test.admin, &path_of(&ann), &off).await.expect(200);
     test.post(&test.admin, "ProjectMembership", &membership(&test, &eve, &free)).await.expect(201);
-    // One that is given up in the same transaction is free.
+    // A profile that is given up in the same transaction is free.
     let swap = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
         { "request": { "method": "POST", "url": "ProjectMembership" },
           "resource": membership(&test, &make_user(&test, "kim").await, &own) },
@@ -225,7 +225,7 @@ async fn a_membership_names_its_author_as_the_inviter_or_nobody() {
         assert!(told.contains(&itself), "{told}");
         assert_eq!(answer.text_at("/issue/0/expression/0"), "ProjectMembership.invitedBy");
     }
-    // Another admin changes the membership as it was read, and is the author of what it makes itself.
+    // Another admin can change the membership with its `invitedBy`, and is the author of its own creates.
     let app = make_app(&test).await;
     let code = browse(&test, &app, "&scope=openid%20user/*.*").await;
     let token = redeem_for(&test, &app, &code, VERIFIER, REDIRECT).await.expect(200).text_at("/access_token");

@@ -1,5 +1,5 @@
-//! Where codes may be sent: what no client can register, by whichever way it is written, and what is no longer
-//! used where it was registered before.
+//! Where codes may be sent: redirect URIs that no route accepts, and that are no longer used if they were registered
+//! before.
 
 use keyrelay_core::fhir::ResourceType;
 use keyrelay_core::id::{ResourceId, VersionId};
@@ -12,7 +12,7 @@ use crate::app::{As, TestApp};
 use crate::people::{EMAIL, PASSWORD, REDIRECT, authorize_path, json_post, make_ann, make_app};
 use crate::registration::{Registered, initial, refused, register};
 
-/// What a browser would hand to another program, or send elsewhere than it seems.
+/// URIs that a browser would pass to another program, or to another host than the text suggests.
 const REFUSED: [&str; 10] = [
     "ms-msdt:/id",
     "smb://server/share",
@@ -82,7 +82,7 @@ async fn no_route_accepts_an_unsafe_redirect_uri() {
     }
 }
 
-/// Puts something into a stored resource that cannot be written any more.
+/// Stores a value in a resource that today's routes refuse.
 pub async fn store_as_before(test: &TestApp, client: &str, from: &str, to: &str) {
     store_resource_as_before(test, ResourceType::ClientApplication, client, from, to).await;
 }
@@ -130,7 +130,7 @@ async fn an_older_unsafe_redirect_uri_blocks_no_other_change() {
     test.put(&test.admin, &path, &whole).await.expect(200);
     let on = json!([{ "op": "replace", "path": "/status", "value": "active" }]);
     test.patch(&test.admin, &path, &on).await.expect(200);
-    // It may move, but nothing else like it comes in.
+    // It may move, but no other unsafe one is accepted.
     let more = json!([{ "op": "add", "path": "/redirectUris/0", "value": "smb://server/share" }]);
     let answer = test.patch(&test.admin, &path, &more).await;
     answer.refused(400, "invalid");
@@ -138,7 +138,7 @@ async fn an_older_unsafe_redirect_uri_blocks_no_other_change() {
     let more = json!([{ "op": "add", "path": "/redirectUris/0", "value": REDIRECT }]);
     let answer = test.patch(&test.admin, &path, &more).await.expect(200);
     assert_eq!(answer.json()["redirectUris"], json!([REDIRECT, "ms-msdt:/id"]));
-    // Once it is gone, it is gone.
+    // Once removed, it is not accepted again.
     let gone = json!([{ "op": "remove", "path": "/redirectUris/1" }]);
     test.patch(&test.admin, &path, &gone).await.expect(200);
     let back = json!([{ "op": "add", "path": "/redirectUris/-", "value": "ms-msdt:/id" }]);
@@ -171,8 +171,7 @@ async fn a_client_that_registered_before_a_rule_rotates_its_secret() {
     assert_eq!(rotated.json()["redirect_uris"], json!(["ms-msdt:/id"]));
 }
 
-/// A client that is switched off, one that has another redirect URI, one that people do not log in through, and ids
-/// that are nobody's.
+/// A disabled client, one with another redirect URI, one without logins of people, and unknown ids.
 async fn clients_of_nobody(test: &TestApp) -> Vec<(String, &'static str)> {
     let off = make_app(test).await;
     let patch = json!([{ "op": "add", "path": "/status", "value": "off" }]);
@@ -223,7 +222,7 @@ async fn a_login_does_not_reveal_which_clients_exist() {
         answer.headers.remove("date");
         (answer.status, answer.headers, answer.text)
     };
-    // Neither what the client needs, as PKCE, nor that it exists is told to who does not know a password.
+    // A caller without a password learns neither the client's requirements, such as PKCE, nor that it exists.
     let wrong = log_in(&known, REDIRECT, "not the password").await;
     assert_eq!(wrong.0, 400);
     for (id, redirect) in clients_of_nobody(&test).await {

@@ -69,7 +69,7 @@ async fn a_client_that_others_guess_at_still_gets_in_from_elsewhere() {
 async fn failures_of_people_and_clients_block_only_their_own_kind() {
     let test = TestApp::start().await;
     make_ann(&test, false).await;
-    // One less than blocks the address, and one failure of a person.
+    // One failure fewer than blocks the address, and one failure of a person.
     for _ in 1..FAILURES_PER_ADDRESS_MAX {
         test.grant(&test.member.id, "a guess").await.expect(401);
     }
@@ -88,13 +88,13 @@ async fn a_former_secret_blocks_neither_its_client_nor_its_address() {
     let new = rotated.text_at("/secret");
     test.rotate(&test.admin, &test.member.id, "retiringSecret", &old).await.expect(200);
     let wrong = test.grant(&test.member.id, "a guess").await.expect(401);
-    // As many at once as may fail: each is counted until it was looked up.
+    // The largest number that may fail at once: each counts until it was looked up.
     let at_once = (1..FAILURES_PER_ADDRESS_MAX).map(|_| test.grant(&test.member.id, &old));
     for answer in futures_util::future::join_all(at_once).await {
         assert_eq!((answer.status, &answer.text), (wrong.status, &wrong.text));
     }
     test.app.flush_usage().await;
-    // The worker that was forgotten asks on and on, by every way, and nobody beside it notices.
+    // The forgotten worker retries by every way of authentication, without effect on others.
     for _ in 0..FAILURES_PER_ADDRESS_MAX {
         let answer = test.grant(&test.member.id, &old).await;
         assert_eq!((answer.status, &answer.text), (wrong.status, &wrong.text));

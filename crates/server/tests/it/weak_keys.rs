@@ -1,5 +1,5 @@
-//! Keys that others than their owner can sign for: none is stored, wherever it is written, and one that is
-//! stored or fetched lets nobody in.
+//! Keys that others than their owner can sign for: no route stores one, and a stored or fetched one authenticates
+//! no client.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -26,7 +26,7 @@ fn identity() -> Value {
     json!({ "kty": "OKP", "crv": "Ed25519", "kid": "k1", "x": encoded(&point) })
 }
 
-/// An assertion by nobody: where the key is the identity, R = identity and S = 0 fit every message.
+/// An assertion without a private key: for the identity as key, R = identity and S = 0 fit every message.
 fn signed_by_nobody(test: &TestApp, client: &str, jti: &str) -> String {
     let part = |value: &Value| encoded(value.to_string().as_bytes());
     let header = part(&json!({ "alg": "EdDSA", "kid": "k1", "typ": "JWT" }));

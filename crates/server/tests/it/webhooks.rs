@@ -337,7 +337,7 @@ async fn a_tenant_loses_no_event_to_another_and_its_own_losses_are_counted() {
     let shown = stage.shown().await;
     assert_eq!((&shown["pending"], &shown["dead"], &shown["dropped"]), (&json!(1), &json!(0), &Value::Null));
 
-    // The tenant that made so many is told what it misses; the other misses nothing.
+    // The tenant with so many events gets a report of its gap; the other one misses nothing.
     let missed = async |who: &Credentials, project: &str| {
         let path = format!("admin/projects/{project}/events?follow=false");
         let request = test.request(who, Method::GET, &path).header("last-event-id", "1");
@@ -351,7 +351,7 @@ async fn a_tenant_loses_no_event_to_another_and_its_own_losses_are_counted() {
     assert_eq!(gap["data"]["project"], format!("Project/{}", test.other_project));
     assert_eq!(gap["data"]["upTo"], 6, "{gap}");
 
-    // Of one's own the oldest goes, and is counted.
+    // A tenant's own oldest event is deleted and counted.
     test.rotate(&test.admin, &stage.client.id, "retiringSecret", &first).await.expect(200);
     for _ in 0..2 {
         stage.rotate().await;
