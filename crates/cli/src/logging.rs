@@ -16,7 +16,7 @@ pub fn start(settings: &Settings) -> anyhow::Result<Log> {
     let format = settings
         .log_format
         .unwrap_or_else(|| if stderr().is_terminal() { LogFormat::Pretty } else { LogFormat::Json });
-    let log = Log::start(stderr()).context("the log could not be started")?;
+    let log = Log::start(stderr()).context("failed to start the log")?;
     let writer = log.writer();
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -26,6 +26,6 @@ pub fn start(settings: &Settings) -> anyhow::Result<Log> {
         LogFormat::Pretty => subscriber.with_ansi(stderr().is_terminal()).try_init(),
         LogFormat::Json => subscriber.json().try_init(),
     };
-    started.map_err(|error| anyhow!("logging could not be started: {error}"))?;
+    started.map_err(|error| anyhow!("failed to start logging: {error}"))?;
     Ok(log)
 }

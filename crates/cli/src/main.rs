@@ -117,7 +117,7 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("the runtime could not be started")?.block_on(run(cli.command))
+    runtime.context("failed to start the runtime")?.block_on(run(cli.command))
 }
 
 /// Prints help, or an error in the arguments.

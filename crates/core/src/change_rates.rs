@@ -117,7 +117,7 @@ pub struct OverRate {
     pub wait: Duration,
 }
 
-/// Who has a rate.
+/// The owner of a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateOf {
     /// One member.

@@ -191,7 +191,7 @@ impl Watch {
         if let Some(former) = found {
             self.metrics.former_secret_seen.inc();
             if told.get(&former) != Some(&period(self.clock.now()).0) {
-                tracing::warn!(%client, secret = %former, "a secret that has ended was presented: somebody still has it");
+                tracing::warn!(%client, secret = %former, "a secret that has ended was presented; a copy is in use");
             }
             if let Err(error) = self.tell(client, former, &proof.by, told).await {
                 tracing::warn!(%error, "failed to report that a former secret was seen");

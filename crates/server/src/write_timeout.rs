@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes to somebody who takes so many bytes, and then waits so long, until everything was taken.
+    /// Writes to a reader that reads so many bytes and then waits so long, until it has read everything.
     async fn write_to_one_who_takes(bytes: usize, pause: std::time::Duration) -> Result<()> {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         let mut stream = WriteTimeout::new(ours);

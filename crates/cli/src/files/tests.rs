@@ -20,7 +20,7 @@ fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(Entry::find(path)?.read()?.map(|bytes| bytes.to_vec()))
 }
 
-/// Whether this runs as root, who alone can give files away.
+/// Whether this runs as root: only root can change the owner of a file.
 fn is_root(test: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
@@ -142,7 +142,7 @@ fn a_link_is_followed_only_where_nobody_else_can_change_it() {
     };
     refused(&theirs.join("secret"));
     refused(&theirs.join("sub/secret"));
-    // Everybody may make links there, and nobody may replace those of others.
+    // A directory in which every user may create links, but not replace those of others.
     give(&theirs, 0);
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o1777)).unwrap();
     assert_eq!(read(&theirs.join("secret")).unwrap().unwrap(), b"of root");

@@ -16,7 +16,7 @@ fn projects() -> Vec<ProjectId> {
     (0..3).map(|_| ProjectId::random(&entropy)).collect()
 }
 
-/// Something that an account does.
+/// A step of an account.
 #[derive(Clone, Debug)]
 enum Step {
     Open(Option<u8>),
@@ -48,7 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// No pool has more than its bytes, nobody more than a share of one, and the sums are those of the accounts.
+/// No pool exceeds its bytes, no payer exceeds its share of a pool, and the sums equal those of the accounts.
 fn check(budget: &Budget, accounts: &[Account]) {
     let pools = lock(&budget.0.pools);
     for (size, pool) in [(Size::Small, &pools.small), (Size::Large, &pools.large)] {

@@ -24,8 +24,8 @@ pub(super) fn check(
     let stored = stored.map_or(0, |stored| stored.scans());
     if policy.scans() > SEARCH_SCANS_MAX.max(stored) {
         let text = format!(
-            "The criteria have more than {SEARCH_SCANS_MAX} values that are looked for everywhere, by :contains or \
-             by a system alone, and each is part of every search: take fewer, or whole values"
+            "The criteria have more than {SEARCH_SCANS_MAX} values that are matched by :contains or \
+             by a system alone, and each is part of every search: use fewer, or whole values"
         );
         return Err(Outcome::search_too_costly(text).at("AccessPolicy.resource.criteria"));
     }

@@ -91,7 +91,7 @@ fn refused(n: usize, reason: &Refused) -> Outcome {
             Outcome::conflict(format!("Operation {n}: the test failed, so nothing was changed"))
         }
         Refused::Patch(_) => {
-            Outcome::invalid(format!("Operation {n} cannot be applied: its path is not there"))
+            Outcome::invalid(format!("Operation {n} cannot be applied: its path does not exist"))
         }
         Refused::Document(bound) => {
             Outcome::invalid(format!("Operation {n} cannot be applied: the resource would be {bound}"))

@@ -128,8 +128,8 @@ pub(crate) fn read_query(resource_type: ResourceType, text: &str) -> Result<Sear
     }
     if query.filters.iter().map(Filter::scans).sum::<usize>() > SEARCH_SCANS_MAX {
         return Err(Outcome::search_too_costly(format!(
-            "A search has at most {SEARCH_SCANS_MAX} values that are looked for everywhere, by :contains or by a \
-             system alone: take fewer, or whole values"
+            "A search has at most {SEARCH_SCANS_MAX} values that are matched by :contains or by a \
+             system alone: use fewer, or whole values"
         )));
     }
     if matches!(query.summary, Summary::True | Summary::Text) {

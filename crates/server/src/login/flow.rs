@@ -70,7 +70,7 @@ impl From<NotLoggedIn> for Outcome {
             // Every caller gets the hints, so that they do not reveal which addresses and clients exist.
             NotLoggedIn::Refused => Self::invalid(
                 "Email or password is invalid, or people do not log in through this clientId with this redirectUri. \
-                 Who has accounts in several projects can say which one: projectId",
+                 With accounts in several projects, name one by projectId",
             ),
             NotLoggedIn::NoLogin => {
                 Self::invalid("There is no such login, it is over, or it is at another step: log in again")
