@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// Largest request body, in bytes; a larger one is answered 413.
+/// Largest request body, in bytes. Protects memory; a larger one is answered 413.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Levels of objects and arrays in one JSON document, from a body or built by a patch. Values are visited, copied and
 /// dropped by recursion, so this protects the stack. Lower than the limit inside `serde_json` (128), so that stored
@@ -70,17 +70,18 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Fewest bytes that a client must read in [`WRITE_TIMEOUT`]: a client that reads byte by byte could hold an answer
 /// without end.
 pub const WRITE_TIMEOUT_BYTES_MIN: usize = 64 * 1024;
-/// Most headers in one request.
+/// Most headers in one request. Protects memory and the time to parse a head.
 pub const HEADERS_MAX: usize = 100;
-/// How long a TLS handshake may take.
+/// How long a TLS handshake may take, so that a slow client does not keep its connection.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the files of the TLS certificate are looked at for something new.
+/// How often a server checks the files of the TLS certificate for changes.
 pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_mins(1);
-/// Largest file with a TLS certificate or its key, in bytes.
+/// Largest file with a TLS certificate or its key, in bytes. Protects memory.
 pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// How long a client may take to send a request's head, or be idle between two requests.
+/// How long a client may take to send a request's head, or be idle between two requests, so that it does not keep its
+/// connection.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a client may take to send a request's body.
+/// How long a client may take to send a request's body, so that it does not keep its connection and its bytes.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests may take to finish after `SIGTERM`.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -91,9 +92,9 @@ pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Characters of a member's name that an error repeats. Protects the size of answers from names that a caller chose.
 pub const MEMBER_NAME_CHARS_SHOWN: usize = 64;
 
-/// Most connections open at once.
+/// Most connections open at once. Protects memory and file descriptors.
 pub const CONNECTIONS_MAX: usize = 10_000;
-/// Most of them from one address, unless it is this machine or a trusted proxy.
+/// Most of them from one address, unless it is this machine or a trusted proxy, so that one host cannot take all.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 500;
 /// Percentage of all connections that this machine, or one trusted proxy, may have. Each forwards for many clients;
 /// the rest stays free for other addresses.
@@ -106,11 +107,11 @@ pub const CONNECTION_RESERVE_PER_ADDRESS_MAX: usize = 8;
 /// How long a connection of the reserve may take, including its TLS handshake, so that its place becomes free again.
 pub const CONNECTION_RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest secret that is looked at, in bytes.
+/// Longest presented secret that is verified, in bytes. Protects the time of a digest.
 pub const SECRET_BYTES_MAX: usize = 1024;
 /// Shortest secret that an admin may write directly while the secret policy is `strong`, in characters.
 pub const SECRET_WRITTEN_CHARS_MIN: usize = 32;
-/// Digests of former secrets kept per client, newest first.
+/// Digests of former secrets kept per client, newest first. Protects the disk.
 pub const FORMER_SECRETS_MAX: i64 = 100;
 
 /// Shortest and longest lifetime of an access token.
@@ -131,9 +132,9 @@ pub const SIGNING_KEY_PUBLISH_AHEAD: Duration = Duration::from_hours(24);
 pub const SIGNING_KEY_SKEW: Duration = Duration::from_hours(1);
 /// How long a key is published after it last signed: longer than any token lives.
 pub const SIGNING_KEY_KEPT: Duration = TOKEN_LIFETIME_MAX.saturating_add(SIGNING_KEY_SKEW);
-/// Most signing keys. The schedule needs four.
+/// Most signing keys. The schedule needs four; more would only grow the published set.
 pub const SIGNING_KEYS_MAX: usize = 16;
-/// How often a server looks whether keys have come or are to go.
+/// How often a server checks for new and expired keys.
 pub const SIGNING_KEYS_INTERVAL: Duration = Duration::from_mins(1);
 /// For how long the published keys and the metadata may be kept.
 pub const METADATA_MAX_AGE: Duration = Duration::from_mins(5);
@@ -141,21 +142,21 @@ const _: () = assert!(
     METADATA_MAX_AGE.as_secs() + SIGNING_KEYS_INTERVAL.as_secs() <= SIGNING_KEY_PUBLISH_AHEAD.as_secs() / 2,
     "a cache of the published keys has the next key before it signs"
 );
-/// Longest access token that is looked at, in bytes.
+/// Longest access token that is verified, in bytes. Protects the time of a verification.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Bytes that one cache holds: of verified tokens, or of parsed policies. Callers choose their size, so a number of
 /// entries would not bound the memory.
 pub const CACHE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Longest `scope` of a token request, in bytes.
+/// Longest `scope` of a token request, in bytes. A token carries it, so this bounds the size of tokens.
 pub const SCOPE_BYTES_MAX: usize = 2048;
-/// Most parameters in one form or query.
+/// Most parameters in one form or query. Protects memory and the time to parse them.
 pub const FORM_PARAMETERS_MAX: usize = 64;
 
-/// Reads of one kind that may wait for their turn; one more is refused with 503.
+/// Reads of one kind that may wait for their turn. Protects memory and waiting times; one more is refused with 503.
 pub const READ_QUEUE_MAX: usize = 8192;
 /// Reads answered by one query.
 pub const READ_GROUP_MAX: usize = 64;
-/// Writes that may wait for their turn; one more is refused with 503.
+/// Writes that may wait for their turn. Protects memory and waiting times; one more is refused with 503.
 pub const WRITE_QUEUE_MAX: usize = 1024;
 /// Writes made durable by one commit.
 pub const WRITE_GROUP_MAX: usize = 64;
@@ -195,15 +196,15 @@ pub const DATABASE_CONNECTIONS_MAX: usize = 100;
 pub const DATABASE_STATEMENT_MAX: Duration = Duration::from_secs(4);
 /// How long an attempt to connect to one host of the database may take.
 pub const DATABASE_CONNECT_MAX: Duration = Duration::from_secs(3);
-/// Statements that a connection to PostgreSQL keeps prepared.
+/// Statements that a connection to PostgreSQL keeps prepared. Protects the memory of both sides.
 pub const DATABASE_STATEMENTS_MAX: usize = 256;
-/// How often the master key file is looked at for something new.
+/// How often a server checks the master key file for changes.
 pub const MASTER_KEY_RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// Rows that are read at once to be moved to another master key.
+/// Rows that are read at once to be moved to another master key. Protects memory.
 pub const RESEAL_ROWS: i64 = 200;
-/// Values that are moved to another master key by one commit: few, so that nobody waits long for it.
+/// Values that one commit moves to another master key: few, so that other changes do not wait long.
 pub const RESEAL_STATEMENTS: usize = 32;
-/// Times that everything is looked at again for values that were written under an older key meanwhile.
+/// Times that all rows are checked again for values that were sealed under an older key meanwhile.
 pub const RESEAL_WALKS_MAX: usize = 10;
 /// Longest line of an export, in bytes: one resource, with every character of it escaped.
 pub const EXPORT_LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -214,7 +215,7 @@ pub const STORE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// `Retry-After` of a 503.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Secrets whose use is counted in memory between two flushes; what is above is summed as one.
+/// Secrets whose use is counted in memory between two flushes. Protects memory; the others are summed as one.
 pub const USAGE_SECRETS_MAX: usize = 100_000;
 /// Callers that are counted separately for each secret, in memory and in the database; others are summed.
 pub const USAGE_CALLERS_PER_SECRET_MAX: usize = 1024;
@@ -236,11 +237,11 @@ const _: () = assert!(USAGE_MINUTES_PER_SECRET_MAX as u64 * 60 == USAGE_MINUTES_
 pub const USAGE_MINUTES_MAX: usize = 3 * USAGE_SECRETS_MAX;
 /// How much of a `User-Agent` and an `X-Client-Instance` is kept, in bytes.
 pub const PRESENTER_TEXT_BYTES_MAX: usize = 128;
-/// How long a caller must have left a retiring secret alone to have moved on from it.
+/// How long a caller must not have used a retiring secret to count as moved to the new one.
 pub const EVIDENCE_SETTLED_AFTER: Duration = Duration::from_mins(5);
-/// How long a caller that was not seen to move must have stayed away, where whoever asks says nothing.
+/// How long a caller that was not seen to move must have been absent, where the request names no time.
 pub const EVIDENCE_UNUSED_FOR_DEFAULT: Duration = Duration::from_hours(24);
-/// Callers that the reason against retiring a secret names.
+/// Callers that the reason against retiring a secret names. Protects the size of answers.
 pub const EVIDENCE_NAMED_MAX: usize = 5;
 /// How long a caller of a secret is remembered after it was last seen.
 pub const USAGE_CALLERS_KEPT: Duration = Duration::from_hours(30 * 24);
@@ -255,47 +256,49 @@ pub const USAGE_SETTLED_WITHIN: Duration = Duration::from_secs(8);
 /// How often that decision checks whether they have recorded it.
 pub const USAGE_LOOKS_APART: Duration = Duration::from_millis(250);
 
-/// Longest `Idempotency-Key`, in bytes.
+/// Longest `Idempotency-Key`, in bytes. Protects the disk.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// How long an answer is kept for its `Idempotency-Key`.
 pub const KEPT_ANSWER_LIFETIME: Duration = Duration::from_hours(24);
-/// Answers that are kept for each client application; the oldest goes for one more.
+/// Answers that are kept for each client application. Protects the disk; above it, the oldest is deleted.
 pub const KEPT_ANSWERS_PER_CLIENT_MAX: i64 = 16;
 
-/// Entries in one Bundle.
+/// Entries in one Bundle. Protects the time and the memory of one request.
 pub const BUNDLE_ENTRIES_MAX: usize = 100;
-/// Statements of one transaction Bundle: nobody else writes while they run.
+/// Statements of one transaction Bundle. In SQLite all other changes wait while they run.
 pub const TRANSACTION_STATEMENTS_MAX: usize = 2000;
-/// Rows in the search index for one resource.
+/// Rows in the search index for one resource. Protects the disk and the time of a change.
 pub const INDEX_ROWS_MAX: usize = 500;
-/// Values in one search, over all its parameters.
+/// Values in one search, over all its parameters. Protects the time of the database.
 pub const SEARCH_VALUES_MAX: usize = 200;
 /// Values of one search that are matched inside texts (`:contains`) or by their system alone. Protects the database:
 /// for each of them every row of the parameter is read.
 pub const SEARCH_SCANS_MAX: usize = 8;
-/// Longest name of a client application or project, in characters: it is read with every token.
+/// Longest name of a client application or project, in characters. Protects memory: it is read with every token.
 pub const NAME_CHARS_MAX: usize = 256;
-/// Largest AccessPolicy, in bytes: it is read with every request.
+/// Largest AccessPolicy, in bytes. Protects the time of requests: each one reads it.
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
-/// Most rules of either kind in an AccessPolicy: they are checked with every request.
+/// Most rules of either kind in an AccessPolicy. Protects the time of requests: each one checks them.
 pub const POLICY_RULES_MAX: usize = 100;
-/// Values in the criteria of one AccessPolicy, or in the queries of one scope: each is part of every search.
+/// Values in the criteria of one AccessPolicy, or in the queries of one scope. Protects the time of searches: each
+/// one includes them.
 pub const CRITERIA_VALUES_MAX: usize = 200;
-/// Elements that one list of an AccessPolicy names.
+/// Elements that one list of an AccessPolicy names. Protects the time of requests.
 pub const POLICY_FIELDS_MAX: usize = 100;
-/// Operations in one JSON Patch.
+/// Operations in one JSON Patch. Protects the time of one request.
 pub const PATCH_OPERATIONS_MAX: usize = 100;
 /// Versions that one page of a history lists.
 pub const HISTORY_ENTRIES_MAX: u32 = 1000;
-/// The shortest time after which a retiring secret may end by itself: what is to end sooner is retired at once.
+/// The shortest time after which a retiring secret may end by itself. A secret that must end sooner is retired at
+/// once.
 pub const RETIRE_AFTER_MIN: Duration = Duration::from_mins(1);
-/// The longest.
+/// The longest time after which a retiring secret may end by itself.
 pub const RETIRE_AFTER_MAX: Duration = Duration::from_hours(400 * 24);
-/// The lowest maximum age of secrets: below it, a rotation and its deployment hardly fit into a life.
+/// The lowest maximum age of secrets: a rotation and its deployment need some time.
 pub const MAXIMUM_AGE_MIN: Duration = Duration::from_hours(1);
-/// The highest.
+/// The highest maximum age of secrets.
 pub const MAXIMUM_AGE_MAX: Duration = Duration::from_hours(3650 * 24);
-/// How many warnings a deadline has at most.
+/// Most warnings before a deadline. Protects the number of events.
 pub const WARN_BEFORE_TIMES_MAX: usize = 8;
 /// Default rate of the changes of one member that is not an admin, in bytes a second. Protects the disk, where
 /// written data stays long. A rotation writes about 5 KiB.
@@ -332,19 +335,20 @@ pub const HISTORY_VERSIONS_MIN: i64 = 10;
 pub const HISTORY_TRIM_INTERVAL: i64 = 16;
 /// Most versions that one change deletes, so that no change takes long.
 pub const HISTORY_TRIMMED_AT_ONCE: i64 = 200;
-/// Times a change is decided again after somebody else was faster.
+/// Times that a change is decided again after a concurrent change came first.
 pub const CONFLICT_RETRIES_MAX: usize = 100;
 
-/// Times in a burst that one address may send a password, a code or anything else to log in by, good ones too.
+/// Attempts in a burst that one address may make to log in by a password, a code or another proof, including correct
+/// ones. Protects the time that hashes take.
 pub const LOGIN_ATTEMPTS_PER_ADDRESS_MAX: u32 = 100;
-/// How long it takes until one of them is forgotten.
+/// How long it takes until one attempt is forgiven.
 pub const LOGIN_ATTEMPT_FORGIVEN_AFTER: Duration = Duration::from_millis(500);
 /// Failed proofs that one address may send in a burst before it is answered 429. Failures of clients and failures of
 /// people are counted separately, so that neither blocks the other.
 pub const FAILURES_PER_ADDRESS_MAX: u32 = 100;
 /// Failed proofs for one client id before further *failures* are answered 429; a correct secret still works.
 pub const FAILURES_PER_CLIENT_MAX: u32 = 100;
-/// How long it takes to be forgiven one failure.
+/// How long it takes until one failure is forgiven.
 pub const FAILURE_FORGIVEN_AFTER: Duration = Duration::from_secs(1);
 /// Time from the beginning of a client's request to its refusal: longer than any reason for a refusal takes, so that
 /// the time does not reveal the reason.
@@ -364,20 +368,20 @@ pub const REFRESH_GRACE: Duration = Duration::from_secs(10);
 pub const REFRESH_TOKEN_LIFETIME_DEFAULT: Duration = Duration::from_hours(30 * 24);
 /// How long a link that sets a password works.
 pub const SET_PASSWORD_LIFETIME: Duration = Duration::from_hours(7 * 24);
-/// Longest parameter of an authorization request, in bytes.
+/// Longest parameter of an authorization request, in bytes. Protects the rows of logins, which store them.
 pub const AUTHORIZE_PARAMETER_BYTES_MAX: usize = 2048;
 /// Longest redirect URI, in bytes: it must fit into an authorization request.
 pub const REDIRECT_URI_BYTES_MAX: usize = AUTHORIZE_PARAMETER_BYTES_MAX;
-/// Wrong passwords or codes in a row that cost an account nothing.
+/// Wrong passwords or codes in a row before an account has to wait.
 pub const LOGIN_FAILURES_FREE: u32 = 5;
 /// Accounts whose failures this server remembers. Protects memory; above it, a login to any other account is refused
 /// for [`LOGIN_WAIT_FIRST`].
 pub const LOGIN_FAILURES_REMEMBERED_MAX: usize = 10_000;
 /// Accounts whose failures are recorded at the same time.
 pub const LOGIN_FAILURES_WRITTEN_AT_ONCE: usize = 16;
-/// How long an account waits after the first wrong one beyond; it doubles with each further one.
+/// How long an account waits after the first failure beyond these; each further failure doubles the wait.
 pub const LOGIN_WAIT_FIRST: Duration = Duration::from_secs(1);
-/// The longest that an account waits.
+/// The longest wait of an account, so that an attacker cannot lock it for ever.
 pub const LOGIN_WAIT_MAX: Duration = Duration::from_mins(15);
 /// Accounts of one email address that a password is checked against: those that have had the address longest. Each
 /// login computes this many hashes, whatever the number of accounts, so that its time does not reveal it.
@@ -386,7 +390,7 @@ pub const LOGIN_ACCOUNTS_MAX: usize = 4;
 pub const EMAIL_BYTES_MAX: usize = 254;
 /// Shortest password that may be chosen, in characters.
 pub const PASSWORD_CHARS_MIN: usize = 8;
-/// Longest password that is looked at, in bytes.
+/// Longest password that is hashed, in bytes. Protects the time of a hash.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Passwords that may wait to be hashed; one more is refused with 503.
 pub const PASSWORD_QUEUE_MAX: usize = 64;
@@ -394,9 +398,9 @@ pub const PASSWORD_QUEUE_MAX: usize = 64;
 pub const PASSWORD_QUEUE_PER_ADDRESS_MAX: usize = PASSWORD_QUEUE_MAX / 2;
 /// Passwords hashed at once: each takes a core and 19 MiB.
 pub const PASSWORDS_AT_ONCE_MAX: usize = 2;
-/// Largest key set of a client, in bytes.
+/// Largest key set of a client, in bytes. Protects memory and disk.
 pub const JWKS_BYTES_MAX: usize = 64 * 1024;
-/// Most keys in it.
+/// Most keys in it. Protects the time of authentication, which may try each.
 pub const CLIENT_KEYS_MAX: usize = 16;
 /// Smallest RSA modulus of a client's key, in bits (RFC 7518 §3.3): a smaller one can be factored.
 pub const RSA_MODULUS_BITS_MIN: usize = 2048;
@@ -407,13 +411,14 @@ pub const RSA_MODULUS_BITS_MAX: usize = 8192;
 pub const RSA_EXPONENT_BITS_MIN: usize = 17;
 /// Most bits of the public exponent. Protects the time to verify a signature.
 pub const RSA_EXPONENT_BITS_MAX: usize = 33;
-/// Largest trust store of a client, in bytes.
+/// Largest trust store of a client, in bytes. Protects memory and disk.
 pub const TRUST_STORE_BYTES_MAX: usize = 64 * 1024;
-/// Most certificates in it.
+/// Most certificates in it. Protects the time of authentication.
 pub const TRUSTED_CERTIFICATES_MAX: usize = 16;
-/// Most certificates that are looked at between a client's and one in its trust store.
+/// Most certificates that are checked between a client's certificate and one in its trust store. Protects the time of
+/// authentication.
 pub const CLIENT_CHAIN_MAX: usize = 8;
-/// Longest URL that this server is asked to speak to, in bytes: of a client's key set, of a webhook.
+/// Longest URL that this server connects to, in bytes: of a client's key set, of a webhook.
 pub const OUTBOUND_URI_BYTES_MAX: usize = 2048;
 /// How long connecting to one of the addresses of a name may take.
 pub const OUTBOUND_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -427,31 +432,32 @@ pub const OUTBOUND_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const JWKS_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Key sets that are fetched at once; one more waits, and gives up after [`JWKS_FETCH_TIMEOUT`].
 pub const JWKS_FETCHES_AT_ONCE_MAX: usize = 32;
-/// How soon one URL may be asked again, whatever it answered and whoever wants to know.
+/// Shortest time between two requests to one URL, whatever its answer. Protects the host of the URL.
 pub const JWKS_FETCH_INTERVAL: Duration = Duration::from_secs(10);
 const _: () = assert!(
     JWKS_FETCH_INTERVAL.as_secs() > JWKS_FETCH_TIMEOUT.as_secs(),
     "a caller that waited for a failed fetch does not begin another"
 );
-/// How long a fetched key set is taken as it is where its `Cache-Control` says nothing.
+/// How long a fetched key set is used without a new fetch if its `Cache-Control` names no time.
 pub const JWKS_FRESH_DEFAULT: Duration = Duration::from_mins(5);
-/// The longest that a fetched key set is taken as it is, whatever its `Cache-Control` says.
+/// The longest that a fetched key set is used without a new fetch, whatever its `Cache-Control`.
 pub const JWKS_FRESH_MAX: Duration = Duration::from_hours(1);
-/// How long a fetched key set is used while fetching it again fails.
+/// How long a fetched key set is used while new fetches fail.
 pub const JWKS_KEPT_MAX: Duration = Duration::from_hours(6);
-/// Most fetched key sets that are kept.
+/// Most fetched key sets that are kept. Protects memory.
 pub const JWKS_ENTRIES_MAX: usize = 1000;
-/// Most bytes of fetched key sets that are kept.
+/// Most bytes of fetched key sets that are kept. Protects memory.
 pub const JWKS_KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The longest that a client assertion may still be good for (SMART App Launch 2.2, "Backend Services").
+/// The longest remaining lifetime of a client assertion (SMART App Launch 2.2, "Backend Services"). Bounds how long
+/// its use is remembered.
 pub const ASSERTION_LIFETIME_MAX: Duration = Duration::from_mins(5);
 /// How far a client's clock may be ahead.
 pub const ASSERTION_SKEW: Duration = Duration::from_secs(30);
-/// Longest `jti` of a client assertion, in bytes.
+/// Longest `jti` of a client assertion, in bytes. Protects the disk, where it is remembered.
 pub const JTI_BYTES_MAX: usize = 256;
 /// Longest origin of a page in a browser, in bytes.
 pub const ORIGIN_BYTES_MAX: usize = 255;
-/// How long a browser may remember what it was told before a request from another origin.
+/// How long a browser may cache the answer to a preflight request.
 pub const PREFLIGHT_LIFETIME: Duration = Duration::from_mins(10);
 /// How often expired rows are deleted: logins, revocations, assertions.
 pub const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -459,7 +465,7 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
 pub const SWEEP_ROWS: i64 = 1000;
 /// Changes of one sweep; the next sweep continues.
 pub const SWEEP_CHANGES_MAX: usize = 1000;
-/// How long an initial access token of client registration works where its maker says nothing.
+/// How long an initial access token of client registration works if its author names no time.
 pub const REGISTRATION_GRANT_LIFETIME_DEFAULT: Duration = Duration::from_hours(24);
 /// The longest that it may work.
 pub const REGISTRATION_GRANT_LIFETIME_MAX: Duration = Duration::from_hours(90 * 24);
@@ -499,11 +505,11 @@ pub const EVENTS_SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 pub const EVENTS_SWEPT_AT_ONCE: usize = 200;
 /// Such changes in one sweep; the next sweep continues.
 pub const EVENTS_SWEEP_CHANGES_MAX: usize = 1000;
-/// Most webhooks of a project.
+/// Most webhooks of a project. Bounds the deliveries that each event makes.
 pub const WEBHOOKS_PER_PROJECT_MAX: i64 = 10;
 /// How long an attempt at a delivery may take, from looking the name up to the last byte.
 pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of the answer to a delivery is read, in bytes; what it says does not matter.
+/// How much of the answer to a delivery is read, in bytes; its content does not matter.
 pub const WEBHOOK_ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Webhooks that one server delivers to at once; the others wait for their turn.
 pub const WEBHOOK_TURNS_AT_ONCE_MAX: usize = 32;
@@ -514,7 +520,7 @@ pub const WEBHOOK_DELIVERIES_PER_TURN: usize = 8;
 pub const WEBHOOK_DELIVERIES_AT_ONCE_MAX: usize = WEBHOOK_TURNS_AT_ONCE_MAX * WEBHOOK_DELIVERIES_PER_TURN;
 /// How long one webhook is delivered to before others have their turn; what is under way then is finished.
 pub const WEBHOOK_TURN: Duration = Duration::from_secs(5);
-/// For how long a server has a webhook to itself. One that ends meanwhile loses it then.
+/// How long a server has a webhook to itself. A server that dies meanwhile loses the webhook after this time.
 pub const WEBHOOK_LEASE: Duration = Duration::from_secs(30);
 const _: () = assert!(
     WEBHOOK_TURN.as_secs() + WEBHOOK_TIMEOUT.as_secs() + DATABASE_WAIT_MAX.as_secs() * 2
@@ -529,9 +535,9 @@ pub const WEBHOOK_WAKES_APART: Duration = Duration::from_millis(50);
 pub const WEBHOOK_RETRY_FIRST: Duration = Duration::from_secs(5);
 /// The longest wait before a delivery is retried; up to a fifth is added or subtracted at random.
 pub const WEBHOOK_RETRY_MAX: Duration = Duration::from_hours(6);
-/// The longest that a webhook is left alone after failures.
+/// The longest pause of a webhook after failures.
 pub const WEBHOOK_REST_MAX: Duration = Duration::from_mins(5);
-/// How long a delivery is tried. It is given up then.
+/// How long a delivery is retried before it is given up.
 pub const WEBHOOK_TRIED_FOR: Duration = Duration::from_hours(3 * 24);
 const _: () = assert!(WEBHOOK_TRIED_FOR.as_secs() < EVENTS_KEPT.as_secs(), "what is tried is kept");
 /// How long the previous signing secret still signs, where the rotation names no time.
