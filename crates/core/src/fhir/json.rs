@@ -10,6 +10,7 @@ use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
 use super::nearest::shown;
+use super::schema::LIST_ITEMS_MAX;
 use crate::limits::DOCUMENT_NODES_MAX;
 
 /// Objects and arrays may be nested this many levels deep, no more.
@@ -42,8 +43,8 @@ const PIECE_BYTES: usize = 16;
 /// # Errors
 ///
 /// [`JsonError`] for malformed JSON, invalid UTF-8, anything after the value, a key given twice in
-/// one object, more than [`DEPTH_MAX`] levels, more than [`DOCUMENT_NODES_MAX`] values, or U+0000 in a string or key (`PostgreSQL` cannot
-/// store it).
+/// one object, more than [`DEPTH_MAX`] levels, more than [`DOCUMENT_NODES_MAX`] values, more than [`LIST_ITEMS_MAX`]
+/// items in one list, or U+0000 in a string or key (`PostgreSQL` cannot store it).
 pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
     parse_weighed(bytes, &|_| true)
 }
@@ -226,6 +227,10 @@ impl<'de> Visitor<'de> for Strict<'_> {
         self.scales.add(PIECE_BYTES)?;
         let mut items = Vec::new();
         while let Some(item) = access.next_element_seed(inner)? {
+            // A long list is copied each time it grows, and no element may have more items.
+            if items.len() >= LIST_ITEMS_MAX {
+                return Err(A::Error::custom(format_args!("a list may have at most {LIST_ITEMS_MAX} items")));
+            }
             self.scales.add(VALUE_BYTES)?;
             items.push(item);
         }
@@ -292,17 +297,39 @@ mod tests {
 
     #[test]
     fn the_number_of_values_is_bounded_exactly() {
-        let array = |values: usize| format!("[{}]", vec!["0"; values - 1].join(","));
-        assert!(parse(array(DOCUMENT_NODES_MAX).as_bytes()).is_ok());
-        let said = fault(&array(DOCUMENT_NODES_MAX + 1));
+        // Lists of 999 zeros are 1000 values each; the outermost list is one more.
+        let lists = |count: usize| vec![zeros(LIST_ITEMS_MAX - 1); count].join(",");
+        let array =
+            |last: usize| format!("[{},{}]", lists(DOCUMENT_NODES_MAX / LIST_ITEMS_MAX - 1), zeros(last));
+        assert!(parse(array(LIST_ITEMS_MAX - 2).as_bytes()).is_ok());
+        let said = fault(&array(LIST_ITEMS_MAX - 1));
         assert!(said.starts_with("more than 100000 values in one document; send less at once"), "{said}");
-        let objects = format!("[{}]", vec![r#"{"a":0}"#; DOCUMENT_NODES_MAX / 2].join(","));
+        let objects = format!("[{}]", vec![r#"{"a":0}"#; LIST_ITEMS_MAX].join(","));
+        let objects = format!("[{}]", vec![objects; DOCUMENT_NODES_MAX / LIST_ITEMS_MAX / 2].join(","));
         assert!(fault(&objects).starts_with("more than 100000 values"));
+    }
+
+    fn zeros(count: usize) -> String {
+        format!("[{}]", vec!["0"; count].join(","))
+    }
+
+    #[test]
+    fn a_long_list_is_refused_at_its_first_item_beyond_the_bound() {
+        assert!(parse(zeros(LIST_ITEMS_MAX).as_bytes()).is_ok());
+        let taken = Cell::new(0);
+        let take = |bytes| {
+            taken.set(taken.get() + bytes);
+            true
+        };
+        let objects = format!(r#"{{"name":[{}]}}"#, vec!["{}"; 99_000].join(","));
+        let said = parse_weighed(objects.as_bytes(), &take).unwrap_err().to_string();
+        assert!(said.starts_with("a list may have at most 1000 items at line 1, column 30"), "{said}");
+        assert!(taken.get() < 2 * LIST_ITEMS_MAX * VALUE_BYTES, "{} taken", taken.get());
     }
 
     #[test]
     fn memory_is_asked_for_before_it_is_used_up() {
-        let text = format!("[{}]", vec!["0"; 50_000].join(","));
+        let text = format!("[{}]", vec![zeros(LIST_ITEMS_MAX); 50].join(","));
         let left = Cell::new(1_000_000_usize);
         let take = |bytes: usize| left.get().checked_sub(bytes).inspect(|rest| left.set(*rest)).is_some();
         assert!(parse_weighed(text.as_bytes(), &take).is_err());

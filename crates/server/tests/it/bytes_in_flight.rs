@@ -91,15 +91,18 @@ async fn a_body_of_many_values_pays_for_their_weight() {
     let test = TestApp::start().await;
     let admin = test.bearer(&test.admin).await;
     let send = |text: String| test.fhir(&admin, Method::POST, "").body("application/fhir+json", text).send();
-    let zeros =
-        |count: usize| format!(r#"{{"resourceType":"Bundle","junk":[{}]}}"#, vec!["0"; count].join(","));
-    let said = send(zeros(100_000)).await.refused(400, "structure");
+    let bundle = |junk: String| format!(r#"{{"resourceType":"Bundle","junk":[{junk}]}}"#);
+    // A list has at most 1000 items.
+    let lists =
+        |item: &str, thousands: usize| vec![format!("[{}]", vec![item; 1000].join(",")); thousands].join(",");
+    let zeros = |thousands: usize| bundle(lists("0", thousands));
+    let said = send(bundle(vec!["{}"; 99_000].join(","))).await.refused(400, "structure");
+    assert!(said.contains("a list may have at most 1000 items at line 1"), "{said}");
+    let said = send(zeros(100)).await.refused(400, "structure");
     assert!(said.contains("more than 100000 values"), "{said}");
-    send(zeros(90_000)).await.refused(400, "invalid");
+    send(zeros(90)).await.refused(400, "invalid");
     // 360 KB of text, and twenty megabytes of memory: more than a quarter of all.
-    let objects = vec![r#"{"a":0}"#; 45_000].join(",");
-    let said =
-        send(format!(r#"{{"resourceType":"Bundle","junk":[{objects}]}}"#)).await.refused(413, "too-costly");
+    let said = send(bundle(lists(r#"{"a":0}"#, 45))).await.refused(413, "too-costly");
     assert!(said.contains("divide it"), "{said}");
 }
 

@@ -260,6 +260,10 @@ impl Walk {
             (true, Max::One, Value::Object(object)) => {
                 self.members(object, path, &[], DATATYPE_BASE, depth + 1);
             }
+            (true, Max::Many, Value::Array(items)) if items.len() > LIST_ITEMS_MAX => {
+                let text = format!("a list may have at most {LIST_ITEMS_MAX} items");
+                self.fault(IssueCode::Structure, path, text);
+            }
             (true, Max::Many, Value::Array(items)) => {
                 for (position, item) in items.iter().enumerate() {
                     let place = Path::Item(path, position);
