@@ -181,7 +181,8 @@ pub enum Refused {
     /// The login has ended, or never got to its end.
     #[error("no such login")]
     NoSession,
-    /// A client assertion is not for this server, not of this time, or not of this client.
+    /// A client assertion is signed by a key of the client, but is not for this server, not of this time, or not
+    /// about this client.
     #[error("assertion does not hold")]
     BadAssertion,
     /// A certificate is not one that the client is known by, not of this time, or not for clients.
@@ -202,11 +203,15 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Whether a proof was refused although its value is a secret of the client, and so is not a guess.
+    /// Whether a proof was refused although it is one of the client, and so is not a guess: the value is its secret,
+    /// or its key made the signature.
     #[must_use]
-    pub const fn is_past_the_secret(self) -> bool {
-        use Refused::{AddressBlocked, ClientOff, NoMembership, ProjectOff, TooOld};
-        matches!(self, TooOld(_) | ClientOff | NoMembership | ProjectOff | AddressBlocked)
+    pub const fn is_past_the_proof(self) -> bool {
+        use Refused::{AddressBlocked, BadAssertion, ClientOff, NoMembership, ProjectOff, Replayed, TooOld};
+        matches!(
+            self,
+            TooOld(_) | ClientOff | NoMembership | ProjectOff | AddressBlocked | BadAssertion | Replayed
+        )
     }
 }
 

@@ -188,7 +188,7 @@ async fn by_secret(
     let of = access.as_ref().map_or(ProofOf::NoClient, |access| ProofOf::Project(access.project.id));
     let former = presented.iter().find_map(|value| app.former.known(client, value));
     let why = too_old.map_or(refused, Refused::TooOld);
-    let is_guess = former.is_none() && !why.is_past_the_secret();
+    let is_guess = former.is_none() && !why.is_past_the_proof();
     let (counted, error) = if is_guess {
         let (counted, error) = count_failure(app, client, peer.address, why);
         (Some(counted), error)
@@ -209,7 +209,8 @@ pub(crate) fn count_use(app: &App, access: &ClientAccess, proof: Proof, peer: Pe
     app.metrics.count_use(proof.kind);
 }
 
-/// Refuses a proof other than a secret. The client never learns why.
+/// Refuses a proof other than a secret. The client never learns why. A proof that is one of the client is not a guess,
+/// and is not counted as a failure.
 pub(crate) fn refuse(
     app: &App,
     client: ClientId,
@@ -217,11 +218,37 @@ pub(crate) fn refuse(
     peer: Peer<'_>,
     why: Refused,
 ) -> NotProved {
+    if why.is_past_the_proof() {
+        count_refusal(app, client, of, peer, why);
+        return turn_away(app, client, peer.address, why);
+    }
+    refuse_unproved(app, client, of, peer, why)
+}
+
+/// Refuses a client that presented nothing. Each reason counts as a failure: otherwise the bound on failures would show
+/// which client ids exist.
+pub(crate) fn refuse_unproved(
+    app: &App,
+    client: ClientId,
+    of: Option<ProjectId>,
+    peer: Peer<'_>,
+    why: Refused,
+) -> NotProved {
+    count_refusal(app, client, of, peer, why);
+    shut_out(app, client, peer.address, why)
+}
+
+fn count_refusal(app: &App, client: ClientId, of: Option<ProjectId>, peer: Peer<'_>, why: Refused) {
     if why != Refused::UnknownClient {
         let key = UsageKey { client, secret: SecretId::NIL };
         app.usage.count(of.unwrap_or(ProjectId::NIL), key, usage::Outcome::Refused, peer.presenter());
     }
-    shut_out(app, client, peer.address, why)
+}
+
+/// Logs that somebody was not let in whose proof is genuine. Counts nothing: a genuine proof is not a guess.
+pub(crate) fn turn_away(app: &App, client: ClientId, from: IpAddr, why: Refused) -> NotProved {
+    log_refusal(app, client, from, why, false);
+    NotProved::Refused
 }
 
 /// Logs that somebody was not let in, and counts it against the address and the client.

@@ -424,9 +424,30 @@ impl Change {
         );
     }
 
-    /// Ends a client: none of its secrets grants access again.
-    pub fn delete_client(&mut self, id: ClientId) {
+    /// Ends a client: none of its secrets grants access again. Their digests are kept with those of its former
+    /// secrets, so that a worker that still presents one is recognized.
+    ///
+    /// Belongs into one change with [`Change::update`] of the client, whose version guards it.
+    pub fn delete_client(&mut self, id: ClientId, now: Timestamp) {
         self.forget_uses_of(id);
+        // A conflict means that somebody else has moved the secrets meanwhile: then the version fails the change.
+        self.push(
+            "INSERT INTO former_secret (client_id, nth, secret_id, proof, ended) \
+             SELECT id, former_count, retiring_id, retiring_proof, \
+             CASE WHEN retiring_ends < $2 THEN retiring_ends ELSE $2 END \
+             FROM client WHERE id = $1 AND retiring_id IS NOT NULL \
+             UNION ALL SELECT id, former_count + CASE WHEN retiring_id IS NULL THEN 0 ELSE 1 END, \
+             active_id, active_proof, $2 FROM client WHERE id = $1 AND active_id IS NOT NULL \
+             ON CONFLICT DO NOTHING",
+            args![id, now],
+            None,
+        );
+        self.push(
+            "DELETE FROM former_secret WHERE client_id = $1 \
+             AND nth <= (SELECT MAX(nth) FROM former_secret WHERE client_id = $1) - $2",
+            args![id, FORMER_SECRETS_MAX],
+            None,
+        );
         self.push("DELETE FROM client WHERE id = $1", args![id], Some(Conflict::Version));
         self.push("DELETE FROM client_registration WHERE client_id = $1", args![id], None);
         self.push("DELETE FROM kept_answer WHERE client_id = $1", args![id], None);

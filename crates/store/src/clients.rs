@@ -112,7 +112,8 @@ fn split_proof(bytes: &[u8]) -> Option<(KeyId, SecretDigest)> {
 
 impl Store {
     /// Which of a client's former secrets a presented value is, if it is one of the last
-    /// [`keyrelay_core::limits::FORMER_SECRETS_MAX`], or the retiring one whose deadline has passed at `now`.
+    /// [`keyrelay_core::limits::FORMER_SECRETS_MAX`], or the retiring one whose deadline has passed at `now`. The last
+    /// secrets of a client that was deleted, or whose project was, are former ones too.
     pub async fn former_secret(
         &self,
         client: ClientId,
@@ -122,7 +123,10 @@ impl Store {
         for (key, digest) in presented.digests() {
             let sql = "SELECT secret_id FROM former_secret WHERE client_id = $1 AND proof = $2 \
                        UNION ALL SELECT retiring_id FROM client \
-                       WHERE id = $1 AND retiring_proof = $2 AND retiring_ends <= $3 LIMIT 1";
+                       WHERE id = $1 AND retiring_proof = $2 AND retiring_ends <= $3 \
+                       UNION ALL SELECT CASE WHEN active_proof = $2 THEN active_id ELSE retiring_id END FROM client \
+                       WHERE id = $1 AND (active_proof = $2 OR retiring_proof = $2) \
+                       AND NOT EXISTS (SELECT 1 FROM project p WHERE p.id = client.project_id) LIMIT 1";
             let args = vec![Arg::from(client), Arg::from(join_proof(key, digest)), Arg::from(now)];
             if let Some(row) = self.0.database.fetch_access(sql, args).await?.first() {
                 return row.id(0, SecretId::parse, "former_secret.secret_id").map(Some);

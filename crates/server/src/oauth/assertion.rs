@@ -19,7 +19,7 @@ use super::client_auth::Endpoint;
 use super::jose::claims_of;
 use super::jwks::{self, ClientKey};
 use crate::App;
-use crate::auth::{NotProved, Peer, Proved, count_use, refuse};
+use crate::auth::{NotProved, Peer, Proved, count_use, refuse, turn_away};
 use crate::fhir::stored_resource;
 use crate::outbound::OutboundUri;
 
@@ -86,13 +86,20 @@ pub(super) async fn prove(
         Some(Published::At(uri)) if is_worth_asking() => {
             signed_by_remote(app, client, of.unwrap_or(ProjectId::NIL), text, &uri).await
         }
-        _ => signed_by(text, &[]),
+        // Keys that are known already tell a failure of the client from a guess.
+        Some(Published::At(uri)) => {
+            let set = app.remote_keys.kept(&uri);
+            signed_by(text, &set.map(|set| jwks::usable(client, &set)).unwrap_or_default())
+        }
+        None => signed_by(text, &[]),
     };
     let Some((key, claims)) = signed else {
         return no(if access.is_none() { Refused::UnknownClient } else { Refused::WrongSecret });
     };
     let Some(expires) = until(&claims) else { return no(Refused::BadAssertion) };
-    let Some(access) = access else { return no(Refused::UnknownClient) };
+    let Some(access) = access else {
+        return Err(turn_away(app, client, peer.address, Refused::UnknownClient));
+    };
     if let Err(why) = access.check(acts, peer.address) {
         return no(why);
     }

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::assertion::{self, ASSERTION_TYPE};
 use super::certificate;
 use crate::App;
-use crate::auth::{Credentials, NotProved, Peer, Proved, in_even_time, prove, refuse};
+use crate::auth::{Credentials, NotProved, Peer, Proved, in_even_time, prove, refuse_unproved};
 use crate::client_certificate::ClientCertificate;
 use crate::config::Config;
 use crate::error::OAuthError;
@@ -204,7 +204,7 @@ async fn public(app: &App, id: &str, peer: Peer<'_>) -> Result<Proved, NotProved
     let (state, access) = tokio::join!(app.store.client(id), app.store.access(id));
     let (state, access) = (state.map_err(NotProved::Store)?, access.map_err(NotProved::Store)?);
     let of = access.as_ref().map(|access| access.project.id);
-    let no = |why| refuse(app, id, of, peer, why);
+    let no = |why| refuse_unproved(app, id, of, peer, why);
     let (state, access) = state.zip(access).ok_or_else(|| no(Refused::UnknownClient))?;
     let resource = stored_resource(&state.resource).map_err(|_| no(Refused::UnknownClient))?;
     if state.has_or_had_secret() || can_prove_itself(&resource) {

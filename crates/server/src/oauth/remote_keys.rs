@@ -104,6 +104,13 @@ impl RemoteKeys {
         known.usable(self.clock.now()).map(|set| Arc::clone(&set.text))
     }
 
+    /// The key set that is kept of a URL, without a fetch.
+    pub(super) fn kept(&self, uri: &OutboundUri) -> Option<Arc<str>> {
+        let entry = self.entries().get(&uri.to_string()).map(Arc::clone)?;
+        let known = entry.known();
+        known.usable(self.clock.now()).map(|set| Arc::clone(&set.text))
+    }
+
     /// The key set, looked at again because `seen` did not help. `None` if it is still the same.
     pub(super) async fn again(
         &self,

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::answer::{ClientInformation, reply};
 use super::metadata::Metadata;
-use super::{not_let_in, read, ticket};
+use super::{read, spent, ticket};
 use crate::App;
 use crate::audit::{self, Seen};
 use crate::auth::ClientAddress;
@@ -105,7 +105,7 @@ impl<'a> Visit<'a> {
         // this one is within bounds that go with it, or changes nothing.
         let registration = store.registration(self.client).await?;
         let state = state.filter(|state| !state.resource.deleted);
-        let no = |why| not_let_in(self.app, self.client, self.from, why);
+        let no = |why| spent(self.app, self.client, self.from, why);
         let (Some(registration), Some(access), Some(state)) = (registration, access, state) else {
             return Err(no(Refused::UnknownClient));
         };
@@ -152,7 +152,7 @@ impl<'a> Visit<'a> {
             let mut change = act.change();
             change.update_registration(&managed.registration, managed.registration.generation);
             let client = &managed.state.resource;
-            change.delete_client(self.client);
+            change.delete_client(self.client, act.now);
             change.update(deletion(act, client), client.version, Some(&[]));
             audit::record_deletion(act, &managed.state, &mut change);
             let membership = managed.caller.membership;

@@ -18,7 +18,7 @@ use keyrelay_core::ticket::{Ticket, TicketKind};
 use serde_json::{Map, Value};
 
 use crate::App;
-use crate::auth::{NotProved, bearer_text, shut_out};
+use crate::auth::{NotProved, bearer_text, shut_out, turn_away};
 use crate::body::read_body;
 use crate::budget;
 use crate::error::{OAuthError, Outcome};
@@ -34,12 +34,17 @@ fn ticket(app: &App, kind: TicketKind, headers: &HeaderMap, from: IpAddr) -> Res
     }
     let presented = bearer_text(headers).map(|text| PlainSecret::token(&text.to_owned().into()));
     let ticket = presented.and_then(|presented| app.keyring.read_ticket(kind, &presented));
-    ticket.ok_or_else(|| not_let_in(app, ClientId::NIL, from, Refused::WrongSecret))
+    ticket.ok_or_else(|| not_let_in(&shut_out(app, ClientId::NIL, from, Refused::WrongSecret)))
+}
+
+/// Refuses a genuine ticket that works no more, or not here. This server made it, so it is not a guess.
+fn spent(app: &App, client: ClientId, from: IpAddr, why: Refused) -> OAuthError {
+    not_let_in(&turn_away(app, client, from, why))
 }
 
 /// One answer for every way of not being let in (P5); the log has the rest.
-fn not_let_in(app: &App, client: ClientId, from: IpAddr, why: Refused) -> OAuthError {
-    match shut_out(app, client, from, why) {
+fn not_let_in(why: &NotProved) -> OAuthError {
+    match *why {
         NotProved::Throttled(wait) => OAuthError::throttled(wait),
         _ => OAuthError::invalid_token(),
     }

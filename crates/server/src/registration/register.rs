@@ -19,7 +19,7 @@ use serde_json::{Map, json};
 
 use super::answer::{ClientInformation, reply};
 use super::metadata::Metadata;
-use super::{not_let_in, read, ticket};
+use super::{read, spent, ticket};
 use crate::App;
 use crate::auth::ClientAddress;
 use crate::error::{OAuthError, Outcome};
@@ -52,7 +52,7 @@ async fn grant(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Registrat
     let ticket = ticket(app, TicketKind::InitialAccess, headers, from)?;
     let found = app.store.registration_grant(RegistrationGrantId::from(ticket.of)).await?;
     let works = |grant: &RegistrationGrant| grant.uses_left > 0 && app.now() < grant.expires;
-    let grant = found.filter(works).ok_or_else(|| not_let_in(app, ClientId::NIL, from, Refused::Revoked))?;
+    let grant = found.filter(works).ok_or_else(|| spent(app, ClientId::NIL, from, Refused::Revoked))?;
     let policy_is_there = match grant.policy {
         Some(policy) => is_there(app, ResourceType::AccessPolicy, policy, grant.project).await,
         None => Ok(true),
@@ -61,7 +61,7 @@ async fn grant(app: &App, headers: &HeaderMap, from: IpAddr) -> Result<Registrat
     if policy_is_there.map_err(|outcome| OAuthError::metadata(&outcome))? {
         Ok(grant)
     } else {
-        Err(not_let_in(app, ClientId::NIL, from, Refused::Revoked))
+        Err(spent(app, ClientId::NIL, from, Refused::Revoked))
     }
 }
 

@@ -82,7 +82,7 @@ pub fn claims(test: &TestApp, client: &str, jti: &str) -> Value {
     })
 }
 
-async fn publish(test: &TestApp, client: &Credentials, keys: &[Value]) {
+pub async fn publish(test: &TestApp, client: &Credentials, keys: &[Value]) {
     let set = json!({ "keys": keys }).to_string();
     let patch = json!([{ "op": "add", "path": "/jwks", "value": set }]);
     test.patch(&test.admin, &client.path(), &patch).await.expect(200);

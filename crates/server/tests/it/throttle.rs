@@ -6,11 +6,15 @@ use keyrelay_core::limits::{
     FAILURE_FORGIVEN_AFTER, FAILURES_PER_ADDRESS_MAX, LOGIN_ATTEMPT_FORGIVEN_AFTER,
     LOGIN_ATTEMPTS_PER_ADDRESS_MAX, LOGIN_FAILURES_FREE,
 };
+use keyrelay_core::time::Clock;
 use reqwest::Method;
 use serde_json::json;
 
 use crate::app::{Answer, As, TestApp};
+use crate::assertion::{Key, claims, header, present, publish, refused};
+use crate::jwks_uri::KeyHost;
 use crate::people::{PASSWORD, log_in, make_ann};
+use crate::registration::{Registered, initial, register, robot};
 
 fn throttled(answer: &Answer) {
     assert_eq!(answer.status, 429, "{}", answer.text);
@@ -127,6 +131,109 @@ async fn a_secret_whose_client_is_off_is_no_guess() {
     assert!(test.lets_in(&test.stranger.id, &test.stranger.secret).await);
     for _ in 0..FAILURES_PER_ADDRESS_MAX {
         test.grant(&test.member.id, "a guess").await.expect(401);
+    }
+    throttled(&test.grant(&test.stranger.id, &test.stranger.secret).await);
+}
+
+/// A worker that was forgotten presents a secret more often than an address may fail.
+async fn forgotten(test: &TestApp, id: &str, secret: &str) {
+    let unknown = test.grant("00000000-0000-4000-8000-000000000001", "a guess").await.expect(401);
+    let answer = test.grant(id, secret).await;
+    assert_eq!((answer.status, &answer.text), (unknown.status, &unknown.text));
+    // From here on the secret is known.
+    test.app.flush_usage().await;
+    for _ in 0..FAILURES_PER_ADDRESS_MAX {
+        let answer = test.grant(id, secret).await;
+        assert_eq!((answer.status, &answer.text), (unknown.status, &unknown.text));
+    }
+}
+
+#[tokio::test]
+async fn the_last_secrets_of_a_client_that_was_deleted_are_no_guesses() {
+    let test = TestApp::start().await;
+    let old = test.member.secret.clone();
+    let rotated = test.rotate(&test.admin, &test.member.id, "secret", &old).await.expect(200);
+    let new = rotated.text_at("/secret");
+    test.delete(&test.admin, &test.member.path()).await.expect(200);
+    let itself = Registered::new(&test).await;
+    test.request(&itself.token, Method::DELETE, &itself.path).send().await.expect(204);
+    for (id, secret) in
+        [(&test.member.id, &old), (&test.member.id, &new), (&itself.client.id, &itself.client.secret)]
+    {
+        forgotten(&test, id, secret).await;
+    }
+    test.delete(&test.super_admin, &format!("Project/{}", test.project)).await.expect(200);
+    forgotten(&test, &test.admin.id, &test.admin.secret).await;
+    assert!(test.lets_in(&test.stranger.id, &test.stranger.secret).await);
+    // Each of the four rounds began with a guess.
+    for _ in 4..FAILURES_PER_ADDRESS_MAX {
+        test.grant(&test.member.id, "a guess").await;
+    }
+    throttled(&test.grant(&test.stranger.id, &test.stranger.secret).await);
+}
+
+#[tokio::test]
+async fn an_assertion_that_the_key_of_its_client_signed_is_no_guess() {
+    let test = TestApp::start().await;
+    let (key, other, member) = (Key::es384(), Key::es384(), test.member.clone());
+    let assertion = |key: &Key, name: &str, value: serde_json::Value| {
+        let mut claims = claims(&test, &member.id, "once");
+        claims[name] = value;
+        key.sign(&header(key), &claims)
+    };
+    let now = test.clock.now().epoch_seconds();
+    let bad = [
+        assertion(&key, "exp", json!(now)),
+        assertion(&key, "aud", json!("https://elsewhere.example.test/oauth2/token")),
+        assertion(&key, "iss", json!(test.admin.id)),
+        assertion(&key, "jti", json!("once")),
+    ];
+    publish(&test, &member, &[key.jwk("k1")]).await;
+    present(&test, &bad[3]).await.expect(200);
+    let fail = async |more: Option<&str>| {
+        for _ in 0..FAILURES_PER_ADDRESS_MAX {
+            for assertion in bad.iter().map(String::as_str).chain(more) {
+                refused(&present(&test, assertion).await, assertion);
+            }
+        }
+    };
+    fail(None).await;
+    // The same of a client whose keys are at a URL, once they are known.
+    let host = KeyHost::open().await;
+    host.publishes(&[key.jwk("k1")]);
+    let at_url =
+        json!([{ "op": "remove", "path": "/jwks" }, { "op": "add", "path": "/jwksUri", "value": host.url }]);
+    test.patch(&test.admin, &member.path(), &at_url).await.expect(200);
+    present(&test, &assertion(&key, "jti", json!("twice"))).await.expect(200);
+    let off = json!([{ "op": "add", "path": "/status", "value": "off" }]);
+    fail(None).await;
+    test.patch(&test.admin, &member.path(), &off).await.expect(200);
+    fail(Some(&assertion(&key, "jti", json!("off")))).await;
+    assert!(test.lets_in(&test.stranger.id, &test.stranger.secret).await);
+    let guess = assertion(&other, "exp", json!(now));
+    for _ in 0..FAILURES_PER_ADDRESS_MAX {
+        refused(&present(&test, &guess).await, "signed by another key");
+    }
+    throttled(&test.grant(&test.stranger.id, &test.stranger.secret).await);
+}
+
+#[tokio::test]
+async fn a_ticket_that_works_no_more_is_no_guess() {
+    let test = TestApp::start().await;
+    let used = initial(&test, &json!({})).await;
+    let itself = Registered::of(&register(&test, &used, &robot()).await.expect(201));
+    test.request(&itself.token, Method::DELETE, &itself.path).send().await.expect(204);
+    let forged = As::Bearer("kri_".to_owned());
+    let wrong = register(&test, &forged, &robot()).await.expect(401);
+    for _ in 0..FAILURES_PER_ADDRESS_MAX {
+        let answer = register(&test, &used, &robot()).await;
+        assert_eq!((answer.status, &answer.text), (wrong.status, &wrong.text));
+        let answer = test.request(&itself.token, Method::GET, &itself.path).send().await;
+        assert_eq!((answer.status, &answer.text), (wrong.status, &wrong.text));
+    }
+    assert!(test.lets_in(&test.stranger.id, &test.stranger.secret).await);
+    for _ in 1..FAILURES_PER_ADDRESS_MAX {
+        register(&test, &forged, &robot()).await.expect(401);
     }
     throttled(&test.grant(&test.stranger.id, &test.stranger.secret).await);
 }

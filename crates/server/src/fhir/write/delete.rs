@@ -38,7 +38,7 @@ impl Deletion {
         }
         let mut change = act.change();
         match self.resource_type {
-            ResourceType::ClientApplication => change.delete_client(id.into()),
+            ResourceType::ClientApplication => change.delete_client(id.into(), act.now),
             ResourceType::Project => change.delete_project(id.into()),
             ResourceType::ProjectMembership => change.delete_membership(id.into()),
             ResourceType::User => change.delete_user(id.into()),
