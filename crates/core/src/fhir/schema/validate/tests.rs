@@ -200,6 +200,9 @@ fn reports_are_bounded() {
     let list = |length: usize| client("defaultScope", json!(vec!["x"; length]));
     assert_eq!(check(list(LIST_ITEMS_MAX)), []);
     assert_eq!(check(list(LIST_ITEMS_MAX + 1)).len(), 1);
+    let extensions = |length: usize| client("_defaultScope", json!(vec![Value::Null; length]));
+    assert_eq!(check(extensions(LIST_ITEMS_MAX)), []);
+    assert_eq!(check(extensions(LIST_ITEMS_MAX + 1)).len(), 1);
     let mut deep = json!({"url": "x", "valueString": "y"});
     for _ in 0..500 {
         deep = json!({"url": "x", "extension": [deep]});
