@@ -27,6 +27,12 @@ pub const BYTES_IN_FLIGHT_SHARES: usize = 4;
 pub const REQUEST_BYTES: usize = 4 * 1024;
 /// Most bytes that a small request takes: enough to rotate, revoke or retire a secret.
 pub const SMALL_REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// Part of the reserve for small requests that unknown callers may hold while the server waits for their bodies, as a
+/// divisor. Protects requests that are complete from callers that send most of a body and stop.
+pub const AWAITED_BODIES_SHARES: usize = 2;
+/// Bytes of the reserve that one address may hold for such bodies beyond that part, so that a few addresses cannot
+/// take the place of others.
+pub const AWAITED_BODIES_PER_ADDRESS_BYTES: usize = 64 * 1024;
 /// Default bound of a resource, in bytes of its JSON without the elements that the server adds. Versions are kept,
 /// listed and copied, so this protects disk and memory. A larger resource that is stored already stays readable, and
 /// may change if it does not grow.
@@ -83,6 +89,11 @@ pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to send a request's body, so that it does not keep its connection and its bytes.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to send a body of up to [`SMALL_BODY_BYTES_MAX`], or the first bytes of a larger one.
+/// Protects the bytes in flight from callers that stop in the middle of a small body.
+pub const SMALL_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// See [`SMALL_BODY_TIMEOUT`]; the largest body that most callers may send before they are authenticated.
+pub const SMALL_BODY_BYTES_MAX: usize = TOKEN_FORM_BYTES_MAX;
 /// How long requests may take to finish after `SIGTERM`.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the server reads and discards what a client still sends after the last answer.

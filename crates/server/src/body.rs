@@ -1,6 +1,7 @@
 //! Reads bodies within three bounds: the size of the route, which the table of `router` names, the
 //! time, and the bytes in flight.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,9 +10,9 @@ use std::task::{Context, Poll, ready};
 use axum::BoxError;
 use axum::body::Body;
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use keyrelay_core::limits::BODY_TIMEOUT;
+use keyrelay_core::limits::{BODY_TIMEOUT, SMALL_BODY_BYTES_MAX, SMALL_BODY_TIMEOUT};
+use tokio::time::timeout;
 
 use crate::budget;
 use crate::error::Outcome;
@@ -102,14 +103,28 @@ impl hyper::body::Body for Watched {
     }
 }
 
-/// Reads a body within the bound of its route and within [`BODY_TIMEOUT`].
-pub(crate) async fn read_body(body: Body) -> Result<Bytes, Outcome> {
-    tokio::time::timeout(BODY_TIMEOUT, read(body)).await.unwrap_or_else(|_| Err(Outcome::too_slow()))
+/// Reads a body within the bound of its route and within [`SMALL_BODY_TIMEOUT`] or [`BODY_TIMEOUT`].
+pub(crate) async fn read_body(mut body: Body) -> Result<Bytes, Outcome> {
+    let mut whole = Vec::new();
+    let all = async {
+        let small = read_until(&mut body, &mut whole, SMALL_BODY_BYTES_MAX);
+        if timeout(SMALL_BODY_TIMEOUT, small).await.unwrap_or_else(|_| Err(Outcome::too_slow()))? {
+            return Ok(true);
+        }
+        read_until(&mut body, &mut whole, usize::MAX).await
+    };
+    let read = timeout(BODY_TIMEOUT, all).await.unwrap_or_else(|_| Err(Outcome::too_slow()));
+    budget::has_body();
+    read.map(|_| whole.into())
 }
 
-async fn read(mut body: Body) -> Result<Bytes, Outcome> {
-    let mut whole = Vec::new();
-    while let Some(frame) = body.frame().await {
+/// Reads until a body has ended or has more bytes than that. Whether it has ended.
+async fn read_until(body: &mut Body, whole: &mut Vec<u8>, bytes: usize) -> Result<bool, Outcome> {
+    while whole.len() <= bytes {
+        if body.is_end_stream() {
+            return Ok(true);
+        }
+        let Some(frame) = next_frame(body).await? else { return Ok(true) };
         let frame = frame.map_err(|error| match error.into_inner().downcast_ref() {
             Some(TooLarge(bytes_max)) => Outcome::too_large(*bytes_max),
             None => Outcome::invalid("The body ended too early"),
@@ -119,5 +134,17 @@ async fn read(mut body: Body) -> Result<Bytes, Outcome> {
         budget::take(2 * data.len())?;
         whole.extend_from_slice(&data);
     }
-    Ok(whole.into())
+    Ok(false)
+}
+
+/// The next part of a body. As long as there is none, the request waits on the terms of [`budget::awaits_body`].
+async fn next_frame(body: &mut Body) -> Result<Option<Result<Frame<Bytes>, axum::Error>>, Outcome> {
+    poll_fn(|context| match Pin::new(&mut *body).poll_frame(context) {
+        Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+        Poll::Pending => match budget::awaits_body() {
+            Ok(()) => Poll::Pending,
+            Err(refused) => Poll::Ready(Err(refused.into())),
+        },
+    })
+    .await
 }

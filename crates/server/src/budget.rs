@@ -21,7 +21,10 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 use keyrelay_core::fhir::json;
 use keyrelay_core::id::ProjectId;
-use keyrelay_core::limits::{BYTES_IN_FLIGHT_SHARES, REQUEST_BYTES, SMALL_REQUEST_BYTES_MAX};
+use keyrelay_core::limits::{
+    AWAITED_BODIES_PER_ADDRESS_BYTES, AWAITED_BODIES_SHARES, BYTES_IN_FLIGHT_SHARES, REQUEST_BYTES,
+    SMALL_REQUEST_BYTES_MAX,
+};
 use serde_json::Value;
 
 use crate::error::Outcome;
@@ -81,6 +84,15 @@ impl Pool {
         }
         self.put(payer, bytes);
         Ok(())
+    }
+
+    /// Whether a request whose body is not complete may hold so many bytes of this pool. Known callers have the share
+    /// of their project.
+    fn lets_wait(&self, payer: Payer, bytes: usize) -> bool {
+        let of_address = |address| self.addresses.get(&address).copied().unwrap_or(0) + bytes;
+        payer.project.is_some()
+            || self.used + bytes <= self.most / AWAITED_BODIES_SHARES
+            || payer.address.is_some_and(|address| of_address(address) <= AWAITED_BODIES_PER_ADDRESS_BYTES)
     }
 
     fn put(&mut self, payer: Payer, bytes: usize) {
@@ -202,6 +214,8 @@ struct Held {
     payer: Payer,
     size: Size,
     claim: Claim,
+    /// The body of the request has not arrived completely.
+    is_waiting: bool,
     /// What is used now.
     used: usize,
     /// What is held: the most that was used, in whole steps of [`REQUEST_BYTES`].
@@ -210,7 +224,14 @@ struct Held {
 
 impl Default for Held {
     fn default() -> Self {
-        Self { payer: Payer::default(), size: Size::Small, claim: Claim::BySize, used: 0, bytes: 0 }
+        Self {
+            payer: Payer::default(),
+            size: Size::Small,
+            claim: Claim::BySize,
+            is_waiting: false,
+            used: 0,
+            bytes: 0,
+        }
     }
 }
 
@@ -237,6 +258,7 @@ impl Inner {
             Claim::Urgent => true,
             Claim::Large => false,
         };
+        let is_small = is_small && (!held.is_waiting || pools.small.lets_wait(payer, bytes));
         let given = if is_small && pools.small.take(payer, bytes).is_ok() {
             Ok(Size::Small)
         } else {
@@ -276,6 +298,17 @@ impl Account {
     /// Runs work that this account pays for.
     pub(crate) fn scope<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         ACCOUNT.scope(self.clone(), work)
+    }
+
+    /// See [`awaits_body`].
+    fn awaits_body(&self) -> Result<(), Refused> {
+        let mut held = lock(&self.0.held);
+        if held.is_waiting {
+            return Ok(());
+        }
+        held.is_waiting = true;
+        let (payer, bytes) = (held.payer, held.bytes);
+        self.0.hold(&mut held, payer, bytes).inspect_err(|_| held.is_waiting = false)
     }
 
     /// Takes so many bytes more.
@@ -442,6 +475,17 @@ pub(crate) fn pay_from(project: ProjectId) -> Result<(), Refused> {
 /// Lets this request use the reserve for small requests although it may be larger, because it ends a secret.
 pub(crate) fn is_urgent() {
     let _ = ACCOUNT.try_with(|account| lock(&account.0.held).claim = Claim::Urgent);
+}
+
+/// The body of this request is on its way. Until it has arrived, an unknown caller may hold a part of the reserve for
+/// small requests only, because it may never send the rest.
+pub(crate) fn awaits_body() -> Result<(), Refused> {
+    with(Account::awaits_body)
+}
+
+/// The body of this request has arrived, or nobody waits for it.
+pub(crate) fn has_body() {
+    let _ = ACCOUNT.try_with(|account| lock(&account.0.held).is_waiting = false);
 }
 
 /// Reads JSON, and takes bytes for the values while they are built.

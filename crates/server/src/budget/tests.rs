@@ -27,6 +27,8 @@ enum Step {
     PayFrom(usize, usize),
     Answer(usize, usize),
     Urgent(usize),
+    AwaitBody(usize),
+    HaveBody(usize),
     Piece(usize, usize),
     Send,
 }
@@ -43,6 +45,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (account(), 0..3_usize).prop_map(|(n, project)| Step::PayFrom(n, project)),
         3 => (account(), bytes()).prop_map(|(n, bytes)| Step::Answer(n, bytes)),
         1 => account().prop_map(Step::Urgent),
+        2 => account().prop_map(Step::AwaitBody),
+        1 => account().prop_map(Step::HaveBody),
         2 => (account(), bytes()).prop_map(|(n, bytes)| Step::Piece(n, bytes)),
         2 => Just(Step::Send),
     ]
@@ -90,6 +94,8 @@ fn run(budget: &Budget, steps: Vec<Step>) {
             })),
             Step::Answer(n, bytes) => drop(at(n).map(|account| account.answer(bytes))),
             Step::Urgent(n) => drop(at(n).map(|account| lock(&account.0.held).claim = Claim::Urgent)),
+            Step::AwaitBody(n) => drop(at(n).map(|account| account.awaits_body())),
+            Step::HaveBody(n) => drop(at(n).map(|account| lock(&account.0.held).is_waiting = false)),
             Step::Piece(n, bytes) => {
                 pieces.extend(at(n).and_then(|account| account.piece("x".repeat(bytes)).ok()));
             }
@@ -163,6 +169,42 @@ fn large_requests_leave_room_for_small_ones_of_the_same_project() {
     lock(&small.0.held).claim = Claim::Urgent;
     small.take(TOTAL / 16 - REQUEST_BYTES).unwrap();
     drop((of_project, of_all));
+}
+
+#[test]
+fn bodies_that_never_arrive_leave_room_for_complete_requests() {
+    let budget = Budget::of(16 * TOTAL);
+    let wait = |address, bytes| {
+        let account = budget.open(address).ok()?;
+        account.awaits_body().and_then(|()| account.take(bytes)).ok().map(|()| account)
+    };
+    let mut waiting: Vec<Account> = Vec::new();
+    for from in (1..=12).map(address).map(Some).chain([None]) {
+        for bytes in [SMALL_REQUEST_BYTES_MAX / 4, 0] {
+            waiting.extend(std::iter::from_fn(|| wait(from, bytes)));
+        }
+    }
+    {
+        let pools = lock(&budget.0.pools);
+        assert_eq!(pools.large.most - pools.large.used, 0);
+        let bound = pools.small.most / AWAITED_BODIES_SHARES + 12 * AWAITED_BODIES_PER_ADDRESS_BYTES;
+        assert!(pools.small.used <= bound && bound < pools.small.most * 3 / 4, "{}", pools.small.used);
+    }
+    // A complete request of an address within its share, one that has just begun from another, and one of a known caller.
+    let [project, ..] = projects()[..] else { unreachable!() };
+    for from in [None, Some(address(12)), Some(address(13))] {
+        budget.open(from).unwrap().take(SMALL_REQUEST_BYTES_MAX / 4).unwrap();
+    }
+    drop(wait(Some(address(13)), SMALL_REQUEST_BYTES_MAX / 4).unwrap());
+    let known = budget.open(None).unwrap();
+    {
+        let mut held = lock(&known.0.held);
+        known.0.hold(&mut held, Payer { address: None, project: Some(project) }, REQUEST_BYTES).unwrap();
+    }
+    known.awaits_body().and_then(|()| known.take(SMALL_REQUEST_BYTES_MAX / 4)).unwrap();
+    drop(known);
+    drop(waiting);
+    assert_eq!(budget.used(), 0);
 }
 
 #[test]

@@ -86,6 +86,42 @@ async fn a_project_with_a_full_share_can_end_secrets_and_leaves_room_for_others(
     assert_eq!(metric(&test, "bytes_in_flight").await, 0);
 }
 
+/// Sends a token request, of which the last `missing` bytes never come.
+async fn grant_without(test: &TestApp, form: &str, missing: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(test.address).await.unwrap();
+    let head = format!(
+        "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\n\r\n{form}",
+        form.len() + missing
+    );
+    // A refusal may come while it is still being sent.
+    let _ = stream.write_all(head.as_bytes()).await;
+    stream
+}
+
+#[tokio::test]
+async fn forms_that_are_never_complete_leave_room_for_those_that_are() {
+    let bytes = 1024 * 1024;
+    let test = TestApp::start_configured(|config| config.bytes_in_flight = bytes).await;
+    let worker = test.make_client(&test.project, "Worker").await;
+    let form =
+        format!("grant_type=client_credentials&client_id={}&client_secret={}", worker.id, worker.secret);
+    let mut open = Vec::new();
+    for length in [16_300, 10] {
+        let before = metric(&test, "bytes_in_flight_refused_total").await;
+        while metric(&test, "bytes_in_flight_refused_total").await == before {
+            open.push(grant_without(&test, &"x".repeat(length), 84).await);
+            assert!(open.len() < 400, "nothing was refused");
+        }
+    }
+    let used = metric(&test, "bytes_in_flight").await;
+    assert!(used > bytes / 2 && used <= bytes - bytes / 8, "{used}");
+    let mut answer = String::new();
+    grant_without(&test, &form, 0).await.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(open);
+}
+
 #[tokio::test]
 async fn a_body_of_many_values_pays_for_their_weight() {
     let test = TestApp::start().await;

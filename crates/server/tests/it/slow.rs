@@ -1,12 +1,14 @@
 //! Slow senders do not hold a place for ever. The time is tokio's, which stands still here and jumps
 //! to the next time-out whenever nobody has anything to do: no test waits for real.
 
-use keyrelay_core::limits::{BODY_TIMEOUT, HEAD_TIMEOUT, LINGER_TIMEOUT, WRITE_TIMEOUT};
+use keyrelay_core::limits::{
+    BODY_TIMEOUT, HEAD_TIMEOUT, LINGER_TIMEOUT, SMALL_BODY_BYTES_MAX, SMALL_BODY_TIMEOUT, WRITE_TIMEOUT,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::app::TestApp;
+use crate::app::{As, TestApp};
 
 /// Sends the beginning of a request and no more, until the server has had enough.
 async fn send_only(test: &TestApp, beginning: &str) -> String {
@@ -41,7 +43,30 @@ async fn half_a_body_is_answered_408() {
     let answer = send_only(&test, head).await;
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     assert!(answer.ends_with("\"error_description\":\"The body did not arrive in time\"}"), "{answer}");
-    assert!(started.elapsed() >= BODY_TIMEOUT);
+    assert!((SMALL_BODY_TIMEOUT..BODY_TIMEOUT).contains(&started.elapsed()), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_large_body_has_more_time_than_a_small_one() {
+    let test = TestApp::start().await;
+    let admin: As = test.bearer(&test.admin).await;
+    tokio::time::pause();
+    for (sent, least) in
+        [(SMALL_BODY_BYTES_MAX / 2, SMALL_BODY_TIMEOUT), (SMALL_BODY_BYTES_MAX + 1, BODY_TIMEOUT)]
+    {
+        let started = Instant::now();
+        let head = format!(
+            "POST /fhir/R4 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+             Content-Length: {}\r\nContent-Type: application/fhir+json\r\n\r\n{}",
+            admin.text(),
+            SMALL_BODY_BYTES_MAX * 2,
+            " ".repeat(sent)
+        );
+        let answer = send_only(&test, &head).await;
+        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+        let waited = least..least + SMALL_BODY_TIMEOUT;
+        assert!(waited.contains(&started.elapsed()), "{:?} after {sent}", started.elapsed());
+    }
 }
 
 #[tokio::test]
