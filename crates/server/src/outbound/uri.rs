@@ -25,6 +25,8 @@ pub(crate) enum BadOutboundUri {
     Scheme,
     #[error("The URL must lead to a public address")]
     Address,
+    #[error("The host of the URL is a number, but not an IP address: write four decimal numbers, or a name")]
+    Number,
 }
 
 impl OutboundUri {
@@ -54,6 +56,9 @@ impl OutboundUri {
         if reach::literal(host).is_some_and(|address| !reach.allows(address)) {
             return Err(BadOutboundUri::Address);
         }
+        if reach::literal(host).is_none() {
+            check_name(host, reach)?;
+        }
         Ok(Self(uri))
     }
 
@@ -81,6 +86,21 @@ impl OutboundUri {
     }
 }
 
+/// Refuses names that never lead to a public address: those that some programs read as an IPv4 address, as `0x7f.1`
+/// (WHATWG URL, "ends in a number"), and those of this machine (RFC 6761 §6.3).
+fn check_name(host: &str, reach: Reach) -> Result<(), BadOutboundUri> {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_hex = last.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("0x"));
+    if is_hex || last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(BadOutboundUri::Number);
+    }
+    if last.eq_ignore_ascii_case("localhost") && reach == Reach::Internet {
+        return Err(BadOutboundUri::Address);
+    }
+    Ok(())
+}
+
 impl fmt::Display for OutboundUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -102,6 +122,8 @@ mod tests {
             ("https://app.example.org", "app.example.org", 443),
             ("HTTPS://app.example.org:8443/keys?tenant=1", "app.example.org", 8443),
             ("https://1.1.1.1/keys", "1.1.1.1", 443),
+            ("https://1.0x7f.example.org/keys", "1.0x7f.example.org", 443),
+            ("https://localhost.example.org/keys", "localhost.example.org", 443),
             ("https://[2606:4700:4700::1111]:444/keys", "2606:4700:4700::1111", 444),
         ] {
             for reach in [Reach::Internet, Reach::InternetAndLoopback] {
@@ -136,6 +158,17 @@ mod tests {
             ("https://169.254.169.254/latest", BadOutboundUri::Address),
             ("https://[::1]/keys", BadOutboundUri::Address),
             ("https://[::ffff:10.0.0.1]/keys", BadOutboundUri::Address),
+            ("https://localhost/", BadOutboundUri::Address),
+            ("https://LocalHost.:8443/", BadOutboundUri::Address),
+            ("https://app.localhost/", BadOutboundUri::Address),
+            ("https://0x7f.1/", BadOutboundUri::Number),
+            ("https://127.1/", BadOutboundUri::Number),
+            ("https://2130706433/", BadOutboundUri::Number),
+            ("https://0X7F000001/", BadOutboundUri::Number),
+            ("https://127.0.0.1./", BadOutboundUri::Number),
+            ("https://0177.0.0.01/", BadOutboundUri::Number),
+            ("https://app.example.0x/", BadOutboundUri::Number),
+            ("https://./", BadOutboundUri::Number),
             (&long, BadOutboundUri::TooLong),
         ] {
             assert_eq!(read(text, Reach::Internet), Err(why), "{text}");

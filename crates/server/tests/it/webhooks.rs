@@ -449,6 +449,7 @@ async fn nobody_is_spoken_to_who_is_out_of_reach() {
         "ftp://hooks.example.org/",
         "http://hooks.example.org/",
         "https://10.0.0.1/",
+        "https://0x7f.1/",
         "https://169.254.169.254/latest",
         "https://[::ffff:10.0.0.1]/",
         "https://user:password@hooks.example.org/",
