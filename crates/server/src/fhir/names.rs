@@ -24,7 +24,7 @@ const NAMES: [(&str, &[&[&str]]); 6] = [
     ("ProjectMembership", &[&["userName"], &["user", "display"], &["profile", "display"]]),
 ];
 
-/// Refuses names with hidden characters. `before` is the stored resource, if it exists: a name that was stored before
+/// Refuses names with hidden characters, and names that cannot be seen. `before` is the stored resource, if it exists: a name that was stored before
 /// this rule does not block other changes.
 pub(crate) fn check_names(
     resource: &Map<String, Value>,
@@ -34,12 +34,12 @@ pub(crate) fn check_names(
     let paths = NAMES.iter().find(|(name, _)| *name == resource_type).map_or(&[][..], |(_, paths)| *paths);
     for path in paths {
         for (expression, text) in texts(resource_type, resource, path) {
-            if let Err(hidden) = names::check(text) {
+            if let Err(problem) = names::check(text) {
                 let stored = before.map(|before| texts(resource_type, before, path)).unwrap_or_default();
                 if stored.iter().any(|(_, stored)| *stored == text) {
                     continue;
                 }
-                return Err(Outcome::invalid_at(expression, hidden.to_string()));
+                return Err(Outcome::invalid_at(expression, problem.to_string()));
             }
         }
     }

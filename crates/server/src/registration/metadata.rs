@@ -69,7 +69,7 @@ impl Metadata {
         let stored = before.and_then(|before| before.get("name"));
         if let Some(name) = self.element("name").filter(|name| stored != Some(*name)) {
             names::check(name.as_str().unwrap_or_default())
-                .map_err(|hidden| wrong(format!("client_name: {hidden}")))?;
+                .map_err(|problem| wrong(format!("client_name: {problem}")))?;
         }
         let stored = stored_redirects(before);
         let uris = self.element("redirectUris").and_then(Value::as_array).into_iter().flatten();

@@ -8,7 +8,7 @@ use crate::app::{Answer, As, TestApp};
 use crate::people::{EMAIL, PASSWORD, ann, authorize_path, invite, make_ann, make_app, submit};
 use crate::redirects::{store_as_before, store_resource_as_before};
 
-const HIDDEN: [char; 5] = ['\u{202e}', '\u{2066}', '\u{200f}', '\u{9b}', '\n'];
+const HIDDEN: [char; 7] = ['\u{202e}', '\u{2066}', '\u{200f}', '\u{9b}', '\n', '\u{200b}', '\u{e0041}'];
 
 #[track_caller]
 fn refused_at(answer: &Answer, expression: &str) {
@@ -59,6 +59,14 @@ async fn no_route_accepts_a_name_with_hidden_characters() {
         let registered = registered.body("application/json", body.to_string()).send().await;
         assert_eq!(registered.status, 400, "{}", registered.text);
         assert_eq!(registered.text_at("/error"), "invalid_client_metadata");
+        assert!(registered.text_at("/error_description").contains("client_name"), "{}", registered.text);
+    }
+    for unseen in ["\u{200b}", "\u{ad}", "\u{feff}", "\u{115f}", "\u{3164}", "\u{e0041}", "\u{200d}"] {
+        let whole = json!({ "resourceType": "ClientApplication", "name": unseen });
+        refused_at(&test.post(&test.admin, "ClientApplication", &whole).await, "ClientApplication.name");
+        let body = json!({ "client_name": unseen, "redirect_uris": ["https://app.example.test/back"] });
+        let registered = test.request(&token, Method::POST, "oauth2/register");
+        let registered = registered.body("application/json", body.to_string()).send().await;
         assert!(registered.text_at("/error_description").contains("client_name"), "{}", registered.text);
     }
     let mut body = ann();
