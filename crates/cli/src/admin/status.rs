@@ -349,7 +349,11 @@ mod tests {
         assert_eq!((unused(Some("00:00"), 3600), unused(Some("10:01"), 3600)), (600, 1));
         let stands: Vec<_> =
             status.movements().into_iter().map(|movement| (movement.who, movement.on_retiring)).collect();
-        let expected = [("10.0.0.1 back", true), ("10.0.0.1 back[2J", true), ("10.0.0.1 moved", false)];
+        let expected = [
+            (r#"10.0.0.1 "back""#, true),
+            (r#"10.0.0.1 "back\\u{1b}[2J""#, true),
+            (r#"10.0.0.1 "moved""#, false),
+        ];
         assert_eq!(stands, expected.map(|(who, on)| (who.to_owned(), on)));
         assert!(SecretStatus::read(&json!({ "resourceType": "Patient" })).is_none());
     }

@@ -136,7 +136,7 @@ impl Living {
                 json!({ "url": "https://hooks.example.test/", "types": ["client.secret.expiring"] });
             living.signing_secret = text(&living.send(server, &path, &webhook).await, "secret");
             for rotations in 0..4 {
-                let name = json!({ "name": format!("Client {rotations}\n\u{e4}\u{df}") });
+                let name = json!({ "name": format!("Client {rotations} \u{e4}\u{df}") });
                 let path = format!("admin/projects/{}/client", living.project);
                 let made = living.send(server, &path, &name).await;
                 let (id, active) = (text(&made, "id"), text(&made, "secret"));

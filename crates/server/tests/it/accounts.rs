@@ -206,7 +206,7 @@ async fn failures_outlive_the_server() {
 async fn forgiven_failures_stay_forgiven_after_a_restart() {
     let mut test = TestApp::start().await;
     make_ann(&test, false).await;
-    for _ in 0..LOGIN_FAILURES_FREE {
+    for _ in 1..LOGIN_FAILURES_FREE {
         log_in(&test, "not the password", None).await.refused(400, "invalid");
     }
     log_in(&test, PASSWORD, None).await.expect(200);
