@@ -49,6 +49,11 @@ async fn half_a_body_is_answered_408() {
 #[tokio::test]
 async fn a_large_body_has_more_time_than_a_small_one() {
     let test = TestApp::start().await;
+    // The caller is looked up while the clock is paused, and a paused clock skips the wait for a server. The time
+    // for a body does not depend on the database.
+    if test.is_shared() {
+        return;
+    }
     let admin: As = test.bearer(&test.admin).await;
     tokio::time::pause();
     for (sent, least) in

@@ -70,7 +70,6 @@ async fn other_requests_run_between_two_resources_of_an_answer() {
     let first: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
 
     let project = ProjectId::random(entropy.as_ref());
-    let mut change = Change::new();
     for n in 0..CLIENTS {
         let tags: Vec<Value> = (0..400).map(|tag| json!({ "code": format!("tag-{tag}") })).collect();
         let resource = json!({
@@ -86,10 +85,12 @@ async fn other_requests_run_between_two_resources_of_an_answer() {
             deleted: false,
             content: resource.to_string(),
         };
+        // Each by a change of its own: a change has a bound of time.
+        let mut change = Change::new();
         change
             .create(version, &index_entries(ResourceType::ClientApplication, resource.as_object().unwrap()));
+        app.store.commit(change).await.unwrap();
     }
-    app.store.commit(change).await.unwrap();
 
     let caller = caller(project);
     let act = Act::now(&app, &caller, FROM);
