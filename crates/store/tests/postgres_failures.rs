@@ -387,8 +387,13 @@ async fn on_a_cluster() -> Option<(Stage, Cluster)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_standby_is_away_commits_do_not_pile_up_and_reads_go_on() {
     let Some((stage, cluster)) = on_a_cluster().await else { return };
+    // Each in a project of its own: writes of one project that are counted together wait for each other.
     let resources: Vec<ResourceVersion> = (0..12)
-        .map(|_| ResourceVersion { id: ResourceId::random(&stage.entropy), ..stage.first.clone() })
+        .map(|_| ResourceVersion {
+            id: ResourceId::random(&stage.entropy),
+            project: Some(ProjectId::random(&stage.entropy)),
+            ..stage.first.clone()
+        })
         .collect();
     let away = move || cluster.stop_standby().map(|()| cluster);
     let cluster = tokio::task::spawn_blocking(away).await.unwrap().unwrap();
