@@ -133,7 +133,7 @@ fn aside(entry: &Entry, what: &str) -> OsString {
 fn open_own(entry: &Entry) -> io::Result<Option<File>> {
     let own = Mode::RUSR | Mode::WUSR;
     let opened = match entry.open(OFlags::WRONLY | OFlags::CREATE, own) {
-        // It has the mode of the target already, so the write bit may be missing. A lock needs no more.
+        // It has the mode of the target already, so the write bit may be missing. A lock works without that bit.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             entry.open(OFlags::RDONLY, Mode::empty())
         }

@@ -37,7 +37,7 @@ fn ticket(app: &App, kind: TicketKind, headers: &HeaderMap, from: IpAddr) -> Res
     ticket.ok_or_else(|| not_let_in(&shut_out(app, ClientId::NIL, from, Refused::WrongSecret)))
 }
 
-/// Refuses a genuine ticket that works no more, or not here. This server made it, so it is not a guess.
+/// Refuses a genuine ticket that has expired, was used up, or is for another endpoint. This server made it, so it is not a guess.
 fn spent(app: &App, client: ClientId, from: IpAddr, why: Refused) -> OAuthError {
     not_let_in(&turn_away(app, client, from, why))
 }
